@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from vdbackup import records
+from vdbackup.translation import tr
 
 
 class How(enum.StrEnum):
@@ -57,7 +58,15 @@ class Consistency:
             return ""
         at = datetime.fromisoformat(self.at).astimezone().strftime("%H:%M:%S")
         if self.how is How.SNAPSHOT:
-            return f"Consistent, read from a snapshot of {at}."
-        frozen = f"all file systems frozen together for {self.frozen_ms} ms at {at}"
-        left_out = f" Left out of that: {'; '.join(self.left_out)}." if self.left_out else ""
-        return f"Consistent, {frozen}.{left_out}"
+            return tr("Consistent, read from a snapshot of {at}.", at=at)
+        frozen = tr(
+            "all file systems frozen together for {frozen_ms} ms at {at}",
+            frozen_ms=self.frozen_ms,
+            at=at,
+        )
+        left_out = (
+            tr(" Left out of that: {left_out}.", left_out="; ".join(self.left_out))
+            if self.left_out
+            else ""
+        )
+        return tr("Consistent, {frozen}.{left_out}", frozen=frozen, left_out=left_out)

@@ -22,6 +22,7 @@ from vdbackup.repository.repository import Repository
 from vdbackup.sources import demo_disk
 from vdbackup.sources.opening import open_source
 from vdbackup.sources.reference import SourceRef
+from vdbackup.translation import tr
 
 _MESSAGES = (
     "I am the disk as it was on Monday.",
@@ -93,20 +94,27 @@ class Demo:
 
     def _new_day(self, day: int, message: str) -> None:
         if day == 0:
-            self._tell(f"Making a bootable disk of 16 MiB that prints: {message}")
+            self._tell(
+                tr("Making a bootable disk of 16 MiB that prints: {message}", message=message)
+            )
             demo_disk.create(self._disk, message)
         else:
-            self._tell(f"Changing the disk; now it prints: {message}")
+            self._tell(tr("Changing the disk; now it prints: {message}", message=message))
             demo_disk.change(self._disk, message, {"DIARY.TXT": f"{message}\r\n".encode()})
 
     def _back_up(self, message: str, cancel: CancelToken) -> None:
-        with self._step("Backing it up.", "Backed up as a bootable VMDK") as evidence:
+        with self._step(tr("Backing it up."), tr("Backed up as a bootable VMDK")) as evidence:
             repository = Repository.open_or_create(self.repository)
             with open_source(SourceRef.of_path(self._disk)) as source:
                 plan = capture.plan(repository, source)
                 point = capture.run(plan, Task(cancel=cancel)).point
             evidence.append(
-                f"point {point.sequence}, {point.type}, {readable_size(point.stored_bytes)}"
+                tr(
+                    "point {point}, {type}, {size}",
+                    point=point.sequence,
+                    type=tr(point.type),
+                    size=readable_size(point.stored_bytes),
+                )
             )
         self._states[point.id] = _sha256(self._disk)
         self._messages[point.id] = message
@@ -114,17 +122,23 @@ class Demo:
     def _merge(self, cancel: CancelToken) -> None:
         backup_set = self._set()
         child = backup_set.points[1]
-        sentence = f"Rolling point {child.sequence} into point {backup_set.points[0].sequence}."
-        with self._step(sentence, "Merged into a synthetic full") as evidence:
+        sentence = tr(
+            "Rolling point {child} into point {point}.",
+            child=child.sequence,
+            point=backup_set.points[0].sequence,
+        )
+        with self._step(sentence, tr("Merged into a synthetic full")) as evidence:
             plan = merge.plan(Repository.open(self.repository), backup_set.name, child.id)
             point = merge.run(plan, Task(cancel=cancel)).point
-            evidence.append(f"point {point.sequence} is now a {point.type}")
+            evidence.append(
+                tr("point {point} is now a {type}", point=point.sequence, type=tr(point.type))
+            )
 
     def _boot(self, backup_set: BackupSet, point: RecoveryPoint, cancel: CancelToken) -> None:
         message = self._messages[point.id]
-        sentence = f"Booting point {point.sequence} in a virtual machine."
+        sentence = tr("Booting point {point} in a virtual machine.", point=point.sequence)
         with self._step(
-            sentence, f"Point {point.sequence} boots and prints its message"
+            sentence, tr("Point {point} boots and prints its message", point=point.sequence)
         ) as evidence:
             files = [backup_set.disk_path(each) for each in backup_set.chain(point)]
             files.append(backup_set.overlay_path(point))
@@ -137,17 +151,21 @@ class Demo:
                 disk_format=backup_set.settings.format,
             ) as session:
                 if not session.wait_for_text(message, timeout=_BOOT_LIMIT, cancel=cancel):
-                    raise NotReached(f"Point {point.sequence} did not print its message.")
+                    raise NotReached(
+                        tr("Point {point} did not print its message.", point=point.sequence)
+                    )
                 evidence.append(f'"{message}" ({session.accelerator})')
             if before != [_sha256(file) for file in files]:
-                raise Damaged(f"Booting point {point.sequence} has altered the backup.")
-            evidence.append("backup unchanged")
+                raise Damaged(
+                    tr("Booting point {point} has altered the backup.", point=point.sequence)
+                )
+            evidence.append(tr("backup unchanged"))
 
     def _restore(self, backup_set: BackupSet, point: RecoveryPoint, cancel: CancelToken) -> None:
         target = self._folder / f"restored-{point.sequence}.img"
-        sentence = f"Restoring point {point.sequence} to a raw disk."
+        sentence = tr("Restoring point {point} to a raw disk.", point=point.sequence)
         with self._step(
-            sentence, f"Point {point.sequence} restored is the disk it was"
+            sentence, tr("Point {point} restored is the disk it was", point=point.sequence)
         ) as evidence:
             repository = Repository.open(self.repository)
             plan = restore.plan(
@@ -155,27 +173,31 @@ class Demo:
             )
             restore.run(plan, Task(cancel=cancel))
             if _sha256(target) != self._states[point.id]:
-                raise Damaged(f"Point {point.sequence} was not restored as it was.")
-            evidence.append(f"SHA-256 {self._states[point.id][:12]}… is the same")
+                raise Damaged(tr("Point {point} was not restored as it was.", point=point.sequence))
+            evidence.append(tr("SHA-256 {state}… is the same", state=self._states[point.id][:12]))
 
     def _look_inside(self, backup_set: BackupSet) -> None:
         point = backup_set.points[-1]
         with (
-            self._step("Listing the files inside.", "Single files can be reached") as evidence,
+            self._step(
+                tr("Listing the files inside."), tr("Single files can be reached")
+            ) as evidence,
             backup_set.open_chain(point) as chain,
         ):
             names = [entry.name for entry in FileBrowser(chain).listing("/p1")]
             evidence.append(", ".join(names))
 
     def _verify(self, cancel: CancelToken) -> None:
-        with self._step("Verifying all points.", "All points are as captured") as evidence:
+        with self._step(tr("Verifying all points."), tr("All points are as captured")) as evidence:
             plan = verify.plan(Repository.open(self.repository), self._set().name)
             verdicts = verify.run(plan, Task(cancel=cancel))
             if not all(verdict.ok for verdict in verdicts):
                 raise Damaged(
-                    "A point is damaged.", "Its storage may be failing.", remedy=Remedy.VERIFY
+                    tr("A point is damaged."),
+                    tr("Its storage may be failing."),
+                    remedy=Remedy.VERIFY,
                 )
-            evidence.append(f"{len(verdicts)} points, every block's digest")
+            evidence.append(tr("{count} points, every block's digest", count=len(verdicts)))
 
 
 def _sha256(path: Path) -> str:

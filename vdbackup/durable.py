@@ -20,6 +20,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from vdbackup.errors import Obstructed, Remedy
+from vdbackup.translation import tr
 
 log = logging.getLogger(__name__)
 
@@ -28,12 +29,12 @@ PARTIAL = ".partial"
 MAX_RECORD = 16 << 20
 """Bytes of a record (JSON): 300,000 stretches that a source did not give, where one has 10,000."""
 _KINDS = {
-    stat.S_IFLNK: "a link",
-    stat.S_IFDIR: "a folder",
-    stat.S_IFIFO: "a pipe",
-    stat.S_IFSOCK: "a socket",
-    stat.S_IFCHR: "a device",
-    stat.S_IFBLK: "a device",
+    stat.S_IFLNK: tr("a link"),
+    stat.S_IFDIR: tr("a folder"),
+    stat.S_IFIFO: tr("a pipe"),
+    stat.S_IFSOCK: tr("a socket"),
+    stat.S_IFCHR: tr("a device"),
+    stat.S_IFBLK: tr("a device"),
 }
 
 
@@ -98,7 +99,7 @@ def read_own(path: Path | str, most: int = MAX_RECORD) -> bytes:
             data += file.read(most - size)
     if len(data) > most:
         raise Obstructed(
-            f"{path} is damaged: it is longer than such a file can be.",
+            tr("{path} is damaged: it is longer than such a file can be.", path=path),
             _OUT_OF_THE_WAY,
             remedy=Remedy.REPAIR,
         )
@@ -264,13 +265,13 @@ def sync_file(path: Path) -> None:
         os.close(fd)
 
 
-_OUT_OF_THE_WAY = "Move it away; what can be made anew is made anew then."
+_OUT_OF_THE_WAY = tr("Move it away; what can be made anew is made anew then.")
 
 
 def _obstructed(path: Path | str, kind: int) -> Obstructed:
-    what = _KINDS.get(stat.S_IFMT(kind), "no file")
+    what = _KINDS.get(stat.S_IFMT(kind), tr("no file"))
     return Obstructed(
-        f"{path} is damaged: it is {what}, and no ordinary file.",
+        tr("{path} is damaged: it is {what}, and no ordinary file.", path=path, what=what),
         _OUT_OF_THE_WAY,
         remedy=Remedy.REPAIR,
     )

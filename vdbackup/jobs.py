@@ -15,7 +15,7 @@ from typing import Generic, TypeVar, cast
 
 from vdbackup.errors import Cancelled, Unexpected, VdbackupError, from_os
 from vdbackup.pace import Pace
-from vdbackup.translation import decimal, marked, tr, trn
+from vdbackup.translation import decimal, grouped, marked, tr, trn
 
 log = logging.getLogger(__name__)
 
@@ -94,7 +94,7 @@ def sizes_apart(one: int, other: int) -> tuple[str, str]:
     sizes = readable_size(one), readable_size(other)
     if sizes[0] != sizes[1]:
         return sizes
-    return f"{one:,} bytes", f"{other:,} bytes"
+    return tr("{one} bytes", one=grouped(one)), tr("{other} bytes", other=grouped(other))
 
 
 Report = Callable[[Progress], None]
@@ -236,7 +236,7 @@ T_co = TypeVar("T_co", covariant=True)
 Work = Callable[[Task], T]
 """What a job does: it returns its result, or raises."""
 
-_STARTING = "Starting"
+_STARTING = tr("Starting")
 
 
 def retry_when_cleared(
@@ -339,7 +339,8 @@ class Job(Generic[T_co]):
         except Exception as error:
             log.exception("job %d failed unexpectedly", self.id)
             self.error = Unexpected(
-                f"{self.title} failed: {error}.", "The log says more; nothing is half published."
+                tr("{title} failed: {error}.", title=self.title, error=error),
+                tr("The log says more; nothing is half published."),
             )
             self.state = JobState.FAILED
         else:

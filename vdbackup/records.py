@@ -35,7 +35,7 @@ from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
 from vdbackup.errors import DamagedRecord, Remedy, VdbackupError
-from vdbackup.translation import again, original
+from vdbackup.translation import again, original, tr
 
 MAX_LETTERS = 1 << 20
 MAX_ITEMS = 1 << 20
@@ -127,8 +127,11 @@ def from_json(kind: type[Record], data: object) -> Record:
         return exact(kind, data)
     except (TypeError, ValueError) as error:
         raise DamagedRecord(
-            f"What was noted about the machine in this recovery point is damaged: {error}.",
-            "It can be found out again from the point's disk.",
+            tr(
+                "What was noted about the machine in this recovery point is damaged: {error}.",
+                error=error,
+            ),
+            tr("It can be found out again from the point's disk."),
             remedy=Remedy.RETARGET,
         ) from error
 
@@ -172,16 +175,16 @@ def lenient(kind: type[Record], data: object, **otherwise: object) -> Record:
 def text(value: object) -> str:
     """A text; raises TypeError or ValueError."""
     if not isinstance(value, str):
-        raise TypeError(f"{quoted(value)} is no text")
+        raise TypeError(tr("{quoted} is no text", quoted=quoted(value)))
     if len(value) > MAX_LETTERS:
-        raise ValueError("a text is too long")
+        raise ValueError(tr("a text is too long"))
     return value
 
 
 def number(value: object) -> int:
     """A size, a place or a count; raises TypeError."""
     if type(value) is not int or not 0 <= value <= MAX_NUMBER:
-        raise TypeError(f"{quoted(value)} is no number that can stand here")
+        raise TypeError(tr("{quoted} is no number that can stand here", quoted=quoted(value)))
     return value
 
 
@@ -189,14 +192,14 @@ def real(value: object) -> float:
     """A number with a fraction, or without one; raises TypeError."""
     # what is not a number (JSON's NaN) is not in the range
     if type(value) not in (int, float) or not 0 <= typing.cast(float, value) <= MAX_NUMBER:
-        raise TypeError(f"{quoted(value)} is no number that can stand here")
+        raise TypeError(tr("{quoted} is no number that can stand here", quoted=quoted(value)))
     return float(typing.cast(float, value))
 
 
 def flag(value: object) -> bool:
     """Yes or no; raises TypeError."""
     if type(value) is not bool:
-        raise TypeError(f"{quoted(value)} is neither true nor false")
+        raise TypeError(tr("{quoted} is neither true nor false", quoted=quoted(value)))
     return value
 
 
@@ -210,7 +213,7 @@ def moment(value: object) -> str:
 
 def _in_time(value: str) -> str:
     if not MINYEAR < datetime.fromisoformat(value).year < MAXYEAR:
-        raise ValueError(f"{quoted(value)} is no time that can stand here")
+        raise ValueError(tr("{quoted} is no time that can stand here", quoted=quoted(value)))
     return value
 
 
@@ -229,14 +232,14 @@ Note = Annotated[str, lambda note: note[:MAX_SENTENCE]]
 def quoted(value: object) -> str:
     """What external JSON says, for a sentence: whatever it is, that is short, and no work."""
     if isinstance(value, dict | list):  # as deep as anything
-        return "an object" if isinstance(value, dict) else "a list"
+        return tr("an object") if isinstance(value, dict) else tr("a list")
     shown = repr(value[:_MAX_QUOTE] if isinstance(value, str) else value)
     return shown if len(shown) <= _MAX_QUOTE else f"{shown[:_MAX_QUOTE]}..."
 
 
 def _path(value: object) -> Path:
     if not text(value) or "\0" in text(value):
-        raise ValueError(f"{quoted(value)} is no path")
+        raise ValueError(tr("{quoted} is no path", quoted=quoted(value)))
     return Path(text(value))
 
 
@@ -247,7 +250,7 @@ def _datetime(value: object) -> datetime:
 
 def _object(value: object) -> dict[str, Any]:
     if not isinstance(value, dict):
-        raise TypeError(f"{quoted(value)} is no object")
+        raise TypeError(tr("{quoted} is no object", quoted=quoted(value)))
     return value
 
 
@@ -321,7 +324,9 @@ def _tuple(kinds: tuple[Any, ...], exactly: bool) -> _Reader:
 
     def value(data: object) -> tuple[object, ...]:
         if not isinstance(data, list) or len(data) != len(readers):
-            raise TypeError(f"{quoted(data)} is no list of {len(readers)}")
+            raise TypeError(
+                tr("{data} is no list of {count}", data=quoted(data), count=len(readers))
+            )
         return tuple(map(operator.call, readers, data))
 
     return value
@@ -333,9 +338,9 @@ def _list(read: _Reader) -> _Reader:
 
     def value(data: object) -> tuple[object, ...]:
         if not isinstance(data, list):
-            raise TypeError(f"{quoted(data)} is no list")
+            raise TypeError(tr("{data} is no list", data=quoted(data)))
         if len(data) > MAX_ITEMS:
-            raise ValueError("a list is too long")
+            raise ValueError(tr("a list is too long"))
         return tuple(map(read, data))
 
     return value
@@ -344,9 +349,9 @@ def _list(read: _Reader) -> _Reader:
 def _texts(data: object) -> tuple[str, ...]:
     """As `_list(text)` would: most lists are of texts, and short."""
     if not isinstance(data, list):
-        raise TypeError(f"{quoted(data)} is no list")
+        raise TypeError(tr("{data} is no list", data=quoted(data)))
     if len(data) > MAX_ITEMS:
-        raise ValueError("a list is too long")
+        raise ValueError(tr("a list is too long"))
     for item in data:
         if type(item) is not str or len(item) > MAX_LETTERS:
             text(item)
@@ -357,7 +362,7 @@ def _mapping(read: _Reader) -> _Reader:
     def value(data: object) -> dict[str, object]:
         members = _object(data)
         if len(members) > MAX_ITEMS:
-            raise ValueError("an object has too many members")
+            raise ValueError(tr("an object has too many members"))
         return dict(zip(members, map(read, members.values()), strict=True))
 
     return value
@@ -369,7 +374,9 @@ def _member(kind: type[enum.Enum]) -> _Reader:
     def value(data: object) -> enum.Enum:
         found = members.get(data) if isinstance(data, str) else None
         if found is None:
-            raise ValueError(f"{quoted(data)} is none of {', '.join(members)}")
+            raise ValueError(
+                tr("{data} is none of {members}", data=quoted(data), members=", ".join(members))
+            )
         return found
 
     return value
@@ -391,11 +398,11 @@ def _record(kind: Any, exactly: bool) -> _Reader:
             record = absent | record
             values = ()
         if exactly and len(record) != len(keys):
-            raise TypeError(f"{kind.__name__} has other fields")
+            raise TypeError(tr("{name} has other fields", name=kind.__name__))
         try:
             return kind(*map(operator.call, readers, values or values_of(record)))
         except KeyError as error:
-            raise TypeError(f"{error.args[0]} is missing") from error
+            raise TypeError(tr("{arg} is missing", arg=error.args[0])) from error
         except _NO_SENSE as error:
             _name_the_wrong_one(fields, record)
             raise ValueError(_sentence(error)) from error

@@ -19,6 +19,7 @@ from vdbackup import durable, records
 from vdbackup.errors import VdbackupError
 from vdbackup.locations import Locations
 from vdbackup.sources.reference import SourceRef
+from vdbackup.translation import tr
 
 
 class DamagedSettings(VdbackupError):
@@ -62,7 +63,7 @@ class KnownSource:
 
 def _pixels(sizes: tuple[int, ...]) -> tuple[int, ...]:
     if not all(size < 1 << 16 for size in sizes):
-        raise ValueError(f"{sizes} fit no screen")
+        raise ValueError(tr("{sizes} fit no screen", sizes=sizes))
     return sizes
 
 
@@ -71,7 +72,7 @@ def _so_many(count: int) -> Callable[[tuple[Any, ...]], tuple[Any, ...]]:
 
     def check(parts: tuple[Any, ...]) -> tuple[Any, ...]:
         if len(parts) not in (0, count):
-            raise ValueError(f"{len(parts)} are not {count}")
+            raise ValueError(tr("{count} are not {count_2}", count=len(parts), count_2=count))
         return parts
 
     return check
@@ -146,8 +147,8 @@ class Settings:
             return cls()
         except _NO_SETTINGS as error:
             raise DamagedSettings(
-                f"The settings in {file} cannot be read: {error}.",
-                "Correct the file, or delete it to start with the defaults.",
+                tr("The settings in {file} cannot be read: {error}.", file=file, error=error),
+                tr("Correct the file, or delete it to start with the defaults."),
             ) from error
 
     @classmethod

@@ -13,13 +13,14 @@ from pathlib import Path
 
 from vdbackup.agent import device_mapper
 from vdbackup.errors import NotADisk, SourceNotFound
+from vdbackup.translation import tr
 
 SECTOR = 512
 """The kernel's own unit of places and lengths in bytes, whatever the device's is."""
 SYS_BLOCK = Path("/sys/dev/block")
 _WRITTEN, _DISCARDED = 6, 13
 """Where `stat` has sectors."""
-_NOT_COUNTED = "the kernel does not count what is written to it (queue/iostats is off)"
+_NOT_COUNTED = tr("the kernel does not count what is written to it (queue/iostats is off)")
 
 
 def node_of(number: str) -> Path | None:
@@ -103,15 +104,15 @@ class Disk:
     def hindrance(self) -> str:
         """What keeps its changes from being seen, as a sentence without its end; "" if nothing."""
         if (SYS_BLOCK / self.number / "md").exists():
-            return "it is made of other disks, and what it is made of may change below it"
+            return tr("it is made of other disks, and what it is made of may change below it")
         if self._is_mapped and (found := self._hindrance_of_table()):
             return found
         if self.says("queue/dax") == "1":
-            return "it is memory that programs write to without asking the kernel (DAX)"
+            return tr("it is memory that programs write to without asking the kernel (DAX)")
         if self.says("queue/zoned") not in ("", "none"):
-            return "it is written to in zones"
+            return tr("it is written to in zones")
         if any(_is_multipath(holder) for holder in self._holders()):
-            return "it is one of several paths to a disk (multipath)"
+            return tr("it is one of several paths to a disk (multipath)")
         # device-mapper counts the requests of its own whatever that says
         is_counted = self._is_mapped or self.says("queue/iostats") == "1"
         return "" if is_counted else _NOT_COUNTED
@@ -127,7 +128,9 @@ class Disk:
         except PermissionError:  # who may not see that may not track anything
             return ""
         except OSError as error:
-            return f"what device-mapper has made it of cannot be told ({error.strerror})"
+            return tr(
+                "what device-mapper has made it of cannot be told ({reason})", reason=error.strerror
+            )
 
     def _table(self) -> list[device_mapper.Target]:
         return device_mapper.table(os.makedev(self.major, self.minor))
@@ -186,8 +189,12 @@ class Place:
             return cls(Disk(int(major), int(minor)), start, size)
         except (OSError, ValueError) as error:
             raise SourceNotFound(
-                f"There is no block device {os.major(number)}:{os.minor(number)}.",
-                "Check that it is connected.",
+                tr(
+                    "There is no block device {number}:{number_2}.",
+                    number=os.major(number),
+                    number_2=os.minor(number),
+                ),
+                tr("Check that it is connected."),
             ) from error
 
 
@@ -201,9 +208,10 @@ def _number_of(path: Path) -> int:
     try:
         found = path.stat()
     except OSError as error:
-        raise SourceNotFound(f"There is no {path}.", "Check the path.") from error
+        raise SourceNotFound(tr("There is no {path}.", path=path), tr("Check the path.")) from error
     if not stat.S_ISBLK(found.st_mode):
         raise NotADisk(
-            f"{path} is no block device.", "Changes are tracked of disks and their partitions."
+            tr("{path} is no block device.", path=path),
+            tr("Changes are tracked of disks and their partitions."),
         )
     return found.st_rdev

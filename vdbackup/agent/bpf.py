@@ -16,6 +16,8 @@ import struct
 from dataclasses import dataclass
 from pathlib import Path
 
+from vdbackup.translation import tr
+
 _CALLS = {"x86_64": (321, 324), "aarch64": (280, 283), "riscv64": (280, 283)}
 """Numbers of bpf(2) and membarrier(2)."""
 _MAP_CREATE, _PROG_LOAD, _OBJ_PIN, _OBJ_GET, _INFO, _TRACEPOINT_OPEN = 0, 5, 6, 7, 15, 17
@@ -120,7 +122,7 @@ def _words_about(name: bytes, instructions: bytes, type_id: int) -> str:
         os.close(_load(name, instructions, type_id, words))
     except OSError:
         return words.value[-_LOG_END:].decode(errors="replace")
-    return "it was taken the second time"
+    return tr("it was taken the second time")
 
 
 def attach(program: int) -> int:

@@ -12,6 +12,7 @@ from array import array
 from pathlib import Path
 
 from vdbackup.errors import TrackingNotSupported
+from vdbackup.translation import tr
 
 VMLINUX = Path("/sys/kernel/btf/vmlinux")
 _MAX_BYTES = 256 << 20
@@ -40,13 +41,13 @@ class Types:
                 _HEADER.unpack_from(data)
             )
         except struct.error:
-            raise _senseless("it is too short") from None
+            raise _senseless(tr("it is too short")) from None
         if magic != _MAGIC or version != _VERSION:
-            raise _senseless("it is of an unknown kind")
+            raise _senseless(tr("it is of an unknown kind"))
         self._types = data[header + types : header + types + types_length]
         self._names = data[header + names : header + names + names_length]
         if len(self._types) != types_length or len(self._names) != names_length:
-            raise _senseless("it is too short")
+            raise _senseless(tr("it is too short"))
         self._offsets = self._find_all()
 
     @classmethod
@@ -57,8 +58,15 @@ class Types:
                 return cls(file.read(_MAX_BYTES))
         except OSError as error:
             raise TrackingNotSupported(
-                f"This kernel does not describe its structures: {error.strerror} ({VMLINUX}).",
-                "Changes can be tracked by kernels that are built with BTF, as distributions' are.",
+                tr(
+                    "This kernel does not describe its structures: {reason} ({vmlinux}).",
+                    reason=error.strerror,
+                    vmlinux=VMLINUX,
+                ),
+                tr(
+                    "Changes can be tracked by kernels that are built with BTF, as distributions' "
+                    "are."
+                ),
             ) from error
 
     def _find_all(self) -> array[int]:
@@ -67,21 +75,21 @@ class Types:
         words = memoryview(self._types[: end // 4 * 4]).cast("I")
         while at < end:
             if at % 4 or at + _TYPE.size > end:
-                raise _senseless("a type is cut off")
+                raise _senseless(tr("a type is cut off"))
             info = words[at // 4 + 1]
             kind = info >> 24 & 0x1F
             if not 0 < kind < _KINDS:
-                raise _senseless(f"it has types of the unknown kind {kind}")
+                raise _senseless(tr("it has types of the unknown kind {kind}", kind=kind))
             offsets.append(at)
             at += _TYPE.size + _EXTRA.get(kind, 0) + (info & 0xFFFF) * _EXTRA_EACH.get(kind, 0)
         if at != end:
-            raise _senseless("a type is cut off")
+            raise _senseless(tr("a type is cut off"))
         return offsets
 
     def _at(self, number: int) -> tuple[int, int, int, int]:
         """A type's name, info and size (or type), and where what follows begins."""
         if not 0 < number < len(self._offsets):
-            raise _senseless(f"there is no type {number}")
+            raise _senseless(tr("there is no type {number}", number=number))
         at = self._offsets[number]
         name, info, size = _TYPE.unpack_from(self._types, at)
         return name, info, size, at + _TYPE.size
@@ -89,7 +97,7 @@ class Types:
     def _named(self, offset: int) -> str:
         end = self._names.find(b"\0", offset)
         if end < 0:
-            raise _senseless("a name is cut off")
+            raise _senseless(tr("a name is cut off"))
         return self._names[offset:end].decode("ascii", "replace")
 
     def typedef(self, name: str) -> int:
@@ -99,14 +107,14 @@ class Types:
             info = int.from_bytes(self._types[at + 4 : at + 8], "little")
             if info >> 24 & 0x1F == _TYPEDEF and self._named(self._at(number)[0]) == name:
                 return number
-        raise _senseless(f"there is no {name}")
+        raise _senseless(tr("there is no {name}", name=name))
 
     def parameters(self, number: int) -> list[int]:
         """The types of the parameters of the function that a type is a pointer to."""
         number = self.target(number)
         _, info, _, at = self._at(number)
         if info >> 24 & 0x1F != _FUNC_PROTO:
-            raise _senseless(f"type {number} is no function")
+            raise _senseless(tr("type {number} is no function", number=number))
         pairs = struct.iter_unpack("<II", self._types[at : at + 8 * (info & 0xFFFF)])
         return [kind for _, kind in pairs]
 
@@ -114,14 +122,14 @@ class Types:
         """What a type points to; raises TrackingNotSupported where it is no pointer."""
         _, info, target, _ = self._at(self._itself(number))
         if info >> 24 & 0x1F != _PTR:
-            raise _senseless(f"type {number} is no pointer")
+            raise _senseless(tr("type {number} is no pointer", number=number))
         return self._itself(target)
 
     def size(self, number: int) -> int:
         """Of a number, in bytes; raises TrackingNotSupported where a type is no number."""
         _, info, size, _ = self._at(self._itself(number))
         if info >> 24 & 0x1F != _INT:
-            raise _senseless(f"type {number} is no number")
+            raise _senseless(tr("type {number} is no number", number=number))
         return size
 
     def _itself(self, number: int) -> int:
@@ -130,13 +138,13 @@ class Types:
             if info >> 24 & 0x1F not in _SAME_AS:
                 return number
             number = target
-        raise _senseless(f"what type {number} is cannot be told")
+        raise _senseless(tr("what type {number} is cannot be told", number=number))
 
     def member(self, number: int, name: str) -> tuple[int, int]:
         """Where a structure has a member, in bytes, and its type; raises TrackingNotSupported."""
         found = self._member(self._itself(number), name, _MAX_DEPTH)
         if found is None:
-            raise _senseless(f"there is no {name} where it was until now")
+            raise _senseless(tr("there is no {name} where it was until now", name=name))
         return found
 
     def _member(self, number: int, name: str, depth: int) -> tuple[int, int] | None:
@@ -151,7 +159,7 @@ class Types:
             member_name = self._named(name_offset)
             if member_name == name:
                 if bits % 8 or width:
-                    raise _senseless(f"{name} is a part of a byte")
+                    raise _senseless(tr("{name} is a part of a byte", name=name))
                 return bits // 8, kind
             inner = None if member_name else self._member(self._itself(kind), name, depth - 1)
             if inner is not None:
@@ -161,6 +169,6 @@ class Types:
 
 def _senseless(why: str) -> TrackingNotSupported:
     return TrackingNotSupported(
-        f"The kernel's description of itself (BTF) is not as expected: {why}.",
-        "Everything is read at each backup instead. A newer version may know this kernel.",
+        tr("The kernel's description of itself (BTF) is not as expected: {why}.", why=why),
+        tr("Everything is read at each backup instead. A newer version may know this kernel."),
     )

@@ -26,6 +26,7 @@ from vdbackup.agent.messages import MAX_AGAIN, MAX_STATUS
 from vdbackup.agent.stretches import Stretch
 from vdbackup.agent.tracked import Status
 from vdbackup.errors import AgentError, AgentFailed
+from vdbackup.translation import tr
 
 _MAX_BITMAP = 256 << 20
 """Bytes: a bit for each 64 KiB of 128 TiB."""
@@ -205,7 +206,7 @@ class AgentInUse:
             seen = frozen.round(_bitmap(fds))
             changes = seen.harvest.changes
             if seen.taken and changes is None:
-                raise ValueError("what has changed is missing")
+                raise ValueError(tr("what has changed is missing"))
         self._note(frozen.around)
         if seen.taken and changes is not None:
             self._layout = Layout(wanted(changes, asked), seen.lost)
@@ -293,5 +294,6 @@ def _sense() -> Iterator[None]:
 
 def _makes_no_sense() -> AgentFailed:
     return AgentFailed(
-        "The service's reply makes no sense.", "It may be of another version: install it anew."
+        tr("The service's reply makes no sense."),
+        tr("It may be of another version: install it anew."),
     )

@@ -22,6 +22,7 @@ from typing import TypeVar
 from vdbackup.agent import messages
 from vdbackup.agent.messages import MAX_DESCRIPTORS, MAX_MESSAGE
 from vdbackup.errors import AgentFailed, Unauthorized
+from vdbackup.translation import tr
 
 log = logging.getLogger(__name__)
 
@@ -76,8 +77,8 @@ class Connection:
         except ValueError as error:
             close_all(fds)
             raise AgentFailed(
-                f"The service's reply makes no sense: {error}.",
-                "It may be of another version: install it anew.",
+                tr("The service's reply makes no sense: {error}.", error=error),
+                tr("It may be of another version: install it anew."),
             ) from error
         except BaseException:
             close_all(fds)
@@ -96,18 +97,20 @@ class Connection:
         status = self._end_program()
         if status == _CLOSED:
             return Unauthorized(
-                "The dialogue that asks whether you may use this disk was closed.",
-                "Do it again, and answer there.",
+                tr("The dialogue that asks whether you may use this disk was closed."),
+                tr("Do it again, and answer there."),
             )
         if status == _REFUSED:
             return Unauthorized(
-                "You may not use this disk for backups, or nobody is there to be asked for a "
-                "password.",
-                "Do it as root, or in a desktop's session.",
+                tr(
+                    "You may not use this disk for backups, or nobody is there to be asked for a "
+                    "password."
+                ),
+                tr("Do it as root, or in a desktop's session."),
             )
         return AgentFailed(
-            "The service that does what only root may do has ended.",
-            "Do it again; the system's journal says more.",
+            tr("The service that does what only root may do has ended."),
+            tr("Do it again; the system's journal says more."),
         )
 
     def close(self) -> None:
@@ -145,7 +148,8 @@ def connected() -> Connection:
         return Connection(end)
     if not PROGRAM.exists() or shutil.which(PKEXEC) is None:
         raise AgentFailed(
-            "The service that does what only root may do is not installed.", "Do it as root."
+            tr("The service that does what only root may do is not installed."),
+            tr("Do it as root."),
         )
     return _by_pkexec()
 
@@ -158,7 +162,7 @@ def _by_systemd() -> socket.socket | None:
         size = struct.calcsize("3i")
         cred = end.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, size)
         if struct.unpack("3i", cred)[1] != 0:
-            raise PermissionError("it is not root's")
+            raise PermissionError(tr("it is not root's"))
     except OSError as error:
         log.debug("no agent at %s: %s", SOCKET, error)
         end.close()
@@ -174,7 +178,9 @@ def _by_pkexec() -> Connection:
             program = subprocess.Popen([PKEXEC, str(PROGRAM)], stdin=other.fileno())
         except OSError as error:
             end.close()
-            raise AgentFailed(f"pkexec cannot be started: {error}.", "Do it as root.") from error
+            raise AgentFailed(
+                tr("pkexec cannot be started: {error}.", error=error), tr("Do it as root.")
+            ) from error
     return Connection(end, program)
 
 

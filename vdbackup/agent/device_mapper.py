@@ -18,6 +18,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+from vdbackup.translation import tr
+
 KINDS = {"linear", "striped", "crypt", "thin", "snapshot-origin"}
 """Targets whose data change by nothing but requests to the device. Not those that copy or repair
 (mirror, raid, cache, era, clone, snapshot-merge), nor paths to a disk that others have, too."""
@@ -65,7 +67,7 @@ def table(number: int) -> list[Target]:
             _, _, _, _, start, count, _, flags, *_ = _HEAD.unpack_from(answer)
             if not flags & _BUFFER_FULL:
                 return list(_targets(answer[start:], count))
-    raise OSError(errno.EMSGSIZE, "its table is too long")
+    raise OSError(errno.EMSGSIZE, tr("its table is too long"))
 
 
 def _targets(answer: bytearray, count: int) -> Iterator[Target]:
@@ -94,7 +96,9 @@ def hindrance(targets: list[Target]) -> str:
     """What keeps its changes from being seen, as a sentence without its end; "" if nothing."""
     others = sorted({each.kind for each in targets} - KINDS)
     if not targets:
-        return "it has no table"
+        return tr("it has no table")
     if others:
-        return f"what is below it may change it ({', '.join(others)} of device-mapper)"
+        return tr(
+            "what is below it may change it ({others} of device-mapper)", others=", ".join(others)
+        )
     return ""

@@ -21,6 +21,7 @@ from vdbackup.agent.stacking import Swap, number_of, numbers_on
 from vdbackup.agent.stretches import Stretch, between, joined
 from vdbackup.agent.writeback import sync_file_system, write_out_caches
 from vdbackup.errors import NotFrozen
+from vdbackup.translation import tr
 
 _UNMOUNTED_WITHIN, _BETWEEN = 30.0, 0.02
 """Seconds in which what is unmounted has written out all that it had, and those between looks."""
@@ -89,9 +90,12 @@ def opened(mounted: Mounted) -> Iterator[FileSystem]:
                     yield FileSystem(where, fd)
                     return
         raise NotFrozen(
-            f"The file system at {mounted.name} cannot be reached: another one may be mounted over "
-            "it.",
-            "Unmount that, then start the backup again.",
+            tr(
+                "The file system at {mounted} cannot be reached: another one may be mounted over "
+                "it.",
+                mounted=mounted.name,
+            ),
+            tr("Unmount that, then start the backup again."),
         )
 
 
@@ -153,8 +157,11 @@ class Together:
         self.outside = between(stretches(self._path, known), self._size)
         left = [self._open[numbers][0] for numbers in self._open if numbers in self._left]
         self.left_out = (
-            *(f"{each.name} ({each.kind}), copied until it was quiet" for each in left),
-            *(f"swap ({each.path})" for each in swap),
+            *(
+                tr("{which} ({kind}), copied until it was quiet", which=each.name, kind=each.kind)
+                for each in left
+            ),
+            *(tr("swap ({which})", which=each.path) for each in swap),
         )
 
     @property
@@ -214,8 +221,11 @@ def _wait_for_end(mounted: Mounted) -> None:
     while _is_used(mounted):
         if time.monotonic() > until:
             raise NotFrozen(
-                f"The file system at {mounted.name} is mounted there no more, but still in use.",
-                "End the programs that use it, then start the backup again.",
+                tr(
+                    "The file system at {mounted} is mounted there no more, but still in use.",
+                    mounted=mounted.name,
+                ),
+                tr("End the programs that use it, then start the backup again."),
             )
         time.sleep(_BETWEEN)
 

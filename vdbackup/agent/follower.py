@@ -18,6 +18,7 @@ from pathlib import Path
 
 from vdbackup.agent import bpf
 from vdbackup.agent.changes import CLEAN, PAGE
+from vdbackup.translation import tr
 
 _KEPT, _BASES = 0, (1, 2)
 """Places of the header's numbers: which bitmap is kept, and the two bases."""
@@ -39,7 +40,7 @@ class Bitmaps:
         """
         try:
             if bpf.map_bytes(fd) != PAGE + 2 * half:
-                raise ValueError("it is of another size")
+                raise ValueError(tr("it is of another size"))
             self.number = bpf.map_number(fd)
             self._memory: mmap.mmap = bpf.in_memory(fd)
         finally:

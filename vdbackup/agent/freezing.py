@@ -23,6 +23,7 @@ from datetime import UTC, datetime
 
 from vdbackup.agent.guardian import FIFREEZE, End, Guardian, Held, thaw
 from vdbackup.errors import FreezeUndone, FrozenElsewhere, NotFreezable, NotFrozen
+from vdbackup.translation import tr
 
 LIMIT = 10.0
 """Seconds that file systems are frozen at most."""
@@ -132,20 +133,27 @@ def _refused(file_system: FileSystem, error: OSError) -> NotFrozen:
     name = file_system.name
     if error.errno == errno.EBUSY:
         return FrozenElsewhere(
-            f"The file system at {name} is frozen already, by another program.",
-            "It is left as it is. Wait until that program has thawed it.",
+            tr("The file system at {name} is frozen already, by another program.", name=name),
+            tr("It is left as it is. Wait until that program has thawed it."),
         )
     if error.errno == errno.EOPNOTSUPP:
         return NotFreezable(name)
     return NotFrozen(
-        f"The file system at {name} could not be frozen: {os.strerror(error.errno or 0)}.",
-        "Only root may do that (CAP_SYS_ADMIN); the kernel's log may say more.",
+        tr(
+            "The file system at {name} could not be frozen: {errno}.",
+            name=name,
+            errno=os.strerror(error.errno or 0),
+        ),
+        tr("Only root may do that (CAP_SYS_ADMIN); the kernel's log may say more."),
     )
 
 
 def _undone(limit: float) -> FreezeUndone:
     return FreezeUndone(
-        f"The file systems did not stay frozen as long as was needed (at most {limit:g} seconds), "
-        "or another program has thawed them: what was read meanwhile does not count.",
-        "Start the backup again while less is written.",
+        tr(
+            "The file systems did not stay frozen as long as was needed (at most {limit:g} "
+            "seconds), or another program has thawed them: what was read meanwhile does not count.",
+            limit=limit,
+        ),
+        tr("Start the backup again while less is written."),
     )

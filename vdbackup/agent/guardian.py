@@ -30,6 +30,7 @@ from pathlib import Path
 from typing import NoReturn, Self
 
 from vdbackup.errors import NotFrozen
+from vdbackup.translation import tr
 
 FIFREEZE, FITHAW = 0xC0045877, 0xC0045878
 """ioctl on any descriptor of a mounted file system; the argument is 0 (linux/fs.h)."""
@@ -96,8 +97,8 @@ class Guardian:
             os.kill(self._pid, signal.SIGKILL)
         self.end()
         raise NotFrozen(
-            "No process could be started that would undo a freeze, should this one end early.",
-            "Give this program the right to lock memory (CAP_IPC_LOCK).",
+            tr("No process could be started that would undo a freeze, should this one end early."),
+            tr("Give this program the right to lock memory (CAP_IPC_LOCK)."),
         )
 
     def note(self, number: int, held: Held) -> None:

@@ -39,6 +39,7 @@ from vdbackup.errors import (
     TrackerBusy,
 )
 from vdbackup.processes import start_of
+from vdbackup.translation import tr
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -349,8 +350,8 @@ def round_of_all(asked: Sequence[tuple[InUse, Asked, Token]]) -> list[Round]:
 def check_freezable(devices: Sequence[DeviceInUse]) -> None:
     """Raise NotFrozen where nothing can be frozen that is mounted from any of them."""
     if not any(device.can_be_frozen for device in devices):
-        names = " or ".join(str(device.path) for device in devices)
-        raise NotFrozen(f"Nothing that can be frozen is mounted from {names}.")
+        names = tr(" or ").join(str(device.path) for device in devices)
+        raise NotFrozen(tr("Nothing that can be frozen is mounted from {names}.", names=names))
 
 
 Take = Callable[[Sequence[Harvest], Freeze], bool]

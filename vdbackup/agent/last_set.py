@@ -13,6 +13,7 @@ from vdbackup.agent.freezing import Freeze
 from vdbackup.agent.memory import LockedMemory
 from vdbackup.agent.stretches import Stretch
 from vdbackup.errors import UNREADABLE, Unreadable
+from vdbackup.translation import tr
 
 MAX_SIZE = 128 << 20
 """Bytes that are read at most while file systems are frozen. Where writers were at full load some
@@ -55,11 +56,20 @@ class Layout:
         number = bisect_right(self._starts, offset) - 1
         within = offset - self._starts[number] if number >= 0 else 0
         if number < 0 or within + len(view) > self._lengths[number]:
-            raise ValueError(f"{len(view)} bytes from {offset} on were not read while nobody wrote")
+            raise ValueError(
+                tr(
+                    "{count} bytes from {offset} on were not read while nobody wrote",
+                    count=len(view),
+                    offset=offset,
+                )
+            )
         if any(at < offset + len(view) and offset < at + length for at, length in self._lost):
             raise Unreadable(
-                f"The device could not be read at byte {offset} while nobody wrote to it.",
-                "Check the disk (its kernel log, its SMART values).",
+                tr(
+                    "The device could not be read at byte {offset} while nobody wrote to it.",
+                    offset=offset,
+                ),
+                tr("Check the disk (its kernel log, its SMART values)."),
             )
         place = self.places[number] + within
         view[:] = memory[place : place + len(view)]

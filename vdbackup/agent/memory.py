@@ -17,6 +17,7 @@ import os
 from typing import Self
 
 from vdbackup.errors import NotFrozen
+from vdbackup.translation import grouped, tr
 
 _SEAL, _SHRINK, _GROW, _WRITE, _FUTURE_WRITE = 1, 2, 4, 8, 16
 """Of F_ADD_SEALS (linux/fcntl.h); Python has the last since 3.13 only."""
@@ -57,8 +58,12 @@ class LockedMemory:
             reason = os.strerror(ctypes.get_errno())
             self._map.close()
             raise NotFrozen(
-                f"{size >> 20} MiB of memory could not be locked: {reason}.",
-                "Give this program the right to lock memory (CAP_IPC_LOCK).",
+                tr(
+                    "{size} MiB of memory could not be locked: {reason}.",
+                    size=size >> 20,
+                    reason=reason,
+                ),
+                tr("Give this program the right to lock memory (CAP_IPC_LOCK)."),
             )
 
     def close(self) -> None:
@@ -94,13 +99,13 @@ def held_in(fd: int, most: int) -> bytes:
     """
     try:
         if fcntl.fcntl(fd, fcntl.F_GET_SEALS) & NEVER_OTHER != NEVER_OTHER:
-            raise ValueError("it can still be changed")
+            raise ValueError(tr("it can still be changed"))
         size = os.fstat(fd).st_size
         if size > most:
-            raise ValueError(f"it holds {size:,} bytes")
+            raise ValueError(tr("it holds {size} bytes", size=grouped(size)))
         return os.pread(fd, size, 0)
     except OSError as error:
-        raise ValueError("it is no memory") from error
+        raise ValueError(tr("it is no memory")) from error
     finally:
         os.close(fd)
 
@@ -116,7 +121,7 @@ class SeenMemory:
         """Of its descriptor, which is closed; raises ValueError or OSError where it is none."""
         try:
             if fcntl.fcntl(fd, fcntl.F_GET_SEALS) & NEVER_LARGER != NEVER_LARGER:
-                raise ValueError("it can still become smaller")
+                raise ValueError(tr("it can still become smaller"))
             self._map = mmap.mmap(fd, 0, prot=mmap.PROT_READ)
         finally:
             os.close(fd)

@@ -28,7 +28,7 @@ from vdbackup.agent.in_use import CAPTURE, Asked, Round
 from vdbackup.agent.stretches import Stretch
 from vdbackup.agent.tracked import Status
 from vdbackup.errors import AgentFailed, VdbackupError
-from vdbackup.translation import again
+from vdbackup.translation import again, tr
 
 MAX_MESSAGE = 64 << 10
 """Bytes. A socket takes some 200 KiB at once."""
@@ -51,39 +51,39 @@ Record = TypeVar("Record")
 
 def _device(value: str) -> str:
     if not _NUMBER.fullmatch(value):
-        raise ValueError("it is no device's number")
+        raise ValueError(tr("it is no device's number"))
     return value
 
 
 def _name(value: str) -> str:
     if not 0 < len(value) <= _MAX_NAME or not value.isascii() or not value.isprintable():
-        raise ValueError("it is no name")
+        raise ValueError(tr("it is no name"))
     if CAPTURE.fullmatch(value):
-        raise ValueError("it is the name of a backup that runs")
+        raise ValueError(tr("it is the name of a backup that runs"))
     return value
 
 
 def _why(value: str) -> str:
     if not 0 < len(value) <= _MAX_WHY or not value.isascii() or not value.isprintable():
-        raise ValueError("it is no reason")
+        raise ValueError(tr("it is no reason"))
     return value
 
 
 def _token(value: Token) -> Token:
     if not _NONCE.fullmatch(value.nonce):
-        raise ValueError("it is no moment")
+        raise ValueError(tr("it is no moment"))
     return value
 
 
 def _together(value: tuple[OneOfAll, ...]) -> tuple[OneOfAll, ...]:
     if not 0 < len(value) <= MAX_TOGETHER or len({each.device for each in value}) < len(value):
-        raise ValueError("they are too many, or one is there twice")
+        raise ValueError(tr("they are too many, or one is there twice"))
     return value
 
 
 def _few(value: tuple[Stretch, ...]) -> tuple[Stretch, ...]:
     if len(value) > MAX_AGAIN or any(not length for _, length in value):
-        raise ValueError("they are too many, or empty")
+        raise ValueError(tr("they are too many, or empty"))
     return value
 
 
@@ -265,7 +265,7 @@ class Harvested:
         changes = None
         if self.start is not None and self.size is not None:
             if bitmap is None:
-                raise ValueError("what has changed is missing")
+                raise ValueError(tr("what has changed is missing"))
             changes = Changes(bitmap, self.start, self.size)
         return Harvest(self.token, changes, self.reason)
 
@@ -345,7 +345,7 @@ def request_of(data: bytes) -> Any:
     """What a client asks for; raises ValueError for whatever is no request."""
     verb, body = _body(data)
     if verb not in REQUESTS:
-        raise ValueError("there is no such request")
+        raise ValueError(tr("there is no such request"))
     return _exact(REQUESTS[verb], body)
 
 
@@ -355,7 +355,7 @@ def reply_of(kind: type[Record], data: bytes) -> Record:
     if verb == "refused":
         raise _raised(_exact(Refused, body))
     if verb != "done":
-        raise ValueError("it is no reply")
+        raise ValueError(tr("it is no reply"))
     return _exact(kind, body)
 
 
@@ -388,8 +388,8 @@ def _sent(verb: str, record: object) -> bytes:
     data = _dumped({verb: record})
     if len(data) > MAX_MESSAGE:
         raise AgentFailed(
-            "More is to be said of this device than a message holds.",
-            "Back it up as root, without the service.",
+            tr("More is to be said of this device than a message holds."),
+            tr("Back it up as root, without the service."),
         )
     return data
 
@@ -401,7 +401,7 @@ def _dumped(record: object) -> bytes:
 def _body(data: bytes) -> tuple[str, object]:
     message = _loaded(data)
     if not isinstance(message, dict) or len(message) != 1:
-        raise ValueError("it has not one member")
+        raise ValueError(tr("it has not one member"))
     return next(iter(message.items()))
 
 
@@ -409,13 +409,13 @@ def _loaded(data: bytes) -> object:
     try:
         return json.loads(data.decode("ascii"))
     except RecursionError as error:
-        raise ValueError("it is nested too deep") from error
+        raise ValueError(tr("it is nested too deep")) from error
 
 
 def _exact(kind: type[Record], body: object) -> Record:
     if not dataclasses.fields(kind):  # type: ignore[arg-type] # all of them are dataclasses
         if body != {}:
-            raise ValueError("nothing more can be said of it")
+            raise ValueError(tr("nothing more can be said of it"))
         return kind()
     try:
         return records.exact(kind, body)

@@ -28,6 +28,7 @@ from vdbackup.agent import stacking
 from vdbackup.agent.block_devices import SYS_BLOCK
 from vdbackup.errors import AgentFailed, Unauthorized
 from vdbackup.processes import start_of
+from vdbackup.translation import tr
 
 log = logging.getLogger(__name__)
 
@@ -117,7 +118,7 @@ class Asked:
         action = Action.USE_REMOVABLE if removable else Action.USE_SYSTEM
         # asked anew where another medium is in it, or it became one that the system lies on
         medium = " ".join(f"{each}-{_says(each, 'diskseq')}" for each in sorted(disks))
-        self._check(action, f"{device} on {medium}", device)
+        self._check(action, tr("{device} on {medium}", device=device, medium=medium), device)
 
     def check_look(self) -> None:
         """Raise Unauthorized unless the client may see which disks are tracked."""
@@ -153,23 +154,28 @@ class Asked:
 def _refused(status: int | None, what: str) -> Unauthorized:
     if status == _DISMISSED:
         return Unauthorized(
-            f"The dialogue that asks whether you may {what} was closed.",
-            "Do it again, and answer there.",
+            tr("The dialogue that asks whether you may {what} was closed.", what=what),
+            tr("Do it again, and answer there."),
         )
     if status == _NOBODY_TO_ASK:
         return Unauthorized(
-            f"You may not {what} without a password, and nobody is there to be asked for it.",
-            "Do it as root, in a desktop's session, or let an administrator allow it by a rule of "
-            "polkit.",
+            tr(
+                "You may not {what} without a password, and nobody is there to be asked for it.",
+                what=what,
+            ),
+            tr(
+                "Do it as root, in a desktop's session, or let an administrator allow it by a "
+                "rule of polkit."
+            ),
         )
     if status == 1:
         return Unauthorized(
-            f"You may not {what}: polkit refuses it.",
-            "Ask an administrator of this computer, or do it as root.",
+            tr("You may not {what}: polkit refuses it.", what=what),
+            tr("Ask an administrator of this computer, or do it as root."),
         )
     return Unauthorized(
-        f"Nobody could be asked whether you may {what}: polkit does not answer.",
-        "Do it as root, or see that polkit is installed and runs.",
+        tr("Nobody could be asked whether you may {what}: polkit does not answer.", what=what),
+        tr("Do it as root, or see that polkit is installed and runs."),
     )
 
 
@@ -187,7 +193,8 @@ def _start(connection: socket.socket, pid: int, uid: int) -> int:
         if pidfd is not None:
             os.close(pidfd)
     raise Unauthorized(
-        "The program that asks for the disk has ended, or is another one now.", "Start it again."
+        tr("The program that asks for the disk has ended, or is another one now."),
+        tr("Start it again."),
     )
 
 
@@ -243,7 +250,10 @@ def _disks_under(device: str) -> set[str]:
     """The whole disks that a device lies on, by number; none where one cannot be told."""
     place = (SYS_BLOCK / device).resolve()
     if not (place / "dev").exists():
-        raise AgentFailed(f"There is no block device {device}.", "Check that it is connected.")
+        raise AgentFailed(
+            tr("There is no block device {device}.", device=device),
+            tr("Check that it is connected."),
+        )
     if (place / "partition").exists():
         return _disks_under((place.parent / "dev").read_text().strip())
     below = [file.read_text().strip() for file in place.glob("slaves/*/dev")]

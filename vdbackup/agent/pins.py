@@ -25,6 +25,7 @@ from urllib.parse import quote, unquote
 from vdbackup.agent.block_devices import Disk
 from vdbackup.durable import hold_lock
 from vdbackup.errors import NeedsRoot, Remedy, TrackerBusy, TrackingNotSupported
+from vdbackup.translation import tr
 
 BPFFS = Path("/sys/fs/bpf")
 _MAGIC = 0xCAFE4A11
@@ -69,7 +70,7 @@ def make_home() -> None:
             _mount()
         home().mkdir(mode=0o700, exist_ok=True)
     except OSError as error:
-        raise refused(error, f"no tracker can be kept in {BPFFS}") from error
+        raise refused(error, tr("no tracker can be kept in {bpffs}", bpffs=BPFFS)) from error
 
 
 def _is_mounted() -> bool:
@@ -92,19 +93,25 @@ def refused(error: OSError, what: str) -> NeedsRoot | TrackingNotSupported:
     """What it means that the kernel refuses something of a tracker's."""
     if error.errno in (errno.EPERM, errno.EACCES) and os.geteuid():
         return NeedsRoot(
-            "Only root may track which blocks of a disk change.",
-            "Do it as root, or with the rights CAP_BPF, CAP_PERFMON and CAP_SYS_ADMIN.",
+            tr("Only root may track which blocks of a disk change."),
+            tr("Do it as root, or with the rights CAP_BPF, CAP_PERFMON and CAP_SYS_ADMIN."),
             remedy=Remedy.INSTALL_AGENT,
         )
     if error.errno in (errno.EPERM, errno.EACCES, errno.EROFS):
         return TrackingNotSupported(
-            f"This system does not allow it: {what} ({error.strerror}).",
-            "A kernel that is locked down for confidentiality, a container or another guard may be "
-            "the cause; everything is read at each backup instead.",
+            tr(
+                "This system does not allow it: {what} ({reason}).",
+                what=what,
+                reason=error.strerror,
+            ),
+            tr(
+                "A kernel that is locked down for confidentiality, a container or another guard "
+                "may be the cause; everything is read at each backup instead."
+            ),
         )
     return TrackingNotSupported(
-        f"This kernel cannot do it: {what} ({error.strerror}).",
-        "Changes are tracked by Linux 5.15 and later; until then everything is read.",
+        tr("This kernel cannot do it: {what} ({reason}).", what=what, reason=error.strerror),
+        tr("Changes are tracked by Linux 5.15 and later; until then everything is read."),
     )
 
 
@@ -118,7 +125,7 @@ def folders() -> list[Path]:
     except (FileNotFoundError, NotADirectoryError):
         return []
     except OSError as error:
-        raise refused(error, "trackers cannot be listed") from error
+        raise refused(error, tr("trackers cannot be listed")) from error
 
 
 def follower_file(folder: Path, name: str) -> Path:
@@ -171,7 +178,7 @@ def _locked(folder: Path) -> int:
         except BlockingIOError:
             if time.monotonic() > deadline:
                 raise TrackerBusy(
-                    "Another process is at work with the tracker of this disk.",
-                    "Try again when it has ended.",
+                    tr("Another process is at work with the tracker of this disk."),
+                    tr("Try again when it has ended."),
                 ) from None
         time.sleep(_STEP)

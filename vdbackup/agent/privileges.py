@@ -23,6 +23,7 @@ from collections.abc import Callable
 from typing import NoReturn
 
 from vdbackup.errors import AgentFailed
+from vdbackup.translation import tr
 
 SYS_ADMIN, BPF, PERFMON = 21, 39, 38
 KEPT = {SYS_ADMIN, BPF, PERFMON, 2, 14, 24}
@@ -57,7 +58,7 @@ def drop_all_but_what_is_needed() -> None:
     _called("prctl", _libc.prctl, _DUMPABLE, 0, 0, 0, 0)
     _keep(had & KEPT)
     if not effective() <= KEPT:
-        raise _failed("it still has others")
+        raise _failed(tr("it still has others"))
 
 
 def hear_no_key() -> None:
@@ -97,6 +98,6 @@ def _called(name: str, function: Callable[..., int], *arguments: object) -> None
 
 def _failed(why: str) -> AgentFailed:
     return AgentFailed(
-        f"The service could not give up the rights that it does not need: {why}.",
-        "Nothing was done. Back the volume up as root, without the service.",
+        tr("The service could not give up the rights that it does not need: {why}.", why=why),
+        tr("Nothing was done. Back the volume up as root, without the service."),
     )

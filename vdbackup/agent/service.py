@@ -27,6 +27,7 @@ from vdbackup.agent.memory import sealed
 from vdbackup.agent.messages import MAX_MESSAGE
 from vdbackup.agent.permission import Permission
 from vdbackup.errors import AgentFailed, SourceNotFound, TrackerBusy, VdbackupError
+from vdbackup.translation import tr
 
 log = logging.getLogger(__name__)
 
@@ -97,7 +98,7 @@ class Service:
             log.exception("%s failed", type(request).__name__)
             _close(fds)
             self.close()  # nobody knows what became of it
-            failed = AgentFailed("The service failed.", "The system's journal says more.")
+            failed = AgentFailed(tr("The service failed."), tr("The system's journal says more."))
             return messages.from_agent(failed), []
 
     # ------------------------------------------------------------------------- reading
@@ -127,7 +128,9 @@ class Service:
         self._allowed.check_use(request.device)
         both = self._together and request.together and request.device not in self._in_use
         if self._in_use and not (both and len(self._in_use) < messages.MAX_TOGETHER):
-            raise AgentFailed("This connection uses a device already.", "Let go of it first.")
+            raise AgentFailed(
+                tr("This connection uses a device already."), tr("Let go of it first.")
+            )
         if request.name is not None:
             _check_followers(request.device, request.name)
         node = _node(request.device)
@@ -199,7 +202,9 @@ class Service:
         one = len(self._in_use) == 1 and device is None
         held = next(iter(self._in_use.values())) if one else self._in_use.get(device or "")
         if held is None:
-            raise AgentFailed("This connection uses no such device.", "Begin to use it first.")
+            raise AgentFailed(
+                tr("This connection uses no such device."), tr("Begin to use it first.")
+            )
         return held
 
     def _note(self, seconds: float) -> None:
@@ -263,8 +268,8 @@ def main() -> None:
 
 def _connection() -> socket.socket:
     found = AgentFailed(
-        "This program is started by pkexec or by systemd, with a client's socket as its input.",
-        "Do not start it by hand.",
+        tr("This program is started by pkexec or by systemd, with a client's socket as its input."),
+        tr("Do not start it by hand."),
     )
     try:
         connection = socket.socket(fileno=os.dup(0))
@@ -288,7 +293,10 @@ def _node(device: str) -> Path:
     """Its file in /dev, by what the kernel calls it."""
     node = node_of(device)
     if node is None:
-        raise SourceNotFound(f"There is no block device {device}.", "Check that it is connected.")
+        raise SourceNotFound(
+            tr("There is no block device {device}.", device=device),
+            tr("Check that it is connected."),
+        )
     return node
 
 
@@ -300,7 +308,10 @@ def _opened(device: str) -> int:
     found = os.fstat(fd)
     if not stat.S_ISBLK(found.st_mode) or found.st_rdev != _number(device):
         os.close(fd)
-        raise SourceNotFound(f"{node} is not the block device {device}.", "Connect it anew.")
+        raise SourceNotFound(
+            tr("{node} is not the block device {device}.", node=node, device=device),
+            tr("Connect it anew."),
+        )
     return fd
 
 
@@ -320,14 +331,15 @@ def _check_followers(device: str, name: str) -> None:
         names = found.names()
     if name not in names and len(names) >= MAX_FOLLOWERS:
         raise TrackerBusy(
-            f"{len(names)} sets follow this disk already.", "End its tracking, and begin it anew."
+            tr("{count} sets follow this disk already.", count=len(names)),
+            tr("End its tracking, and begin it anew."),
         )
 
 
 def _not_understood() -> AgentFailed:
     return AgentFailed(
-        "The service does not understand what it is asked.",
-        "It may be of another version: install it anew.",
+        tr("The service does not understand what it is asked."),
+        tr("It may be of another version: install it anew."),
     )
 
 

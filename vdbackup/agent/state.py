@@ -14,6 +14,7 @@ from vdbackup.agent import bpf
 from vdbackup.agent.changes import PAGE
 from vdbackup.agent.marking import COPIES, COUNTED, FLAGS, GENERATION, PROGRAMS
 from vdbackup.records import LATER
+from vdbackup.translation import tr
 
 _READY, _MEASURED, _LASTING, _AHEAD, _MISSED = 2, 3, 4, 32, 40
 """Places of our own numbers, in units of eight bytes; the program's are in marking.py."""
@@ -55,7 +56,7 @@ class State:
         """Of a map's descriptor, which is closed; raises OSError or ValueError if it is no such."""
         try:
             if bpf.map_bytes(fd) != PAGE:
-                raise ValueError("it is of another size")
+                raise ValueError(tr("it is of another size"))
             self._memory: mmap.mmap = bpf.in_memory(fd)
         finally:
             os.close(fd)

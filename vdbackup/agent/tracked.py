@@ -16,6 +16,7 @@ from vdbackup.agent.changes import BLOCK, CLEAN, PAGE, Changes, Harvest, Token
 from vdbackup.agent.follower import Bitmaps
 from vdbackup.agent.state import Description, State
 from vdbackup.agent.trust import Trust
+from vdbackup.translation import tr
 
 
 def half_of(size: int) -> int:
@@ -66,7 +67,7 @@ class Tracked:
             undo.callback(os.close, fd)
             self.trust = Trust(place.disk, folder, self._state)
             if not self._state.ready or bpf.map_bytes(fd) != 2 * self._half:
-                raise ValueError("it is not a whole tracker")
+                raise ValueError(tr("it is not a whole tracker"))
             self._bits = bpf.in_memory(fd)
             undo.pop_all()
             os.close(fd)
@@ -95,7 +96,7 @@ class Tracked:
         """
         file = pins.follower_file(self._folder, name)
         if not name or len(file.name) > pins.MAX_NAME:
-            raise ValueError(f"{name!r} is too long, or empty")
+            raise ValueError(tr("{name!r} is too long, or empty", name=name))
         with pins.alone(self._folder):
             make = Bitmaps.open if os.path.lexists(file) else Bitmaps.create
             return Follower(self, make(file, self._half))
@@ -169,7 +170,7 @@ class Tracked:
             return doubt
         with self._bitmaps() as followers:
             if number not in [each.number for each in followers]:
-                return "what it followed it by was removed"
+                return tr("what it followed it by was removed")
             self._hand_out(1 - (self._state.generation & 1), followers)
             written = self.trust.written()
             self._state.generation += 1
@@ -242,19 +243,19 @@ class Follower:
                 self._bitmaps.begin(generation)
                 return harvest
         except FileNotFoundError:
-            return Harvest(None, None, "tracking was ended")
+            return Harvest(None, None, tr("tracking was ended"))
 
     def _told(self, token: Token, since: Token | None) -> Harvest:
         if since is None:
             return Harvest(token, None, "")
         if since.nonce != token.nonce:
             again = self._tracked.description.instead_of
-            return Harvest(token, None, "tracking was begun anew" + (again and f": {again}"))
+            return Harvest(token, None, tr("tracking was begun anew") + (again and f": {again}"))
         if (since.start, since.size) != (token.start, token.size):
-            return Harvest(token, None, "the partition has another place or size")
+            return Harvest(token, None, tr("the partition has another place or size"))
         bitmap = self._bitmaps.since(since.generation)
         if bitmap is None:
-            return Harvest(token, None, "what changed since then was not kept")
+            return Harvest(token, None, tr("what changed since then was not kept"))
         return Harvest(token, Changes(bitmap, token.start, token.size), "")
 
     def distrust(self, why: str) -> None:

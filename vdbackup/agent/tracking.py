@@ -50,6 +50,7 @@ from vdbackup.agent.state import Description, State
 from vdbackup.agent.tracked import Status, Tracked, half_of
 from vdbackup.agent.trust import slept
 from vdbackup.errors import NotTracked, TrackingRefused
+from vdbackup.translation import tr
 
 log = logging.getLogger(__name__)
 
@@ -77,11 +78,17 @@ def track(device: int | Path, *, lasting: bool = True) -> Tracked:
     place = Place.of(device)
     if hindrance := place.disk.hindrance():
         raise TrackingRefused(
-            f"Changes of {place.disk.node} cannot be tracked: {hindrance}.",
-            "Everything on it is read at each backup instead.",
+            tr(
+                "Changes of {node} cannot be tracked: {hindrance}.",
+                node=place.disk.node,
+                hindrance=hindrance,
+            ),
+            tr("Everything on it is read at each backup instead."),
         )
     if not place.disk.medium:
-        raise pins.refused(OSError(errno.EOPNOTSUPP, "no diskseq"), "disks have no numbers in it")
+        raise pins.refused(
+            OSError(errno.EOPNOTSUPP, tr("no diskseq")), tr("disks have no numbers in it")
+        )
     pins.make_home()
     with pins.alone(pins.home()):
         _remove_those_of_gone_media()
@@ -125,8 +132,8 @@ def untrack(device: int | Path) -> Path:
     folder = pins.folder_of(place.disk)
     if folder not in pins.folders():
         raise NotTracked(
-            f"Changes of {place.disk.node} are not tracked.",
-            "There is nothing to end.",
+            tr("Changes of {node} are not tracked.", node=place.disk.node),
+            tr("There is nothing to end."),
         )
     with pins.alone(pins.home()):
         _remove(folder)
@@ -173,7 +180,7 @@ def _open(place: Place) -> Tracked | None:
     try:
         return Tracked(place, folder)
     except PermissionError as error:
-        raise pins.refused(error, "its tracker cannot be opened") from error
+        raise pins.refused(error, tr("its tracker cannot be opened")) from error
     except (OSError, TypeError, ValueError) as error:
         log.info("%s is no whole tracker: %s", folder, error)
         return None
@@ -186,7 +193,7 @@ def _begin(place: Place, instead_of: str) -> Tracked:
         folder.mkdir(mode=0o700)
         _set_up(folder, place, size, where, instead_of)
     except OSError as error:
-        raise pins.refused(error, "it does not take the program that marks changes") from error
+        raise pins.refused(error, tr("it does not take the program that marks changes")) from error
     return Tracked(place, folder)
 
 

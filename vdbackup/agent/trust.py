@@ -15,6 +15,7 @@ from vdbackup.agent import bpf
 from vdbackup.agent.block_devices import Disk
 from vdbackup.agent.marking import COPIES, F_PASSED, F_RANGE, PROGRAMS
 from vdbackup.agent.state import State
+from vdbackup.translation import tr
 
 _SLEPT = 1.0
 """Seconds of sleep that are none: the two clocks are not read at one moment."""
@@ -47,16 +48,16 @@ class Trust:
     def doubt_of_place(self) -> str:
         """Whether it is the same disk, and the same programs run."""
         if not self._state.ready:
-            return "tracking was ended"
+            return tr("tracking was ended")
         return self._state.doubt or self._noted(self._of_disk() or self._of_programs())
 
     def _of_disk(self) -> str:
         if self._disk.medium != self._begun.medium:
-            return "another medium is in its place, or it was attached anew"
+            return tr("another medium is in its place, or it was attached anew")
         if self._disk.size != self._begun.size:
-            return "the disk has another size now"
+            return tr("the disk has another size now")
         if slept() > self._begun.slept + _SLEPT:
-            return "the computer has slept meanwhile, and the disk may have been elsewhere"
+            return tr("the computer has slept meanwhile, and the disk may have been elsewhere")
         return self._disk.hindrance() or self._of_mapping()
 
     def _of_mapping(self) -> str:
@@ -64,19 +65,21 @@ class Trust:
             if self._disk.mapping == self._begun.mapping:
                 return ""
         except OSError as error:
-            return f"what device-mapper has made it of cannot be told ({error.strerror})"
-        return "device-mapper has made it of something else meanwhile"
+            return tr(
+                "what device-mapper has made it of cannot be told ({reason})", reason=error.strerror
+            )
+        return tr("device-mapper has made it of something else meanwhile")
 
     def _of_programs(self) -> str:
         try:
             links = [self._link(which) for which in range(PROGRAMS)]
             programs = tuple(self._program(which) for which in range(PROGRAMS))
         except OSError:
-            return "a part of what tracks it was removed"
+            return tr("a part of what tracks it was removed")
         if programs != self._begun.programs or links != list(
             map(bpf.Link, self._begun.links, self._begun.programs)
         ):
-            return "a part of what tracks it was replaced"
+            return tr("a part of what tracks it was replaced")
         return ""
 
     def doubt_of_counts(self, written: int | None) -> str:
@@ -89,22 +92,22 @@ class Trust:
 
     def _of_flags(self) -> str:
         if self._state.flags & F_PASSED:
-            return "a program gave the drive commands of its own, which may write"
+            return tr("a program gave the drive commands of its own, which may write")
         if self._state.flags & F_RANGE:
-            return "something was written to it whose place is not known"
-        return "more was written at once than can be marked" if self._state.flags else ""
+            return tr("something was written to it whose place is not known")
+        return tr("more was written at once than can be marked") if self._state.flags else ""
 
     def _of_counts(self, written: int | None) -> str:
         if written is None:
-            return "the disk is gone"
+            return tr("the disk is gone")
         if not self._state.is_measured:
             return ""
         try:
             missed = self._missed()
         except OSError:
-            return "a part of what tracks it was removed"
+            return tr("a part of what tracks it was removed")
         if missed[COPIES:] != self._state.missed[COPIES:]:
-            return "a command that a program gave the drive may not have been seen"
+            return tr("a command that a program gave the drive may not have been seen")
         # A copy that was passed over, or not run at all, has seen less; one that has seen
         # everything is enough.
         copies = zip(
@@ -112,7 +115,7 @@ class Trust:
         )
         if any(count - ahead >= written and now == before for count, ahead, now, before in copies):
             return ""
-        return "the kernel has counted more writes than were marked"
+        return tr("the kernel has counted more writes than were marked")
 
     def _noted(self, doubt: str) -> str:
         if doubt:

@@ -41,6 +41,7 @@ from vdbackup.repository.naming import PointType
 from vdbackup.repository.repository import Repository, check_set_name, free_set_name
 from vdbackup.repository.set_draft import SetDraft, left_behind, sweep
 from vdbackup.sources.disk_source import DiskSource
+from vdbackup.translation import tr, trn
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,8 +76,12 @@ def plan(
     known = set_of(repository, source)
     if known is not None:
         raise AlreadyBackedUp(
-            f"{source.title} has been backed up or adopted into the set {known}.",
-            "Back it up: that adds what has changed since.",
+            tr(
+                "{source} has been backed up or adopted into the set {known}.",
+                source=source.title,
+                known=known,
+            ),
+            tr("Back it up: that adds what has changed since."),
         )
     kept_in = _format_for(source, disk_format)
     for layer in source.chain.layers:
@@ -88,11 +93,21 @@ def plan(
     left, goes = left_behind(repository)
     return AdoptPlan(
         summary=(
-            f"The chain of {source.title}, {count} disk{'s' if count > 1 else ''} with "
-            f"{readable_size(size)}, becomes the set {name} in {kept_in}; its own files stay.{goes}"
+            trn(
+                "The chain of {source}, {count} disk with {size}, becomes the set {name} in "
+                "{kept_in}; its own files stay.{goes}",
+                "The chain of {source}, {count} disks with {size}, becomes the set {name} in "
+                "{kept_in}; its own files stay.{goes}",
+                count,
+                source=source.title,
+                size=readable_size(size),
+                name=name,
+                kept_in=kept_in,
+                goes=goes,
+            )
         ),
         bytes_to_copy=size,
-        creates=(f"the set {name}",),
+        creates=(tr("the set {name}", name=name),),
         replaces=left,
         repository=repository,
         source=source,
@@ -127,7 +142,7 @@ def run(plan: AdoptPlan, task: Task) -> BackupSet:
         plan.disk_format,
         source_format=source.said or "",
     )
-    with plan.repository.lock(f"adopting {source.title}", task.cancel):
+    with plan.repository.lock(tr("adopting {source}", source=source.title), task.cancel):
         sweep(plan.repository, plan.replaces)
         _check_space(plan)
         draft = SetDraft(plan.repository, plan.set_name, settings)
@@ -170,8 +185,8 @@ def _check_unchanged(source: DiskSource) -> None:
     """Raise SourceError where the chain may not be what it was when it was opened."""
     for sentence in source.trouble():
         raise SourceInUse(
-            f"{sentence} It was not adopted.",
-            "Let the program that uses it end, then adopt it; or back it up as it is.",
+            tr("{sentence} It was not adopted.", sentence=sentence),
+            tr("Let the program that uses it end, then adopt it; or back it up as it is."),
         )
 
 
@@ -201,7 +216,7 @@ class _Adoption:
         self._layer = disk.layers[-1]
         self._size = disk.size
         self._parent, self._state, self._number = parent, state, number
-        self._phase = f"Adopt {self._layer.path.name}"
+        self._phase = tr("Adopt {layer}", layer=self._layer.path.name)
         self._task = task
 
     def point(self) -> RecoveryPoint:
@@ -212,7 +227,7 @@ class _Adoption:
             point = self._published(None, self._fill_empty)
         with DigestFold([self._set.folder / point.digests], self._size) as digests:
             layer = self._set.folder / point.disk
-            phase = f"Check {point.disk}"
+            phase = tr("Check {disk}", disk=point.disk)
             disk_format = self._set.settings.format
             check_layer(layer, disk_format, digests, phase, self._task)
         return point
@@ -326,8 +341,12 @@ def _source_errors(path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise Unreadable(
-            f"{path} or a parent of it cannot be read: {error.strerror}.",
-            "Back it up instead: that reads past errors, and says what is missing.",
+            tr(
+                "{path} or a parent of it cannot be read: {reason}.",
+                path=path,
+                reason=error.strerror,
+            ),
+            tr("Back it up instead: that reads past errors, and says what is missing."),
         ) from error
 
 
@@ -338,4 +357,4 @@ class _CannotClone(Exception):
 def _check_space(plan: AdoptPlan) -> None:
     # clones need less, but whether there will be any shows only when they are made
     needed = plan.bytes_to_copy + RESERVE
-    check_space(plan.repository.path, needed, f"Adopting {plan.source.title}")
+    check_space(plan.repository.path, needed, tr("Adopting {source}", source=plan.source.title))

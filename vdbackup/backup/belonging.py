@@ -28,6 +28,7 @@ from vdbackup.sources.file_sets.choice import Choice
 from vdbackup.sources.identity import Comparison, Facts, Kind, Verdict, compare
 from vdbackup.sources.reference import SourceRef
 from vdbackup.sources.source import Source
+from vdbackup.translation import tr
 
 log = logging.getLogger(__name__)
 
@@ -93,9 +94,11 @@ def belonging(
             return replace(fresh, similar=similar, note=note)
         return replace(fresh, note=_other(source, similar, known_facts(settings), found))
     if unreadable:
-        note = (
-            f"{source.title} gets a set of its own; whether {', '.join(unreadable)} holds its "
-            "backups cannot be told, because that cannot be read: repair the repository."
+        note = tr(
+            "{source} gets a set of its own; whether {unreadable} holds its backups cannot be "
+            "told, because that cannot be read: repair the repository.",
+            source=source.title,
+            unreadable=", ".join(unreadable),
         )
         return replace(fresh, similar=unreadable[0], note=note)
     return fresh
@@ -218,9 +221,12 @@ def _named(
     if not same_source:
         sure = found.verdict is Verdict.OTHER
         raise OtherSource(name, str(known), str(now), found.reasons, sure=sure)
-    note = (
-        f"As you say, {now} goes on in the set {name}, which belonged to {known}; no older points "
-        "are merged or deleted this time."
+    note = tr(
+        "As you say, {now} goes on in the set {name}, which belonged to {known}; no older "
+        "points are merged or deleted this time.",
+        now=now,
+        name=name,
+        known=known,
     )
     return Belonging(name, existing, identity_of(source, now), found.verdict, note=note)
 
@@ -269,17 +275,25 @@ def _spread(held: np.ndarray, count: int) -> list[int]:
 
 
 def _other(source: Source, similar: str, known: Facts, found: Comparison) -> str:
-    return (
-        f"{source.title} gets a set of its own: it is not what the set {similar} holds the backups "
-        f"of ({known}): {found.reasons}."
+    return tr(
+        "{source} gets a set of its own: it is not what the set {similar} holds the backups "
+        "of ({known}): {reasons}.",
+        source=source.title,
+        similar=similar,
+        known=known,
+        reasons=found.reasons,
     )
 
 
 def _unsure(source: Source, similar: str, known: Facts, found: Comparison) -> str:
-    return (
-        f"{source.title} gets a set of its own: whether it is what the set {similar} holds the "
-        f"backups of ({known}) is not sure: {found.reasons}."
-        f"{_whether_gone(source, known)}"
+    return tr(
+        "{source} gets a set of its own: whether it is what the set {similar} holds the "
+        "backups of ({known}) is not sure: {reasons}.{whether_gone}",
+        source=source.title,
+        similar=similar,
+        known=known,
+        reasons=found.reasons,
+        whether_gone=_whether_gone(source, known),
     )
 
 
@@ -294,4 +308,8 @@ def _whether_gone(source: Source, known: Facts) -> str:
     if any(near.followed(Path(each)) is None for each in known.paths):
         return ""
     there = any(map(os.path.lexists, known.paths))
-    return f" {known.paths[0]} is {'still' if there else 'not'} there."
+    return (
+        tr(" {path} is still there.", path=known.paths[0])
+        if there
+        else tr(" {path} is not there.", path=known.paths[0])
+    )

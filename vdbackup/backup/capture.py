@@ -40,12 +40,13 @@ from vdbackup.repository.repository import Repository
 from vdbackup.sources.identity import Verdict
 from vdbackup.sources.moment import Wanted
 from vdbackup.sources.source import OneReading, Rounds, Source
+from vdbackup.translation import tr
 from vdbackup.volumes.allocation import LeftOut
 
 _ARTICLES = {
-    PointType.FULL: "a full",
-    PointType.INCREMENTAL: "an incremental",
-    PointType.DIFFERENTIAL: "a differential",
+    PointType.FULL: tr("a full"),
+    PointType.INCREMENTAL: tr("an incremental"),
+    PointType.DIFFERENTIAL: tr("a differential"),
 }
 
 
@@ -119,18 +120,27 @@ def check_apart(source: Source, repository: Path) -> None:
     files = [file.resolve() for file in source.files]
     if folder in files:
         raise WrongPlace(
-            f"{repository} is the source itself.", "Choose another folder for the backups."
+            tr("{repository} is the source itself.", repository=repository),
+            tr("Choose another folder for the backups."),
         )
     if any(file.is_relative_to(folder) for file in files):
         raise WrongPlace(
-            f"{source.title} lies inside the repository {repository}.",
-            "Back it up into another repository.",
+            tr(
+                "{source} lies inside the repository {repository}.",
+                source=source.title,
+                repository=repository,
+            ),
+            tr("Back it up into another repository."),
         )
     if source.holds(folder):
         raise WrongPlace(
-            f"{repository} lies on {source.title}, which is to be backed up: the backup would be "
-            "lost with its source.",
-            "Choose a folder on another disk.",
+            tr(
+                "{repository} lies on {source}, which is to be backed up: the backup would be "
+                "lost with its source.",
+                repository=repository,
+                source=source.title,
+            ),
+            tr("Choose a folder on another disk."),
         )
 
 
@@ -168,30 +178,40 @@ def plan(  # noqa: PLR0913 - each is a thing that is asked for
     home = belonging(repository, source, set_name, same_source=same_source)
     name, existing = home.set_name, home.existing
     if existing is None:
-        choice = Choice(PointType.FULL, None, not_possible(kind, "there is no point yet"))
+        choice = Choice(PointType.FULL, None, not_possible(kind, tr("there is no point yet")))
         kept_in, note = format_for(source, disk_format)
         choice = replace(choice, note=f"{choice.note} {note}".strip())
     else:
         if disk_format not in (None, existing.settings.format):
             raise OtherFormat(
-                f"The set {name} is kept in {existing.settings.format}, not in {disk_format}.",
-                "A set stays in its format.",
+                tr(
+                    "The set {name} is kept in {format}, not in {disk_format}.",
+                    name=name,
+                    format=existing.settings.format,
+                    disk_format=disk_format,
+                ),
+                tr("A set stays in its format."),
                 remedy=Remedy.SET_KEEPS_ITS_FORMAT,
             )
         choice = choose(existing, source, kind)
         if choice.damaged:  # or a merge is just giving its files other names
             ids = [point.id for point in existing.points]
-            with claims.reading(repository, name, ids, "planning a backup") as now:
+            with claims.reading(repository, name, ids, tr("planning a backup")) as now:
                 choice = choose(now, source, kind)
         if home.confirmed is Verdict.OTHER:
-            choice = Choice(PointType.FULL, None, not_possible(kind, "its source is another now"))
+            choice = Choice(
+                PointType.FULL, None, not_possible(kind, tr("its source is another now"))
+            )
         kept_in = existing.settings.format
     rounds = OneReading(source) if consistency is Wanted.AS_IS else source.rounds()
     left_out = unread.planned(source, rounds, all_blocks=all_blocks)
-    parent = f" onto point {choice.parent.sequence}" if choice.parent else ""
-    summary = (
-        f"{source.title} is backed up into the set {name}, as {_ARTICLES[choice.kind]} recovery "
-        f"point{parent}."
+    parent = tr(" onto point {parent}", parent=choice.parent.sequence) if choice.parent else ""
+    summary = tr(
+        "{source} is backed up into the set {name}, as {articles} recovery point{parent}.",
+        source=source.title,
+        name=name,
+        articles=_ARTICLES[choice.kind],
+        parent=parent,
     )
     return CapturePlan(
         summary=" ".join(
@@ -206,7 +226,7 @@ def plan(  # noqa: PLR0913 - each is a thing that is asked for
             if each
         ),
         bytes_to_copy=total(without(to_read(source, choice.held), left_out.ranges)),
-        creates=(f"a layer ({kept_in}), its overlay, digests and manifest",),
+        creates=(tr("a layer ({kept_in}), its overlay, digests and manifest", kept_in=kept_in),),
         repository=repository,
         source=source,
         set_name=name,
@@ -237,7 +257,7 @@ def run(plan: CapturePlan, task: Task) -> CaptureResult:
     after the point is published; if it fails, the point stays, with a warning.
     """
     repository, source = plan.repository, plan.source
-    with repository.lock(f"backing up {source.title}", task.cancel):
+    with repository.lock(tr("backing up {source}", source=source.title), task.cancel):
         begun = begin(plan, task)
         with (
             rounds_of(plan, begun, task) as rounds,
@@ -300,7 +320,10 @@ def begin(plan: CapturePlan, task: Task) -> Begun:
     choice = choose(backup_set, source, plan.kind.value)
     changed = plan.known not in (None, backup_set.settings.source)
     if changed or choice.kind != plan.kind:  # the repository, since the plan was shown
-        raise ChangedMeanwhile(f"{plan.set_name} has changed meanwhile.", "Start the backup again.")
+        raise ChangedMeanwhile(
+            tr("{set_name} has changed meanwhile.", set_name=plan.set_name),
+            tr("Start the backup again."),
+        )
     source.check_present()
     noted: tuple[str, ...] = ()
     if plan.note and (plan.damaged or plan.asked not in (AUTO, plan.kind.value)):
@@ -370,7 +393,7 @@ def settle(plan: CapturePlan, begun: Begun, point: RecoveryPoint) -> Settled:
 def not_merged(error: VdbackupError | OSError) -> str:
     """What is said where what follows a point has failed."""
     title = from_os(error).title if isinstance(error, OSError) else error.title
-    return f"The point is safe, but the older ones were not merged: {title}"
+    return tr("The point is safe, but the older ones were not merged: {title}", title=title)
 
 
 def result(
@@ -392,7 +415,7 @@ def _finish_merge(repository: Repository, set_name: str, task: Task) -> tuple[st
     try:
         merge.finish_interrupted(repository, set_name, task)
     except PointInUse as error:
-        return (f"A merge that was interrupted is finished later: {error.title}",)
+        return (tr("A merge that was interrupted is finished later: {error}", error=error.title),)
     return ()
 
 
@@ -416,7 +439,10 @@ def _policy_after(backup_set: BackupSet, plan: CapturePlan) -> tuple[Policy, tup
     now = backup_set.settings.policy
     wanted = plan.policy or now
     if why := retention.untold(backup_set, wanted):
-        stays = f"{why}: how many it keeps stays as it was. Have them repaired, then say it again."
+        stays = tr(
+            "{why}: how many it keeps stays as it was. Have them repaired, then say it again.",
+            why=why,
+        )
         return wanted.retaining(now), (stays,)
     return wanted, ()
 

@@ -21,6 +21,7 @@ from vdbackup.jobs import Task
 from vdbackup.repository.digests import BLOCK, DigestFold, differ, digest_blocks
 from vdbackup.repository.model import RecoveryPoint
 from vdbackup.sources.source import Rounds
+from vdbackup.translation import tr, trn
 
 
 def not_held(point: RecoveryPoint) -> Ranges:
@@ -98,8 +99,10 @@ def doubt(count: int) -> str:
     Args:
         count: of the blocks that it has missed.
     """
-    blocks = f"{count:,} block{'' if count == 1 else 's'} of {BLOCK >> 10} KiB"
-    return f"a full read found {blocks} that had changed without being marked"
+    blocks = trn(
+        "{count} block of {block} KiB", "{count} blocks of {block} KiB", count, block=BLOCK >> 10
+    )
+    return tr("a full read found {blocks} that had changed without being marked", blocks=blocks)
 
 
 class Differences:

@@ -32,6 +32,7 @@ from vdbackup.repository.machine import KnownMachines
 from vdbackup.repository.model import RecoveryPoint
 from vdbackup.repository.repository import Repository, check_set_name
 from vdbackup.repository.set_draft import SetDraft, left_behind, sweep
+from vdbackup.translation import tr
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,20 +66,39 @@ def plan(
     for point in backup_set.points:
         check_fits(kept_in, point.virtual_size, point.sector_size)
     if backup_set.settings.format == disk_format:
-        raise OtherFormat(f"{set_name} is kept in {disk_format} already.", "Choose another format.")
+        raise OtherFormat(
+            tr(
+                "{set_name} is kept in {disk_format} already.",
+                set_name=set_name,
+                disk_format=disk_format,
+            ),
+            tr("Choose another format."),
+        )
     if not backup_set.points:
-        raise NoPoints(f"{set_name} has no recovery points.", "Back something up first.")
+        raise NoPoints(
+            tr("{set_name} has no recovery points.", set_name=set_name),
+            tr("Back something up first."),
+        )
     size = sum(point.stored_bytes for point in backup_set.points)
     count = len(backup_set.points)
-    points = f"{count} recovery point" + ("s" if count > 1 else "")
+    points = tr("{count} recovery point", count=count) + ("s" if count > 1 else "")
     left, goes = left_behind(repository)
     return ConvertPlan(
         summary=(
-            f"{points} of {set_name}, {readable_size(size)}, copied into the new set {target} in "
-            f"{disk_format}; {_goes_on(repository, backup_set, target)}{goes}"
+            tr(
+                "{points} of {set_name}, {size}, copied into the new set {target} in "
+                "{disk_format}; {goes_on}{goes}",
+                points=points,
+                set_name=set_name,
+                size=readable_size(size),
+                target=target,
+                disk_format=disk_format,
+                goes_on=_goes_on(repository, backup_set, target),
+                goes=goes,
+            )
         ),
         bytes_to_copy=size,
-        creates=(f"the set {target}",),
+        creates=(tr("the set {target}", target=target),),
         replaces=left,
         repository=repository,
         set_name=set_name,
@@ -90,14 +110,22 @@ def plan(
 def _goes_on(repository: Repository, backup_set: BackupSet, target: str) -> str:
     machine = KnownMachines.of(repository).with_set(backup_set)
     if machine is None:
-        return f"{backup_set.name} stays, and later backups go on in {target}."
-    return f"{backup_set.name} stays, and backups of the machine {machine.name} go on there."
+        return tr(
+            "{backup_set} stays, and later backups go on in {target}.",
+            backup_set=backup_set.name,
+            target=target,
+        )
+    return tr(
+        "{backup_set} stays, and backups of the machine {machine} go on there.",
+        backup_set=backup_set.name,
+        machine=machine.name,
+    )
 
 
 def run(plan: ConvertPlan, task: Task) -> BackupSet:
     """Convert; the new set. If it fails or is cancelled, everything is as it was."""
     repository = plan.repository
-    with repository.lock(f"converting {plan.set_name}", task.cancel):
+    with repository.lock(tr("converting {set_name}", set_name=plan.set_name), task.cancel):
         merge.finish_interrupted(repository, plan.set_name, task)
         sweep(repository, plan.replaces)
         old = repository.set(plan.set_name)
@@ -142,7 +170,7 @@ def _converted(
         converted = draft.publish()
     with DigestFold([new.folder / converted.digests], point.virtual_size) as digests:
         layer = new.folder / converted.disk
-        phase = f"Check point {point.sequence}"
+        phase = tr("Check point {point}", point=point.sequence)
         check_layer(layer, new.settings.format, digests, phase, task)
     return converted
 
@@ -161,19 +189,24 @@ def _copy(old: BackupSet, point: RecoveryPoint, draft: Draft, task: Task) -> Non
             blocks, found = blocks_of(pieces, BLOCK), digest_blocks(view)
             if differ(found, own.expected(blocks)).any():
                 raise Damaged(
-                    f"Point {point.sequence} of {old.name} is damaged: it is not as it was "
-                    "captured.",
-                    "Delete the damaged points before you convert.",
+                    tr(
+                        "Point {point} of {old} is damaged: it is not as it was captured.",
+                        point=point.sequence,
+                        old=old.name,
+                    ),
+                    tr("Delete the damaged points before you convert."),
                     remedy=Remedy.VERIFY,
                 )
             every = np.ones(len(found), np.bool_)
             write_blocks(draft.disk, blocks, view, every, is_zero(found))
             draft.digests.add(blocks, found)
 
-        phase = f"Convert point {point.sequence}"
+        phase = tr("Convert point {point}", point=point.sequence)
         transfer(own.held(), layer.read, copy, phase=phase, task=task)
 
 
 def _check_space(backup_set: BackupSet) -> None:
     needed = sum(point.stored_bytes for point in backup_set.points) + RESERVE
-    check_space(backup_set.folder, needed, f"Converting {backup_set.name}")
+    check_space(
+        backup_set.folder, needed, tr("Converting {backup_set}", backup_set=backup_set.name)
+    )

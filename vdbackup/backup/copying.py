@@ -34,6 +34,7 @@ from vdbackup.repository.naming import PointType
 from vdbackup.sources.moment import Outcome, Wanted
 from vdbackup.sources.salvage import Salvage
 from vdbackup.sources.source import Rounds, Source
+from vdbackup.translation import tr
 from vdbackup.volumes.allocation import LeftOut
 
 
@@ -114,7 +115,7 @@ class Copying:
         changed = self._free.again(all_changed, self._rounds.restless)
         self._salvage.forget(changed)
         self._proof.mark(changed)
-        self._keep(changed, "Changed meanwhile")
+        self._keep(changed, tr("Changed meanwhile"))
         self._task.check()
 
     def complete(self, warnings: tuple[str, ...], moment: Moment | None = None) -> RecoveryPoint:
@@ -130,7 +131,7 @@ class Copying:
         missed = self._proof.missed(rounds, self._salvage.unreadable())
         outcome = rounds.outcome()
         if len(rest := self._free.after_all(outcome)):
-            self._keep(rest, "Free space")
+            self._keep(rest, tr("Free space"))
             outcome = rounds.outcome()
         self._task.check()
         self._check_wanted(rounds.hindrance or " ".join(_of_the_moment(outcome, source)))
@@ -178,8 +179,12 @@ class Copying:
         """Raise NotFrozen where a single moment is wanted, and something is in its way."""
         if hindrance and self._wish.consistency is Wanted.FROZEN:
             raise NotFrozen(
-                f"{self._source.title} cannot be backed up as of one moment: {hindrance}",
-                "Do what that says, unmount it, or have it backed up as well as can be.",
+                tr(
+                    "{source} cannot be backed up as of one moment: {hindrance}",
+                    source=self._source.title,
+                    hindrance=hindrance,
+                ),
+                tr("Do what that says, unmount it, or have it backed up as well as can be."),
             )
 
 
@@ -199,6 +204,9 @@ def _changed(rounds: Rounds, parent: RecoveryPoint) -> Ranges | None:
 def _kept_again(state: DigestFold) -> tuple[str, ...]:
     """What the parent's damaged digests meant for a point, a sentence each."""
     return tuple(
-        f"{name} is damaged: what it says nothing sure about was kept again, changed or not."
+        tr(
+            "{name} is damaged: what it says nothing sure about was kept again, changed or not.",
+            name=name,
+        )
         for name in sorted(state.damaged)
     )

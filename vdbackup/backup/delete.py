@@ -15,6 +15,7 @@ from vdbackup.repository import claims, holds, publication, registered
 from vdbackup.repository.backup_set import BackupSet, point_files
 from vdbackup.repository.model import RecoveryPoint
 from vdbackup.repository.repository import Repository
+from vdbackup.translation import tr
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,22 +38,27 @@ def plan(repository: Repository, set_name: str, point_id: str) -> DeletePlan:
     point = backup_set.point(point_id)
     child = _only_child(backup_set, point)
     if child is None:
-        summary = f"Point {point.sequence} is deleted."
+        summary = tr("Point {point} is deleted.", point=point.sequence)
         size = 0
     else:
-        summary = (
-            f"Point {point.sequence} is deleted; point {child.sequence}, which reads through it, "
-            "is rolled into its file and stays."
+        summary = tr(
+            "Point {point} is deleted; point {child}, which reads through it, is rolled into "
+            "its file and stays.",
+            point=point.sequence,
+            child=child.sequence,
         )
         size = child.stored_bytes
     last = len(backup_set.points) == 1
     if last:
-        summary += f" It is the last point of {set_name}: no backup of the source remains."
+        summary += tr(
+            " It is the last point of {set_name}: no backup of the source remains.",
+            set_name=set_name,
+        )
     return DeletePlan(
         summary=summary,
         bytes_to_copy=size,
         replaces=tuple(path.name for path in point_files(backup_set.folder, point)),
-        invalidates=(f"point {point.sequence}",),
+        invalidates=(tr("point {point}", point=point.sequence),),
         hindrance=(
             merge.hindrance(backup_set, point, child) if child else hindrance(backup_set, point)
         ),
@@ -68,15 +74,19 @@ def hindrance(backup_set: BackupSet, point: RecoveryPoint) -> str:
     if kept := holds.hindrance(backup_set, point):
         return kept
     if read := claims.hindrance(backup_set, [point]):
-        return f"That cannot be now. {read}"
+        return tr("That cannot be now. {read}", read=read)
     error = registered.in_use(backup_set, [point])
-    return f"That cannot be now. {error.title} {error.advice}" if error else ""
+    return (
+        tr("That cannot be now. {error} {advice}", error=error.title, advice=error.advice)
+        if error
+        else ""
+    )
 
 
 def run(plan: DeletePlan, task: Task) -> None:
     """Delete the point."""
     repository = plan.repository
-    with repository.lock(f"deleting a point of {plan.set_name}", task.cancel):
+    with repository.lock(tr("deleting a point of {set_name}", set_name=plan.set_name), task.cancel):
         try:
             finished = merge.finish_interrupted(repository, plan.set_name, task)
         except (NoSpace, OSError) as error:
@@ -134,7 +144,11 @@ def _only_child(backup_set: BackupSet, point: RecoveryPoint) -> RecoveryPoint | 
     if len(children) > 1:
         numbers = ", ".join(str(child.sequence) for child in children)
         raise PointNeeded(
-            f"Point {point.sequence} cannot be deleted: points {numbers} all read through it.",
-            "Delete all but one of those first.",
+            tr(
+                "Point {point} cannot be deleted: points {numbers} all read through it.",
+                point=point.sequence,
+                numbers=numbers,
+            ),
+            tr("Delete all but one of those first."),
         )
     return children[0] if children else None

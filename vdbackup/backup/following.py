@@ -7,6 +7,7 @@ from vdbackup.repository import checked
 from vdbackup.repository.model import RecoveryPoint
 from vdbackup.repository.repository import Repository
 from vdbackup.sources.moment import Follow
+from vdbackup.translation import tr
 
 _LETTERS = 40
 """Of a set's name, by which a tracker of changes knows it beside the repository's id."""
@@ -15,7 +16,7 @@ _LETTERS = 40
 def name(repository: Repository, set_name: str) -> str:
     """What the tracker calls a set: two repositories may have one of the same name."""
     short = set_name[:_LETTERS].encode("ascii", "replace").decode()
-    return f"{short} in {repository.id[:8]}"
+    return tr("{short} in {id}", short=short, id=repository.id[:8])
 
 
 def follow(
@@ -23,6 +24,6 @@ def follow(
 ) -> Follow:
     """Since when the set's next point needs to know what changed: since its parent's moment."""
     since = parent.reading.tracker if parent and parent.reading else None
-    unknown = "the tracker does not know the point before" if parent and not since else ""
+    unknown = tr("the tracker does not know the point before") if parent and not since else ""
     before = (lambda: checked.opened(repository.set(set_name), parent)) if parent else None
     return Follow(name(repository, set_name), since, unknown, before, task)

@@ -18,14 +18,15 @@ from vdbackup.backup.whole_chains import Chains
 from vdbackup.repository import holds
 from vdbackup.repository.backup_set import BackupSet
 from vdbackup.repository.model import Policy, RecoveryPoint
+from vdbackup.translation import marked, tr
 
 
 class Outcome(enum.StrEnum):
     """What becomes of a point with the next backup."""
 
-    STAYS = "stays"
-    GOES = "goes"
-    LATER = "later"
+    STAYS = marked("stays")
+    GOES = marked("goes")
+    LATER = marked("later")
     """No rule keeps it: it goes once nobody uses it, or another one, any more."""
 
 
@@ -71,7 +72,7 @@ class Outlook:
         backup_set = self.backup_set
         if backup_set.broken or not policy.takes:
             rules = () if policy.takes else (Rule.ALL,)
-            why = "nothing goes while points cannot be read" if policy.takes else Rule.ALL.value
+            why = tr("nothing goes while points cannot be read") if policy.takes else tr(Rule.ALL)
             return tuple(Fate(each, Outcome.STAYS, rules, why) for each in backup_set.points)
         found = due(backup_set, policy, self._not_whole, now, after_next=True)
         held = {each.id for each in found.points if any(hold.is_on(each) for hold in self._holds)}
@@ -101,37 +102,39 @@ def _fate(
 ) -> Fate:
     verdict = found.verdicts.get(point.sequence)
     if verdict is None:
-        return Fate(point, Outcome.STAYS, (), "made from a session, so only you delete it")
+        return Fate(point, Outcome.STAYS, (), tr("made from a session, so only you delete it"))
     if verdict.stays:
-        why = ", ".join(verdict.by)
+        why = ", ".join(map(tr, verdict.by))
         if point.id in not_whole:
-            why = f"damaged, and not counted: {not_whole[point.id]}"
+            why = tr("damaged, and not counted: {not_whole}", not_whole=not_whole[point.id])
         return Fate(point, Outcome.STAYS, verdict.by, why)
     why = _gone(verdict)
     if point.id in going:
         return Fate(point, Outcome.GOES, (), why, going[point.id])
     if point.id in later:
-        whose = "it" if point.id in held else "another point"
-        why = f"{why}; not while a session lies on {whose}"
+        whose = tr("it") if point.id in held else tr("another point")
+        why = tr("{why}; not while a session lies on {whose}", why=why, whose=whose)
         return Fate(point, Outcome.LATER, (), why, later[point.id])
     return Fate(point, Outcome.STAYS, (), f"{why}; {_hindrance(point, found, not_whole)}")
 
 
 def _gone(verdict: Verdict) -> str:
     if verdict.instead is not None:
-        return f"point {verdict.instead} is newer and stays for the same time"
+        return tr("point {instead} is newer and stays for the same time", instead=verdict.instead)
     if verdict.crowded:
-        return "there are as many as there may be"
-    return "older than what is kept"
+        return tr("there are as many as there may be")
+    return tr("older than what is kept")
 
 
 def _hindrance(point: RecoveryPoint, found: Due, not_whole: Mapping[str, str]) -> str:
     """Why what no rule keeps cannot go, as long as that is so."""
     if point.id in not_whole:
-        return f"stays, as nothing is merged across damage: {not_whole[point.id]}"
+        return tr(
+            "stays, as nothing is merged across damage: {not_whole}", not_whole=not_whole[point.id]
+        )
     if point in found.last_copies:
-        return "stays, as no newer point could read all that it holds"
-    return "stays, as several points read through it, or damaged ones do"
+        return tr("stays, as no newer point could read all that it holds")
+    return tr("stays, as several points read through it, or damaged ones do")
 
 
 _NEXT, _STAYING = "", "staying"  # no points have these ids

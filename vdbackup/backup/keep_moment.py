@@ -25,6 +25,7 @@ from vdbackup.repository.model import Promotion, RecoveryPoint
 from vdbackup.repository.naming import PointType
 from vdbackup.repository.repository import Repository
 from vdbackup.repository.written import WrittenPoint, kept_log
+from vdbackup.translation import grouped, tr
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,20 +42,31 @@ def plan(repository: Repository, set_name: str, moment_id: str) -> MomentPlan:
 
     Raises UsageError where it is no moment; PointNotFound, DiskError as it is opened.
     """
-    doing = "looking at what a machine wrote"
+    doing = tr("looking at what a machine wrote")
     with claims.reading(repository, set_name, [moment_id], doing) as backup_set:
         moment = _moment(backup_set, moment_id)
         with backup_set.open_chain(moment) as disk:
             size = total(_written(backup_set, moment, disk))
-    like = "" if moment.flushed else " No flush came behind it, so it is like a power cut."
+    like = "" if moment.flushed else tr(" No flush came behind it, so it is like a power cut.")
     return MomentPlan(
         summary=(
-            f"The moment after write {moment.write:,} of {set_name} #{moment.sequence}, which "
-            f"differs from that point in at most {readable_size(size)}, becomes a recovery point "
-            f"that reads through it.{like}"
+            tr(
+                "The moment after write {write} of {set_name} #{moment}, which differs from that "
+                "point in at most {size}, becomes a recovery point that reads through it.{like}",
+                write=grouped(moment.write),
+                set_name=set_name,
+                moment=moment.sequence,
+                size=readable_size(size),
+                like=like,
+            )
         ),
         bytes_to_copy=size,
-        creates=(f"a layer ({backup_set.settings.format}), its overlay, digests and manifest",),
+        creates=(
+            tr(
+                "a layer ({format}), its overlay, digests and manifest",
+                format=backup_set.settings.format,
+            ),
+        ),
         repository=repository,
         set_name=set_name,
         moment_id=moment.id,
@@ -67,7 +79,9 @@ def run(plan: MomentPlan, task: Task) -> RecoveryPoint:
     If it fails or is cancelled, the set is as it was.
     """
     repository = plan.repository
-    with repository.lock(f"making a point of a moment of {plan.set_name}", task.cancel):
+    with repository.lock(
+        tr("making a point of a moment of {set_name}", set_name=plan.set_name), task.cancel
+    ):
         merge.finish_interrupted(repository, plan.set_name, task)
         backup_set = repository.set(plan.set_name)
         moment = _moment(backup_set, plan.moment_id)
@@ -79,7 +93,7 @@ def run(plan: MomentPlan, task: Task) -> RecoveryPoint:
         now = repository.set(plan.set_name)
         with DigestFold([now.folder / point.digests], point.virtual_size) as own:
             layer = now.disk_path(point)
-            check_layer(layer, now.settings.format, own, f"Check {point.disk}", task)
+            check_layer(layer, now.settings.format, own, tr("Check {disk}", disk=point.disk), task)
         return point
 
 
@@ -87,7 +101,7 @@ def _kept(backup_set: BackupSet, moment: WrittenPoint, task: Task) -> RecoveryPo
     below = backup_set.chain(moment)[-2]
     with backup_set.open_chain(moment) as disk:
         ranges = _written(backup_set, moment, disk)
-        check_space(backup_set.folder, total(ranges) + RESERVE, "Making a point of a moment")
+        check_space(backup_set.folder, total(ranges) + RESERVE, tr("Making a point of a moment"))
         draft = Draft(
             backup_set, PointType.INCREMENTAL, below, below.virtual_size, below.sector_size
         )
@@ -108,8 +122,8 @@ def _moment(backup_set: BackupSet, moment_id: str) -> WrittenPoint:
     found = backup_set.point(moment_id)
     if not isinstance(found, WrittenPoint):
         raise UsageError(
-            f"Point {found.sequence} is a recovery point already.",
-            "Name a moment behind it, such as 3@2026-11-30T06:15 or 3@w1200.",
+            tr("Point {found} is a recovery point already.", found=found.sequence),
+            tr("Name a moment behind it, such as 3@2026-11-30T06:15 or 3@w1200."),
         )
     return found
 

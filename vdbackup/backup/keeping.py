@@ -23,19 +23,20 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta, tzinfo
 
 from vdbackup.repository.model import Policy
+from vdbackup.translation import marked
 
 
 class Rule(enum.StrEnum):
     """What lets a point stay, in words that stand behind "stays:"."""
 
-    ALL = "all stay"
-    NEWEST = "among the newest"
-    WITHIN = "new enough"
-    DAILY = "of its day"
-    WEEKLY = "of its week"
-    MONTHLY = "of its month"
-    YEARLY = "of its year"
-    PINNED = "pinned"
+    ALL = marked("all stay")
+    NEWEST = marked("among the newest")
+    WITHIN = marked("new enough")
+    DAILY = marked("of its day")
+    WEEKLY = marked("of its week")
+    MONTHLY = marked("of its month")
+    YEARLY = marked("of its year")
+    PINNED = marked("pinned")
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ from vdbackup.repository.backup_set import BackupSet
 from vdbackup.repository.model import RecoveryPoint
 from vdbackup.repository.naming import PointType
 from vdbackup.sources.source import Source
+from vdbackup.translation import tr
 
 AUTO = "auto"
 """Incremental where that can be, else full."""
@@ -51,15 +52,20 @@ def choose(backup_set: BackupSet, source: Source, kind: str) -> Choice:
     """
     if kind not in (AUTO, *PointType):
         raise UsageError(
-            f"There is no kind of backup {kind!r}.", f"Choose {AUTO}, {', '.join(PointType)}."
+            tr("There is no kind of backup {kind!r}.", kind=kind),
+            tr("Choose {auto}, {pointtype}.", auto=AUTO, pointtype=", ".join(PointType)),
         )
     if kind == PointType.FULL:
         return Choice(PointType.FULL, None)
     latest = backup_set.latest_captured()
     if latest is None:
-        return Choice(PointType.FULL, None, not_possible(kind, "there is no point yet"))
+        return Choice(PointType.FULL, None, not_possible(kind, tr("there is no point yet")))
     if (latest.virtual_size, latest.sector_size) != (source.size, source.sector_size):
-        return Choice(PointType.FULL, None, f"It has to be a full: {_resized(source, latest)}.")
+        return Choice(
+            PointType.FULL,
+            None,
+            tr("It has to be a full: {resized}.", resized=_resized(source, latest)),
+        )
     try:
         parent = backup_set.chain(latest)[0] if kind == PointType.DIFFERENTIAL else latest
         backup_set.open_chain(parent).close()
@@ -68,19 +74,31 @@ def choose(backup_set: BackupSet, source: Source, kind: str) -> Choice:
     except VdbackupError as error:
         if kind != AUTO:
             raise
-        return Choice(PointType.FULL, None, f"It has to be a full: {error.title}", damaged=True)
+        return Choice(
+            PointType.FULL,
+            None,
+            tr("It has to be a full: {error}", error=error.title),
+            damaged=True,
+        )
     wanted = PointType.INCREMENTAL if kind == AUTO else PointType(kind)
     return Choice(wanted, parent, held=held)
 
 
 def _resized(source: Source, latest: RecoveryPoint) -> str:
     if source.sector_size != latest.sector_size:
-        now, then = (f"sectors of {each.sector_size} bytes" for each in (source, latest))
+        now, then = (
+            tr("sectors of {sector_size} bytes", sector_size=each.sector_size)
+            for each in (source, latest)
+        )
     else:
         now, then = sizes_apart(source.size, latest.virtual_size)
-    return f"the source has now {now}, and had {then}"
+    return tr("the source has now {now}, and had {then}", now=now, then=then)
 
 
 def not_possible(kind: str, reason: str) -> str:
     """Why it has to be a full, where something else was asked for."""
-    return "" if kind in (AUTO, PointType.FULL) else f"It has to be a full: {reason}."
+    return (
+        ""
+        if kind in (AUTO, PointType.FULL)
+        else tr("It has to be a full: {reason}.", reason=reason)
+    )

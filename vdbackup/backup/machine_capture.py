@@ -29,6 +29,7 @@ from vdbackup.repository.repository import Repository, free_set_name
 from vdbackup.sources.moment import Wanted
 from vdbackup.sources.source import Source
 from vdbackup.sources.together import RoundsTogether
+from vdbackup.translation import tr, trn
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,8 +110,12 @@ def plan(  # noqa: PLR0913 - each is a thing that is asked for
     machine = joined(before, name, names, known)
     if missing := [each for each in machine.sets if each not in names]:
         raise NotOneMachine(
-            f"The machine {name} has other disks, too: {', '.join(missing)}.",
-            "Name the sources of all its disks, or none of them.",
+            tr(
+                "The machine {name} has other disks, too: {missing}.",
+                name=name,
+                missing=", ".join(missing),
+            ),
+            tr("Name the sources of all its disks, or none of them."),
         )
     plans = {}
     for set_name, source in zip(names, sources, strict=True):
@@ -181,21 +186,34 @@ def _node(path: Path) -> tuple[int, ...]:
 
 def _twice(source: Source) -> NotOneMachine:
     return NotOneMachine(
-        f"{source.title} is named twice, or another name of it is.",
-        "Name each disk of the machine once.",
+        tr("{source} is named twice, or another name of it is.", source=source.title),
+        tr("Name each disk of the machine once."),
     )
 
 
 def _summary(before: Machine | None, machine: Machine, disks: Sequence[CapturePlan]) -> str:
     titles = [each.source.title for each in disks]
-    which = f"{', '.join(titles[:-1])} and {titles[-1]}" if len(titles) > 1 else titles[0]
+    which = (
+        tr("{titles} and {title}", titles=", ".join(titles[:-1]), title=titles[-1])
+        if len(titles) > 1
+        else titles[0]
+    )
     if before is None and len(titles) == 1:
-        return f"{which} becomes the machine {machine.name}."
+        return tr("{which} becomes the machine {machine}.", which=which, machine=machine.name)
     if before is None:
-        return f"{which} become the machine {machine.name}: they are backed up as of one moment."
+        return tr(
+            "{which} become the machine {machine}: they are backed up as of one moment.",
+            which=which,
+            machine=machine.name,
+        )
     new = [each.source.title for each in disks if each.set_name not in before.sets]
-    joins = f" {', '.join(new)} {'joins' if len(new) == 1 else 'join'} it." if new else ""
-    return f"The machine {machine.name} is backed up as of one moment: {which}.{joins}"
+    joins = trn(" {new} joins it.", " {new} join it.", len(new), new=", ".join(new)) if new else ""
+    return tr(
+        "The machine {machine} is backed up as of one moment: {which}.{joins}",
+        machine=machine.name,
+        which=which,
+        joins=joins,
+    )
 
 
 def run(plan: MachinePlan, task: Task) -> MachineResult:
@@ -204,9 +222,11 @@ def run(plan: MachinePlan, task: Task) -> MachineResult:
     What fails or is cancelled before they are published leaves every set as it was.
     """
     repository, disks = plan.repository, plan.disks
-    with repository.lock(f"backing up {plan.machine.name}", task.cancel):
+    with repository.lock(tr("backing up {machine}", machine=plan.machine.name), task.cancel):
         fulls = [(each.source, each.left_out) for each in disks if each.kind is PointType.FULL]
-        space.check_together(fulls, repository.path, f"A backup of {plan.machine.name}")
+        space.check_together(
+            fulls, repository.path, tr("A backup of {machine}", machine=plan.machine.name)
+        )
         begun = [capture.begin(each, task) for each in disks]
         machine = _with_next_number(plan)
         moment, points = _captured(plan, begun, machine.last_number, task)
@@ -241,7 +261,9 @@ def _with_next_number(plan: MachinePlan) -> Machine:
     known = next((each for each in now.all if each.name == name), None)
     sets = plan.machine.sets
     if (known.sets if known else None) != (plan.known.sets if plan.known else None):
-        raise NotOneMachine(f"The machine {name} has changed meanwhile.", "Start again.")
+        raise NotOneMachine(
+            tr("The machine {name} has changed meanwhile.", name=name), tr("Start again.")
+        )
     machine = joined(known, name, sets, now)
     highest = max((each.moment.number for each in moments_of(repository, machine)), default=0)
     machine = replace(machine, last_number=max(machine.last_number, highest) + 1)
@@ -256,7 +278,11 @@ def _captured(
     rounds = [capture.rounds_of(disk, own, task) for disk, own in both]
     with RoundsTogether(rounds) as together, ExitStack() as stack:
         copies = [
-            stack.enter_context(capture.copying(disk, own, its, f"Capture {disk.set_name}", task))
+            stack.enter_context(
+                capture.copying(
+                    disk, own, its, tr("Capture {set_name}", set_name=disk.set_name), task
+                )
+            )
             for (disk, own), its in zip(both, rounds, strict=True)
         ]
         for copy in copies:

@@ -34,6 +34,7 @@ from vdbackup.repository.backup_set import BackupSet
 from vdbackup.repository.machine import Machine, MomentPoints, moments
 from vdbackup.repository.model import Policy, RecoveryPoint
 from vdbackup.repository.repository import Repository
+from vdbackup.translation import tr
 
 
 @dataclass(frozen=True)
@@ -53,9 +54,10 @@ def differing(policies: Mapping[str, Policy]) -> str:
     """What is said where the sets of a machine are not to keep the same points; else ""."""
     if len({each.retention for each in policies.values()}) <= 1:
         return ""
-    return (
-        f"{', '.join(policies)} are not to keep the same points: until one policy is set for any "
-        "of them, which is then that of all, no older ones are merged or deleted."
+    return tr(
+        "{policies} are not to keep the same points: until one policy is set for any of them, "
+        "which is then that of all, no older ones are merged or deleted.",
+        policies=", ".join(policies),
     )
 
 
@@ -89,7 +91,7 @@ def _applied(
         went: list[str] = []
         try:
             if why := _check(sets, points, chains):
-                staying.append(f"{group.name} stays for now: {why}")
+                staying.append(tr("{group} stays for now: {why}", group=group.name, why=why))
                 continue
             for name, point in points.items():
                 children = sets[name].children(point.id)
@@ -98,22 +100,36 @@ def _applied(
                 chains[name].forget([point, *children, *above])
                 sets[name] = retention.after(sets[name], point, gone)
                 went.append(name)
-            done.append(f"{group.name} is no longer kept.")
+            done.append(tr("{group} is no longer kept.", group=group.name))
         except PointInUse as error:
             if any(map(repository.interrupted, points)):
                 raise
-            staying.append(f"{group.name} was due to go, and {_left(went)} for now: {error.title}")
+            staying.append(
+                tr(
+                    "{group} was due to go, and {went} for now: {error}",
+                    group=group.name,
+                    went=_left(went),
+                    error=error.title,
+                )
+            )
         except (DiskError, RepositoryError, Damaged) as error:
             interrupted = any(map(repository.interrupted, points))
             if isinstance(error, (LockLost, NoSpace)) or interrupted:
                 raise
-            damaged.append(f"{group.name} was due to go, and {_left(went)}: {error.title}")
+            damaged.append(
+                tr(
+                    "{group} was due to go, and {went}: {error}",
+                    group=group.name,
+                    went=_left(went),
+                    error=error.title,
+                )
+            )
     return Applied((*done, *retention.first_of(staying)), tuple(damaged))
 
 
 def _left(went: Sequence[str]) -> str:
     """What became of a group that did not go, or of some disks only."""
-    return f"is gone of {', '.join(went)} alone" if went else "stays"
+    return tr("is gone of {went} alone", went=", ".join(went)) if went else tr("stays")
 
 
 def preview(
@@ -186,13 +202,13 @@ def due_now(
         for point in _held(backup_set, older[name], not_whole)
     }
     lone = [
-        Group(f"Point {point.sequence} of {name}", {name: point})
+        Group(tr("Point {point} of {name}", point=point.sequence, name=name), {name: point})
         for name, points in older.items()
         for point in points
         if point.id not in held | of_moments
     ]
     together = [
-        Group(f"Moment {each.moment.number}", each.points)
+        Group(tr("Moment {moment}", moment=each.moment.number), each.points)
         for each in every
         if each.moment.number not in stays and not held & _ids(each)
     ]
@@ -270,9 +286,17 @@ def _check(
     for name, point in points.items():
         backup_set = sets[name]
         if whole_chains.was_found_damaged(point):
-            return f"the last verification found point {point.sequence} of {name} damaged."
+            return tr(
+                "the last verification found point {point} of {name} damaged.",
+                point=point.sequence,
+                name=name,
+            )
         if len(backup_set.children(point.id)) > 1:
-            return f"several points of {name} read through its point {point.sequence}."
+            return tr(
+                "several points of {name} read through its point {point}.",
+                name=name,
+                point=point.sequence,
+            )
         chains[name].check(backup_set, point)
         check_whole(backup_set, point)
         if why := hindrance(backup_set, point):

@@ -53,6 +53,7 @@ from vdbackup.repository.journal import Journal
 from vdbackup.repository.model import RecoveryPoint
 from vdbackup.repository.publication import in_flight
 from vdbackup.repository.repository import Repository
+from vdbackup.translation import tr, trn
 
 log = logging.getLogger(__name__)
 
@@ -68,9 +69,9 @@ class Way(enum.StrEnum):
     def sentence(self) -> str:
         """For a person."""
         return {
-            Way.SHARED: "It was done by sharing blocks: nothing was copied.",
-            Way.COPIED: "The blocks were copied into the parent's file.",
-            Way.FINISHED: "It had been interrupted before and was finished now.",
+            Way.SHARED: tr("It was done by sharing blocks: nothing was copied."),
+            Way.COPIED: tr("The blocks were copied into the parent's file."),
+            Way.FINISHED: tr("It had been interrupted before and was finished now."),
         }[self]
 
 
@@ -113,13 +114,17 @@ def plan(repository: Repository, set_name: str, point_id: str) -> MergePlan:
     shared = can_clone(backup_set.disk_path(parent))
     return MergePlan(
         summary=(
-            f"Point {child.sequence} is rolled into point {parent.sequence}: the result stands for "
-            f"the moment of point {child.sequence}; the moment of point {parent.sequence} is no "
-            f"longer kept. {_SHARES if shared else _COPIES}"
+            tr(
+                "Point {child} is rolled into point {parent}: the result stands for the moment of "
+                "point {child}; the moment of point {parent} is no longer kept. {shares}",
+                child=child.sequence,
+                parent=parent.sequence,
+                shares=_SHARES if shared else _COPIES,
+            )
         ),
         bytes_to_copy=0 if shared else child.stored_bytes,
         replaces=(parent.disk, child.disk, parent.overlay),
-        invalidates=(f"point {parent.sequence}",),
+        invalidates=(tr("point {parent}", parent=parent.sequence),),
         hindrance=hindrance(backup_set, parent, child),
         repository=repository,
         set_name=set_name,
@@ -138,28 +143,37 @@ def hindrance(backup_set: BackupSet, parent: RecoveryPoint, child: RecoveryPoint
     if below := holds.below_hindrance(backup_set, [parent]):
         return below
     if read := claims.hindrance(backup_set, _layers_changed(backup_set, parent, child)):
-        return f"That cannot be now. {read}"
+        return tr("That cannot be now. {read}", read=read)
     error = claims.in_use(backup_set, [child]) if holds.of(backup_set) else None
     error = error or registered.in_use(backup_set, [parent, child])
-    return f"That cannot be now. {error.title} {error.advice}" if error else ""
+    return (
+        tr("That cannot be now. {error} {advice}", error=error.title, advice=error.advice)
+        if error
+        else ""
+    )
 
 
-_SHARES = "It is done by sharing blocks: nothing is copied, and no file is changed before its end."
-_COPIES = "The blocks are copied into the parent's file: the storage here cannot share them."
+_SHARES = tr(
+    "It is done by sharing blocks: nothing is copied, and no file is changed before its end."
+)
+_COPIES = tr("The blocks are copied into the parent's file: the storage here cannot share them.")
 
 
 def run(plan: MergePlan, task: Task) -> MergeResult:
     """Merge. Once the copying into the parent has begun, a cancelled merge is finished later."""
     repository = plan.repository
-    with repository.lock(f"merging in {plan.set_name}", task.cancel):
+    with repository.lock(tr("merging in {set_name}", set_name=plan.set_name), task.cancel):
         finished = finish_interrupted(repository, plan.set_name, task)
         if finished and finished.id == plan.child_id and plan.parent_id in finished.merged:
             return MergeResult(finished, Way.FINISHED)  # it was this very merge
         backup_set = repository.set(plan.set_name)
         if backup_set.point(plan.child_id).parent != plan.parent_id:
             raise ChangedMeanwhile(
-                f"{plan.set_name} has changed meanwhile: the point has another parent now.",
-                "Look at the recovery points again before you merge.",
+                tr(
+                    "{set_name} has changed meanwhile: the point has another parent now.",
+                    set_name=plan.set_name,
+                ),
+                tr("Look at the recovery points again before you merge."),
             )
         return merge_locked(repository, backup_set, plan.child_id, task)
 
@@ -256,14 +270,22 @@ def publish_begun(repository: Repository, set_name: str) -> list[RecoveryPoint]:
 def published_sentences(set_name: str, points: Iterable[RecoveryPoint]) -> tuple[str, ...]:
     """What there is to say of points whose publication was finished."""
     return tuple(
-        f"{set_name}: an interrupted backup was finished: point {point.sequence}."
+        tr(
+            "{set_name}: an interrupted backup was finished: point {point}.",
+            set_name=set_name,
+            point=point.sequence,
+        )
         for point in points
     )
 
 
 def merged_sentence(set_name: str, point: RecoveryPoint) -> str:
     """What there is to say of a merge that was finished."""
-    return f"{set_name}: an interrupted merge was finished: point {point.sequence}."
+    return tr(
+        "{set_name}: an interrupted merge was finished: point {point}.",
+        set_name=set_name,
+        point=point.sequence,
+    )
 
 
 def _gives_way(backup_set: BackupSet, journal: Journal, task: Task) -> bool:
@@ -283,7 +305,7 @@ def _gives_way(backup_set: BackupSet, journal: Journal, task: Task) -> bool:
             return in_flight(folder / journal.result.disk).exists()
         digests, path = folder / parent.digests, backup_set.disk_path(parent)
         try:
-            phase = f"Look at point {parent.sequence}"
+            phase = tr("Look at point {parent}", parent=parent.sequence)
             check_whole_layer(path, backup_set.settings.format, digests, phase, task)
         except (Damaged, DiskError):
             log.warning("A merge changed what a session lies on or reads through: %s", held)
@@ -304,7 +326,7 @@ def recover(repository: Repository, task: Task) -> Recovered:
     if not waiting:
         return Recovered()
     try:
-        with repository.lock("finishing what was interrupted", task.cancel):
+        with repository.lock(tr("finishing what was interrupted"), task.cancel):
             finished = [_finished(repository, name, task) for name in waiting]
     except RepositoryLocked:
         return Recovered()  # its holder is at it
@@ -335,7 +357,11 @@ def _finished(repository: Repository, name: str, task: Task) -> Recovered:
 
 def _not_finished(error: VdbackupError | OSError, where: str = "") -> NotFinished:
     problem = from_os(error) if isinstance(error, OSError) else error
-    title = f"{where}What was interrupted could not be finished: {problem.title}"
+    title = tr(
+        "{where}What was interrupted could not be finished: {problem}",
+        where=where,
+        problem=problem.title,
+    )
     return NotFinished.because_of(problem, title)
 
 
@@ -343,8 +369,11 @@ def _parent_to_merge_into(backup_set: BackupSet, child: RecoveryPoint) -> Recove
     backup_set.check_manifests()
     if child.parent is None:
         raise NotMergeable(
-            f"Point {child.sequence} is a full backup and has no parent to be rolled into.",
-            "Choose a later point of its chain.",
+            tr(
+                "Point {child} is a full backup and has no parent to be rolled into.",
+                child=child.sequence,
+            ),
+            tr("Choose a later point of its chain."),
         )
     parent = backup_set.point(child.parent)
     backup_set.check_not_pinned(parent)
@@ -352,10 +381,17 @@ def _parent_to_merge_into(backup_set: BackupSet, child: RecoveryPoint) -> Recove
     if siblings:
         numbers = ", ".join(str(each.sequence) for each in siblings)
         raise NotMergeable(
-            f"Point {child.sequence} cannot be rolled into point {parent.sequence}, because "
-            f"{'point' if len(siblings) == 1 else 'points'} {numbers} also "
-            f"{'reads' if len(siblings) == 1 else 'read'} through that one.",
-            "Delete the siblings first, or merge another point.",
+            trn(
+                "Point {child} cannot be rolled into point {parent}, because point {numbers} also "
+                "reads through that one.",
+                "Point {child} cannot be rolled into point {parent}, because points {numbers} "
+                "also read through that one.",
+                len(siblings),
+                child=child.sequence,
+                parent=parent.sequence,
+                numbers=numbers,
+            ),
+            tr("Delete the siblings first, or merge another point."),
         )
     return parent
 

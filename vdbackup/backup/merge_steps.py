@@ -58,6 +58,7 @@ from vdbackup.repository.manifests import manifest_path
 from vdbackup.repository.model import RecoveryPoint
 from vdbackup.repository.publication import in_flight
 from vdbackup.repository.repository import LAYER_MODE, Repository
+from vdbackup.translation import tr
 
 
 class Merging:
@@ -162,7 +163,7 @@ def _copy(merging: Merging) -> None:
     try:
         copy_into_parent(merging.backup_set, merging.parent, merging.child, merging.task)
     except Cancelled:
-        raise Cancelled(left="What was begun is finished by the next operation.") from None
+        raise Cancelled(left=tr("What was begun is finished by the next operation.")) from None
 
 
 def _is_copied(merging: Merging) -> bool:
@@ -280,9 +281,13 @@ def _named(parent: ParentRef | None) -> str | None:
 
 def _missing(merging: Merging) -> Damaged:
     return Damaged(
-        f"{merging.parent.disk} is missing from {merging.folder}: point {merging.child.sequence} "
-        "was being merged into it.",
-        "Put the file back from a copy.",
+        tr(
+            "{disk} is missing from {folder}: point {child} was being merged into it.",
+            disk=merging.parent.disk,
+            folder=merging.folder,
+            child=merging.child.sequence,
+        ),
+        tr("Put the file back from a copy."),
     )
 
 

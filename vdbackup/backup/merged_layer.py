@@ -29,6 +29,7 @@ from vdbackup.repository.backup_set import BackupSet
 from vdbackup.repository.digests import BLOCK, DigestFold, is_zero
 from vdbackup.repository.files import check_space
 from vdbackup.repository.model import RecoveryPoint
+from vdbackup.translation import tr
 
 WRITABLE_MODE = 0o600
 RESERVE = 16 << 20
@@ -83,7 +84,7 @@ def make_new_layer(
     try:
         check_held(backup_set, path.name, child, "Check", task)
     except Damaged:
-        check_held(backup_set, child.disk, child, "Check child", task)
+        check_held(backup_set, child.disk, child, tr("Check child"), task)
         raise
 
 
@@ -157,7 +158,7 @@ def check_before_copying(
         check_growth(layer.layers[0], -(-growth // info.block_size))
     needed = growth + _small_files(backup_set, parent, child)
     check_space(backup_set.folder, needed, _doing(child))
-    check_held(backup_set, child.disk, child, "Check child", task)
+    check_held(backup_set, child.disk, child, tr("Check child"), task)
 
 
 def copy_into_parent(
@@ -194,7 +195,7 @@ def _roll_in(
             zero = is_zero(digests.expected(blocks))
             write_blocks(target, blocks, view, np.ones_like(zero), zero)
 
-        transfer(digests.held(), read, put, phase="Merge", task=task)
+        transfer(digests.held(), read, put, phase=tr("Merge"), task=task)
 
 
 def check_held(
@@ -226,4 +227,4 @@ def _small_files(backup_set: BackupSet, parent: RecoveryPoint, child: RecoveryPo
 
 
 def _doing(child: RecoveryPoint) -> str:
-    return f"Merging point {child.sequence}"
+    return tr("Merging point {child}", child=child.sequence)

@@ -10,13 +10,16 @@ from vdbackup.repository.digest_writer import DigestWriter
 from vdbackup.repository.digests import DigestFold
 from vdbackup.repository.files import remove
 from vdbackup.repository.model import RecoveryPoint, unreadable_warning
+from vdbackup.translation import tr
 
 MAX_MERGED = 100
 """Ids of merged points that a manifest keeps: a policy rolls one after the other into the same
 point for years, and each time its whole manifest is written."""
 MAX_WARNINGS = 20
 """Warnings that a point takes over from its parent: many say an amount, and so no two are alike."""
-_OLDER_WARNINGS = "Older warnings, of points that were merged into this one, are no longer kept."
+_OLDER_WARNINGS = tr(
+    "Older warnings, of points that were merged into this one, are no longer kept."
+)
 
 
 def merged_point(parent: RecoveryPoint, child: RecoveryPoint) -> RecoveryPoint:

@@ -19,6 +19,7 @@ from vdbackup.repository.backup_set import BackupSet
 from vdbackup.repository.machine import MomentPoints
 from vdbackup.repository.model import RecoveryPoint
 from vdbackup.repository.repository import Repository
+from vdbackup.translation import tr
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,9 +63,13 @@ class MergeMomentPlan(Plan):
 def plan_delete(repository: Repository, moment: MomentPoints, set_name: str) -> DeleteMomentPlan:
     """What deleting the moment would do; raises BackupError if others need a point of it."""
     steps = tuple(delete.plan(repository, name, point.id) for name, point in moment.points.items())
-    what = f"Moment {moment.moment.number} of {moment.moment.machine} is deleted"
+    what = tr(
+        "Moment {moment} of {machine} is deleted",
+        moment=moment.moment.number,
+        machine=moment.moment.machine,
+    )
     return DeleteMomentPlan(
-        **vars(_together(steps, f"{what}, on all of its disks.")),
+        **vars(_together(steps, tr("{what}, on all of its disks.", what=what))),
         repository=repository,
         set_name=set_name,
         moment=moment,
@@ -81,12 +86,18 @@ def plan_merge(repository: Repository, moment: MomentPoints, set_name: str) -> M
     before = {_moment_id(repository, step) for step in steps}
     if len(before) > 1:
         raise NotMergeable(
-            f"The points of {moment.title} do not all follow those of one moment.",
-            "Delete what is left of the moments that are not whole first.",
+            tr(
+                "The points of {moment} do not all follow those of one moment.", moment=moment.title
+            ),
+            tr("Delete what is left of the moments that are not whole first."),
         )
-    what = f"Moment {moment.moment.number} of {moment.moment.machine} is rolled into the one before"
+    what = tr(
+        "Moment {moment} of {machine} is rolled into the one before",
+        moment=moment.moment.number,
+        machine=moment.moment.machine,
+    )
     return MergeMomentPlan(
-        **vars(_together(steps, f"{what}, on all of its disks.")),
+        **vars(_together(steps, tr("{what}, on all of its disks.", what=what))),
         repository=repository,
         set_name=set_name,
         moment=moment,
@@ -106,7 +117,9 @@ def _together(steps: Sequence[DeletePlan | MergePlan], summary: str) -> Plan:
         bytes_to_copy=sum(each.bytes_to_copy for each in steps),
         replaces=tuple(f"{each.set_name}/{name}" for each in steps for name in each.replaces),
         invalidates=tuple(
-            f"{name} of {each.set_name}" for each in steps for name in each.invalidates
+            tr("{name} of {set_name}", name=name, set_name=each.set_name)
+            for each in steps
+            for name in each.invalidates
         ),
         hindrance=next((each.hindrance for each in steps if each.hindrance), ""),
     )
@@ -115,7 +128,7 @@ def _together(steps: Sequence[DeletePlan | MergePlan], summary: str) -> Plan:
 def run_delete(plan: DeleteMomentPlan, task: Task) -> None:
     """Delete the moment."""
     repository, moment = plan.repository, plan.moment
-    with repository.lock(f"deleting {moment.title}", task.cancel):
+    with repository.lock(tr("deleting {moment}", moment=moment.title), task.cancel):
         sets = _ready(repository, moment, task)
         points = {name: sets[name].point(point.id) for name, point in moment.points.items()}
         for name, point in points.items():
@@ -129,15 +142,18 @@ def run_delete(plan: DeleteMomentPlan, task: Task) -> None:
 def run_merge(plan: MergeMomentPlan, task: Task) -> MergeResult:
     """Roll the moment into the one before; what became of the disk that was asked about."""
     repository, moment = plan.repository, plan.moment
-    with repository.lock(f"merging {moment.title}", task.cancel):
+    with repository.lock(tr("merging {moment}", moment=moment.title), task.cancel):
         sets = _ready(repository, moment, task)
         parents = []
         for step in plan.steps:
             backup_set = sets[step.set_name]
             if backup_set.point(step.child_id).parent != step.parent_id:
                 raise ChangedMeanwhile(
-                    f"{step.set_name} has changed meanwhile: the point has another parent now.",
-                    "Look at the recovery points again before you merge.",
+                    tr(
+                        "{set_name} has changed meanwhile: the point has another parent now.",
+                        set_name=step.set_name,
+                    ),
+                    tr("Look at the recovery points again before you merge."),
                 )
             merge.plan(repository, step.set_name, step.child_id)  # as with a deletion
             parents.append((backup_set, backup_set.point(step.parent_id)))
@@ -163,7 +179,7 @@ def _check_free(points: Sequence[tuple[BackupSet, RecoveryPoint]]) -> None:
     """Raise PointInUse where one of them cannot go now: then none does."""
     for backup_set, point in points:
         if why := hindrance(backup_set, point):
-            raise PointInUse(why, "Nothing was changed. End that first, then try again.")
+            raise PointInUse(why, tr("Nothing was changed. End that first, then try again."))
 
 
 def check_whole(backup_set: BackupSet, point: RecoveryPoint) -> None:

@@ -40,6 +40,7 @@ from vdbackup.repository.model import Promotion, RecoveryPoint
 from vdbackup.repository.naming import PointType
 from vdbackup.repository.repository import Repository
 from vdbackup.repository.written import WrittenPoint, point_of
+from vdbackup.translation import tr
 
 
 @dataclass(frozen=True)
@@ -112,7 +113,7 @@ def plan(
     repository: Repository, set_name: str, point_id: str, session: EndedSession
 ) -> PromotePlan:
     """What promoting the session would do; raises PointInUse while its machine runs."""
-    doing = f"looking at what {session.title} wrote"
+    doing = tr("looking at what {session} wrote", session=session.title)
     with (
         claims.reading(repository, set_name, [point_id], doing) as backup_set,
         _seen_by_guest(backup_set, point := backup_set.point(point_id), session) as disk,
@@ -120,12 +121,23 @@ def plan(
         size = total(aligned(_candidates(disk, session, point), BLOCK, disk.size))
     return PromotePlan(
         summary=(
-            f"What {session.title} wrote, at most {readable_size(size)}, becomes a recovery point "
-            f"of {set_name} beside those of its source; it reads through point {point.sequence}. "
-            "The session then goes."
+            tr(
+                "What {session} wrote, at most {size}, becomes a recovery point of {set_name} "
+                "beside those of its source; it reads through point {point}. The session then "
+                "goes.",
+                session=session.title,
+                size=readable_size(size),
+                set_name=set_name,
+                point=point.sequence,
+            )
         ),
         bytes_to_copy=size,
-        creates=(f"a layer ({backup_set.settings.format}), its overlay, digests and manifest",),
+        creates=(
+            tr(
+                "a layer ({format}), its overlay, digests and manifest",
+                format=backup_set.settings.format,
+            ),
+        ),
         replaces=tuple(map(str, session.disks)),
         repository=repository,
         set_name=set_name,
@@ -140,7 +152,9 @@ def run(plan: PromotePlan, task: Task) -> RecoveryPoint:
     Where a crash came between an earlier promotion of the session and its end, the point is there.
     """
     repository = plan.repository
-    with repository.lock(f"promoting a session of {plan.set_name}", task.cancel):
+    with repository.lock(
+        tr("promoting a session of {set_name}", set_name=plan.set_name), task.cancel
+    ):
         merge.finish_interrupted(repository, plan.set_name, task)
         backup_set = repository.set(plan.set_name)
         for each in backup_set.points:
@@ -169,7 +183,7 @@ def _check(
     disk_format = backup_set.settings.format
     with DigestFold([backup_set.folder / promoted.digests], promoted.virtual_size) as own:
         layer = backup_set.disk_path(promoted)
-        check_layer(layer, disk_format, own, f"Check {promoted.disk}", task)
+        check_layer(layer, disk_format, own, tr("Check {disk}", disk=promoted.disk), task)
     origin = backup_set.point(plan.point_id)
     with (
         _seen_by_guest(backup_set, origin, plan.session) as disk,
@@ -179,13 +193,17 @@ def _check(
         def compare(pieces: Ranges, view: memoryview) -> None:
             if differ(digest_blocks(view), held.expected(blocks_of(pieces, BLOCK))).any():
                 raise NotPromotable(
-                    f"Point {promoted.sequence} is not all that {plan.session.title} wrote: the "
-                    "machine has written since. The session stays.",
-                    f"Delete point {promoted.sequence}, and make it again.",
+                    tr(
+                        "Point {promoted} is not all that {session} wrote: the machine has "
+                        "written since. The session stays.",
+                        promoted=promoted.sequence,
+                        session=plan.session.title,
+                    ),
+                    tr("Delete point {promoted}, and make it again.", promoted=promoted.sequence),
                 )
 
         ranges = _candidates(disk, plan.session, origin)
-        transfer(ranges, disk.read, compare, phase="Compare", task=task)
+        transfer(ranges, disk.read, compare, phase=tr("Compare"), task=task)
 
 
 def _promoted(
@@ -197,7 +215,11 @@ def _promoted(
     with _seen_by_guest(backup_set, point, session) as disk:
         ranges = _candidates(disk, session, point)
         point = backup_set.point(point_of(point.id))  # what a moment holds goes into the layer, too
-        check_space(backup_set.folder, total(ranges) + RESERVE, f"Promoting {session.title}")
+        check_space(
+            backup_set.folder,
+            total(ranges) + RESERVE,
+            tr("Promoting {session}", session=session.title),
+        )
         draft = Draft(
             backup_set, PointType.INCREMENTAL, point, point.virtual_size, point.sector_size
         )
@@ -223,12 +245,19 @@ def _seen_by_guest(backup_set: BackupSet, point: RecoveryPoint, session: EndedSe
     try:
         for path in session.disks:
             if who := claims.who_has(path):
-                raise PointInUse(f"{session.title} is still running: {who}.", "Shut it down first.")
+                raise PointInUse(
+                    tr("{session} is still running: {who}.", session=session.title, who=who),
+                    tr("Shut it down first."),
+                )
         if overlays.contents(overlay, disk_format) != session.overlay_contents:
             raise NotPromotable(
-                f"The overlay of point {point.sequence} has changed since {session.title} was "
-                "started on it, so what that wrote fits no more.",
-                "Put the overlay back as it was, or discard the session.",
+                tr(
+                    "The overlay of point {point} has changed since {session} was started on it, "
+                    "so what that wrote fits no more.",
+                    point=point.sequence,
+                    session=session.title,
+                ),
+                tr("Put the overlay back as it was, or discard the session."),
             )
         written = _opened(session, point)
     except OSError as error:
@@ -258,9 +287,12 @@ def _opened(session: EndedSession, point: RecoveryPoint) -> list[VirtualDisk]:
             written.append(disk)
             if disk.info.virtual_size != point.virtual_size:
                 raise NotPromotable(
-                    f"The disk of {session.title} is not as large as that of point "
-                    f"{point.sequence}.",
-                    "Discard the session.",
+                    tr(
+                        "The disk of {session} is not as large as that of point {point}.",
+                        session=session.title,
+                        point=point.sequence,
+                    ),
+                    tr("Discard the session."),
                 )
     except BaseException:
         _close(written)

@@ -15,6 +15,7 @@ from vdbackup.disks.extents import Ranges, as_ranges
 from vdbackup.repository.backup_set import BackupSet
 from vdbackup.repository.model import ChangesFrom, Policy, RecoveryPoint
 from vdbackup.sources.source import Rounds
+from vdbackup.translation import grouped, tr
 
 
 def unproven(point: RecoveryPoint | None) -> int:
@@ -28,19 +29,20 @@ def unproven(point: RecoveryPoint | None) -> int:
 def why_all(backup_set: BackupSet, policy: Policy, *, asked: bool) -> str:
     """Why the next backup reads everything, to be put behind "because"; "" where it need not."""
     if asked:
-        return "it was asked for"
+        return tr("it was asked for")
     every = policy.read_all_every
     if every is None or unproven(backup_set.latest_captured()) + 1 < every:
         return ""
-    return f"{nth(every)} backup reads everything, as a proof"
+    return tr("{every} backup reads everything, as a proof", every=nth(every))
 
 
 def nth(number: int) -> str:
     """Which one of so many: "every 2nd", "every 10th", "each"."""
     if number == 1:
-        return "each"
-    ending = {1: "st", 2: "nd", 3: "rd"}.get(number % 10, "th")
-    return f"every {number:,}{'th' if number % 100 in (11, 12, 13) else ending}"
+        return tr("each")
+    of_ten = 0 if number % 100 in (11, 12, 13) else number % 10
+    forms = {1: tr("every {number}st"), 2: tr("every {number}nd"), 3: tr("every {number}rd")}
+    return forms.get(of_ten, tr("every {number}th")).format(number=grouped(number))
 
 
 class Proof:
@@ -76,10 +78,12 @@ class Proof:
             return ()
         found = doubt(count)
         rounds.distrust(found)
-        sentence = (
-            f"{found[0].upper()}{found[1:]}: the tracker is not believed any more. This point is "
-            "right, because everything was read; those before it, back to the last one for which "
-            "everything was, may have older data there."
+        sentence = tr(
+            "{found}{found_2}: the tracker is not believed any more. This point is right, "
+            "because everything was read; those before it, back to the last one for which "
+            "everything was, may have older data there.",
+            found=found[0].upper(),
+            found_2=found[1:],
         )
         return (sentence,)
 

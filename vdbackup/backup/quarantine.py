@@ -12,6 +12,7 @@ from vdbackup.durable import replace as replace_file
 from vdbackup.errors import Obstructed
 from vdbackup.repository import naming
 from vdbackup.repository.files import sync_folder
+from vdbackup.translation import tr
 
 QUARANTINE = "quarantine"
 """The folder in a set's folder, or a repository's, for what is broken."""
@@ -57,8 +58,11 @@ def _place_aside(folder: Path, name: str) -> Path:
         aside.mkdir(mode=0o700)
     if not stat.S_ISDIR(os.lstat(aside).st_mode):
         raise Obstructed(
-            f"{aside} is damaged: it is no folder, and what is broken belongs there.",
-            "Move it away, then have it repaired again.",
+            tr(
+                "{aside} is damaged: it is no folder, and what is broken belongs there.",
+                aside=aside,
+            ),
+            tr("Move it away, then have it repaired again."),
         )
     give_to_owner_of_folder(aside)
     sync_folder(folder)  # what is moved into a folder that a power cut takes away is gone with it

@@ -19,6 +19,7 @@ from vdbackup.disks.transfer import WIDE, Width, transfer
 from vdbackup.errors import Damaged, Remedy
 from vdbackup.jobs import Task
 from vdbackup.repository.digests import BLOCK, DigestFold, differ, digest_blocks
+from vdbackup.translation import tr
 
 _NOT_DIRECT = (errno.EINVAL, errno.EOPNOTSUPP, errno.ENOSYS)
 """What file systems say that cannot read past the cache, when a file is opened or only when it is
@@ -44,8 +45,12 @@ def check_layer(
         if wrong.any():
             at = int(blocks[order][wrong][0]) * BLOCK
             raise Damaged(
-                f"{layer.name} is not as it was captured, at byte {at} of the disk.",
-                "No good data was lost.",
+                tr(
+                    "{layer} is not as it was captured, at byte {at} of the disk.",
+                    layer=layer.name,
+                    at=at,
+                ),
+                tr("No good data was lost."),
                 remedy=Remedy.VERIFY,
             )
 
@@ -67,11 +72,11 @@ def check_whole_layer(
         if data.layers[0].info.parent is not None:  # a base owns the whole disk
             own = aligned(data.layers[0].block_map().own_ranges(), BLOCK, data.size)
             if total(own) != total(wanted.held()):
-                raise Damaged(f"{layer.name} holds other blocks than it did.")
+                raise Damaged(tr("{layer} holds other blocks than it did.", layer=layer.name))
 
         def compare(pieces: Ranges, view: memoryview) -> None:
             if differ(digest_blocks(view), wanted.expected(blocks_of(pieces, BLOCK))).any():
-                raise Damaged(f"{layer.name} does not hold what was captured.")
+                raise Damaged(tr("{layer} does not hold what was captured.", layer=layer.name))
 
         transfer(wanted.to_check(data), data.read, compare, phase=phase, task=task)
 

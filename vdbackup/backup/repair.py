@@ -54,6 +54,7 @@ from vdbackup.repository.lock import LOCK_NAME
 from vdbackup.repository.marker import LAYOUT, MARKER, Marker, is_newer
 from vdbackup.repository.model import RecoveryPoint
 from vdbackup.repository.repository import LOST_AND_FOUND, SETTINGS, Repository
+from vdbackup.translation import tr
 
 log = logging.getLogger(__name__)
 
@@ -84,7 +85,7 @@ def run(path: Path, task: Task) -> Repaired:
     repository = _opened(path, repaired.done)
     for name in (LOCK_NAME, LEASE_NAME):
         _put_obstacle_aside(path, name, repaired.done)
-    with repository.lock("repairing", task.cancel):
+    with repository.lock(tr("repairing"), task.cancel):
         for folder in sorted(entry for entry in path.iterdir() if os.path.isdir(entry)):
             if folder.suffix == PARTIAL or folder.name == LOST_AND_FOUND:
                 continue  # a set in the making is nobody's backup
@@ -96,7 +97,11 @@ def run(path: Path, task: Task) -> Repaired:
                 in_use = error
             except (VdbackupError, OSError) as error:  # that stops its own set's repair alone
                 problem = from_os(error) if isinstance(error, OSError) else error
-                title = f"{folder.name}: it could not be repaired: {problem.title}"
+                title = tr(
+                    "{folder}: it could not be repaired: {problem}",
+                    folder=folder.name,
+                    problem=problem.title,
+                )
                 repaired.undone.append(NotRepaired.because_of(problem, title))
     if in_use:
         for each in (*repaired.done, *repaired.undone):
@@ -117,7 +122,7 @@ def _opened(path: Path, done: list[str]) -> Repository:
     known = marker.get("id")
     own_id = known if isinstance(known, str) and _UUID.fullmatch(known) else str(uuid.uuid4())
     Marker(LAYOUT, own_id).save(path)
-    done.append(f"{MARKER} was written anew.")
+    done.append(tr("{marker} was written anew.", marker=MARKER))
     return Repository.open(path)
 
 
@@ -132,7 +137,14 @@ def _put_obstacle_aside(path: Path, name: str, done: list[str]) -> None:
         return
     except Obstructed as obstacle:
         put_aside(path, name)
-        done.append(f"{name} lies in {QUARANTINE} now: {obstacle.title}")
+        done.append(
+            tr(
+                "{name} lies in {quarantine} now: {obstacle}",
+                name=name,
+                quarantine=QUARANTINE,
+                obstacle=obstacle.title,
+            )
+        )
 
 
 def _repair_set(repository: Repository, folder: Path, repaired: Repaired, task: Task) -> None:
@@ -153,8 +165,14 @@ def _repair_set(repository: Repository, folder: Path, repaired: Repaired, task: 
     for path, problem in broken.items():
         put_point_aside(folder, path)
         done.append(
-            f"{folder.name}: {path.name} is not readable, and lies in {QUARANTINE} now with what "
-            f"belongs to it: {problem}"
+            tr(
+                "{folder}: {path} is not readable, and lies in {quarantine} now with what belongs "
+                "to it: {problem}",
+                folder=folder.name,
+                path=path.name,
+                quarantine=QUARANTINE,
+                problem=problem,
+            )
         )
     overlays = _overlays(folder)
     _put_reports_aside(folder, overlays)
@@ -182,11 +200,12 @@ def _repair_settings(folder: Path, layers: list[Layer], repaired: Repaired) -> N
     elif sentence := repair_settings.bring_back(folder):
         repaired.done.append(sentence)
     elif os.path.lexists(folder / SETTINGS):
-        title = (
-            f"{folder.name}: {SETTINGS} is damaged, and neither its copy nor a disk says what it "
-            "was."
+        title = tr(
+            "{folder}: {settings} is damaged, and neither its copy nor a disk says what it was.",
+            folder=folder.name,
+            settings=SETTINGS,
         )
-        advice = "Delete the folder if nothing in it is yours."
+        advice = tr("Delete the folder if nothing in it is yours.")
         repaired.undone.append(NotRepaired(title, advice))
 
 
@@ -212,9 +231,10 @@ def _finish(
         _make_all_known(repository, folder, layers, done, task)
         result = merge.finish_interrupted(repository, folder.name, task)
     except (Damaged, DiskError, RepositoryError) as error:
-        title = (
-            f"{folder.name}: an interrupted merge cannot be finished, and all stays as it is: "
-            f"{error.title}"
+        title = tr(
+            "{folder}: an interrupted merge cannot be finished, and all stays as it is: {error}",
+            folder=folder.name,
+            error=error.title,
         )
         repaired.undone.append(NotRepaired.because_of(error, title))
         return False
@@ -247,7 +267,14 @@ def _put_manifests_aside(repository: Repository, folder: Path, done: list[str]) 
     for manifest in repository.set(folder.name).broken:
         if naming.stem_of(manifest.name) not in there:
             put_aside(folder, manifest.name)
-            done.append(f"{folder.name}: {manifest.name} speaks of no layer: {manifest.problem}")
+            done.append(
+                tr(
+                    "{folder}: {manifest} speaks of no layer: {problem}",
+                    folder=folder.name,
+                    manifest=manifest.name,
+                    problem=manifest.problem,
+                )
+            )
 
 
 def _mend_names(
@@ -261,7 +288,9 @@ def _mend_names(
     named = [(layer.path, layer.info) for layer in layers if layer.path.name in points]
     for path, info in [*named, *overlays.items()]:
         if repair_identity.mend_name(path, info, points.get(path.name)):
-            done.append(f"{folder.name}: {path.name} says its own name again.")
+            done.append(
+                tr("{folder}: {path} says its own name again.", folder=folder.name, path=path.name)
+            )
 
 
 def _read_layers(folder: Path, done: list[str]) -> tuple[list[Layer], dict[Path, str]]:
@@ -279,7 +308,14 @@ def _read_layers(folder: Path, done: list[str]) -> tuple[list[Layer], dict[Path,
         except VdbackupError as error:
             broken[path] = error.title
         except OSError as error:  # of the storage: another time it may be readable
-            done.append(f"{folder.name}: {path.name} stays as it is: {from_os(error).title}")
+            done.append(
+                tr(
+                    "{folder}: {path} stays as it is: {error}",
+                    folder=folder.name,
+                    path=path.name,
+                    error=from_os(error).title,
+                )
+            )
     return sorted(layers, key=lambda layer: layer.sequence), broken
 
 

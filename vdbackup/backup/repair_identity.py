@@ -27,6 +27,7 @@ from vdbackup.repository.draft import seal
 from vdbackup.repository.files import read_json, write_json
 from vdbackup.repository.model import RecoveryPoint
 from vdbackup.repository.naming import PointType
+from vdbackup.translation import tr
 
 
 @dataclass(frozen=True)
@@ -69,19 +70,32 @@ def mend(
         return layer
     name = f"{folder.name}: {layer.path.name}"
     if who := claims.who_keeps(layer.path):
-        done.append(f"{name} has another identity than its children know, and is in use: {who}.")
+        done.append(
+            tr(
+                "{name} has another identity than its children know, and is in use: {who}.",
+                name=name,
+                who=who,
+            )
+        )
         return None
     try:
-        phase = f"Prove point {layer.sequence}"
+        phase = tr("Prove point {layer}", layer=layer.sequence)
         check_whole_layer(layer.path, layer.format, digests, phase, task)
         content_id = strangers[0].content_id if strangers else ""
         info = _adopt(layer, point, content_id or layer.info.content_id)
     except (Damaged, DiskError) as error:
-        done.append(f"{name} was altered and stays as it is: {error.title}")
+        done.append(
+            tr("{name} was altered and stays as it is: {error}", name=name, error=error.title)
+        )
         return None
     length = layer.path.stat().st_size
     write_json(naming.manifest_beside(layer.path), replace(point, disk_size=length).to_json())
-    done.append(f"{name} had been altered, but holds what was captured: it has its identity back.")
+    done.append(
+        tr(
+            "{name} had been altered, but holds what was captured: it has its identity back.",
+            name=name,
+        )
+    )
     return replace(layer, info=info)
 
 

@@ -46,6 +46,7 @@ from vdbackup.repository.manifests import manifest_path
 from vdbackup.repository.model import RecoveryPoint
 from vdbackup.repository.naming import PointType
 from vdbackup.repository.repository import LAYER_MODE, Repository
+from vdbackup.translation import tr
 
 _RANK = (PointType.FULL, PointType.DIFFERENTIAL, PointType.INCREMENTAL)
 """A result is of its parent's type, which comes before the child's here, or is the same."""
@@ -91,9 +92,12 @@ def write_anew(
     unread = {name for name in os.listdir(folder) if naming.layer_of(name)} - read
     if unread:
         raise NotRepaired(
-            f"Its journal is damaged, and {min(unread)} cannot be read: how far the merge came "
-            "cannot be known.",
-            "Put one of them back from a copy, then have it repaired again.",
+            tr(
+                "Its journal is damaged, and {unread} cannot be read: how far the merge came "
+                "cannot be known.",
+                unread=min(unread),
+            ),
+            tr("Put one of them back from a copy, then have it repaired again."),
         )
     _check_digests(folder, layers)
     numbers = Counter(layer.sequence for layer in layers)
@@ -106,15 +110,33 @@ def write_anew(
         _check_free(repository, folder, left.journal)
     for name in left.redundant:
         put_aside(folder, name)
-        done.append(f"{folder.name}: {name} was left of a point that was merged; it was put aside.")
+        done.append(
+            tr(
+                "{folder}: {name} was left of a point that was merged; it was put aside.",
+                folder=folder.name,
+                name=name,
+            )
+        )
     if left.journal is None:
         _seal_again(folder, layers)
         put_aside(folder, JOURNAL_NAME)
-        done.append(f"{folder.name}: {JOURNAL_NAME} was damaged; no merge has to be finished.")
+        done.append(
+            tr(
+                "{folder}: {journal_name} was damaged; no merge has to be finished.",
+                folder=folder.name,
+                journal_name=JOURNAL_NAME,
+            )
+        )
         return
     keep_a_copy(folder, JOURNAL_NAME)
     left.journal.save(folder)
-    done.append(f"{folder.name}: {JOURNAL_NAME} was written anew from the disks.")
+    done.append(
+        tr(
+            "{folder}: {journal_name} was written anew from the disks.",
+            folder=folder.name,
+            journal_name=JOURNAL_NAME,
+        )
+    )
 
 
 def _check_free(repository: Repository, folder: Path, journal: Journal) -> None:
@@ -148,7 +170,7 @@ def _check_digests(folder: Path, layers: Sequence[Layer]) -> None:
         digests = naming.digests_beside(layer.path)
         renamed = any(each.sequence == layer.sequence and each is not layer for each in layers)
         if not renamed and not valid_digests(digests, layer.info.virtual_size):
-            raise _unknown(folder, f"{digests.name} is damaged, too")
+            raise _unknown(folder, tr("{digests} is damaged, too", digests=digests.name))
 
 
 def _found_out(folder: Path, layers: Sequence[Layer], task: Task) -> Left:
@@ -228,7 +250,7 @@ def _by_two_of_a_number(
         key=lambda layer: _RANK.index(layer.kind),
     )
     if len(twice) > 1 or len(two) > 2:
-        raise _unknown(folder, f"several layers have the number {twice[-1]}")
+        raise _unknown(folder, tr("several layers have the number {twice}", twice=twice[-1]))
     by_disk = {point.disk: point for point in points}
     result, child = by_disk.get(two[0].path.name), by_disk.get(two[1].path.name)
     before = result.merged if result else (child.parent,) if child else ()
@@ -236,12 +258,14 @@ def _by_two_of_a_number(
     redundant = tuple(path.name for path in _files_of_layer(two[1].path) if os.path.lexists(path))
     if parent is None:
         if result is None or not result.merged:
-            raise _unknown(folder, f"two layers have the number {twice[0]}")
+            raise _unknown(folder, tr("two layers have the number {twice}", twice=twice[0]))
         return Left(None, (*redundant, *_of_no_point(folder)))  # all was done but for deleting
     if result is None and child is not None:
         result = _result(folder, parent, child, two[0].path)
     if result is None:
-        raise _unknown(folder, f"two layers have the number {twice[0]}, and no manifest")
+        raise _unknown(
+            folder, tr("two layers have the number {twice}, and no manifest", twice=twice[0])
+        )
     return Left(Journal(parent, child or result, result), redundant if child is None else ())
 
 
@@ -301,8 +325,8 @@ def _by_what_is_in_the_parent(
         if torn:
             break
     if len(torn) > 1:
-        numbers = " and ".join(str(parent.sequence) for parent, _ in torn)
-        raise _unknown(folder, f"points {numbers} both look like it")
+        numbers = tr(" and ").join(str(parent.sequence) for parent, _ in torn)
+        raise _unknown(folder, tr("points {numbers} both look like it", numbers=numbers))
     return Left(Journal(*torn[0])) if torn else None
 
 
@@ -331,7 +355,7 @@ def _result(
     if not made.exists():
         made = folder / result.digests
     if not valid_digests(made, child.virtual_size):
-        raise _unknown(folder, f"{made.name} is damaged, too")
+        raise _unknown(folder, tr("{made} is damaged, too", made=made.name))
     with DigestFold([made], child.virtual_size) as digests:
         held = total(digests.held())
     return replace(result, disk_size=layer.stat().st_size, stored_bytes=held)
@@ -389,11 +413,11 @@ def _is_torn(
             union(aligned(own.own_ranges(), BLOCK, size), wanted.held()),
             data.read,
             compare,
-            phase=f"Look at point {parent.sequence}",
+            phase=tr("Look at point {parent}", parent=parent.sequence),
             task=task,
         )
     if len(differs) > 1:
-        raise _unknown(folder, f"{layer.path.name} is damaged, too")
+        raise _unknown(folder, tr("{layer} is damaged, too", layer=layer.path.name))
     return differs == {True}
 
 
@@ -406,6 +430,10 @@ def _lie_in(offsets: np.ndarray, ranges: Ranges) -> np.ndarray:
 
 def _unknown(folder: Path, why: str) -> NotRepaired:
     return NotRepaired(
-        f"How far the merge came whose journal in {folder} is damaged cannot be known: {why}.",
-        "Put the journal back from a copy, then have it repaired again.",
+        tr(
+            "How far the merge came whose journal in {folder} is damaged cannot be known: {why}.",
+            folder=folder,
+            why=why,
+        ),
+        tr("Put the journal back from a copy, then have it repaired again."),
     )

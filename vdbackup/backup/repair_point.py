@@ -26,6 +26,7 @@ from vdbackup.repository.files import made_beside, read_json
 from vdbackup.repository.manifests import manifest_path
 from vdbackup.repository.model import RecoveryPoint
 from vdbackup.repository.repository import Repository
+from vdbackup.translation import tr
 
 _IDENTITY = ("id", "sequence", "type", "parent")
 _ONLY_SAID = (
@@ -33,7 +34,7 @@ _ONLY_SAID = (
     "exact_size", "reading", "moment",
 )  # fmt: skip
 """What the old manifest alone knows."""
-_REBUILT = "Its manifest was rebuilt from the disk."
+_REBUILT = tr("Its manifest was rebuilt from the disk.")
 
 
 def repair_point(
@@ -58,18 +59,38 @@ def repair_point(
     if not valid_digests(folder / point.digests, point.virtual_size):
         put_aside(folder, point.digests)
         _compute_digests(folder, layer, point, task)
-        done.append(f"{folder.name}: the digests of point {point.sequence} were computed anew.")
+        done.append(
+            tr(
+                "{folder}: the digests of point {point} were computed anew.",
+                folder=folder.name,
+                point=point.sequence,
+            )
+        )
     if not _valid_manifest(folder, point):
         with DigestFold([folder / point.digests], point.virtual_size) as own:
             point = replace(point, stored_bytes=total(own.held()))
         keep_a_copy(folder, manifest_path(folder, point).name)
         repository.save_point(folder.name, point)
-        done.append(f"{folder.name}: the manifest of point {point.sequence} was rebuilt.")
+        done.append(
+            tr(
+                "{folder}: the manifest of point {point} was rebuilt.",
+                folder=folder.name,
+                point=point.sequence,
+            )
+        )
     if not os.path.lexists(folder / point.overlay):
         _make_overlay(folder, layer, point)
-        done.append(f"{folder.name}: an empty overlay was made for point {point.sequence}.")
+        done.append(
+            tr(
+                "{folder}: an empty overlay was made for point {point}.",
+                folder=folder.name,
+                point=point.sequence,
+            )
+        )
     if repair_identity.seal_again(layer):
-        done.append(f"{folder.name}: {layer.path.name} is read-only again.")
+        done.append(
+            tr("{folder}: {layer} is read-only again.", folder=folder.name, layer=layer.path.name)
+        )
 
 
 def _manifest(folder: Path, layer: Layer, layers: Sequence[Layer]) -> RecoveryPoint:
@@ -151,7 +172,7 @@ def _compute_digests(folder: Path, layer: Layer, point: RecoveryPoint, task: Tas
                 aligned(ranges, BLOCK, data.size),
                 data.read,
                 add,
-                phase=f"Digests of point {point.sequence}",
+                phase=tr("Digests of point {point}", point=point.sequence),
                 task=task,
             )
         writer.finish()

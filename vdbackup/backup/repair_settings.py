@@ -22,6 +22,7 @@ from vdbackup.repository.model import Policy, SetSettings, SourceIdentity
 from vdbackup.repository.repository import SETTINGS, SETTINGS_COPY, settings_copy, write_settings
 from vdbackup.sources.facts import with_written
 from vdbackup.sources.identity import Facts
+from vdbackup.translation import tr
 
 
 def are_valid(folder: Path) -> bool:
@@ -60,7 +61,12 @@ def write_anew(folder: Path, layers: list[Layer]) -> str:
     if copy is None:
         put_aside(folder, SETTINGS_COPY)
     write_settings(folder, settings)
-    return f"{folder.name}: {SETTINGS} was written anew{known}"
+    return tr(
+        "{folder}: {settings} was written anew{known}",
+        folder=folder.name,
+        settings=SETTINGS,
+        known=known,
+    )
 
 
 def bring_back(folder: Path) -> str:
@@ -71,7 +77,12 @@ def bring_back(folder: Path) -> str:
     settings, known = _from_copy(folder, copy, 0)
     put_aside(folder, SETTINGS)
     write_settings(folder, settings)
-    return f"{folder.name}: {SETTINGS} was written anew{known}"
+    return tr(
+        "{folder}: {settings} was written anew{known}",
+        folder=folder.name,
+        settings=SETTINGS,
+        known=known,
+    )
 
 
 def _from_copy(folder: Path, copy: SetSettings, newest: int) -> tuple[SetSettings, str]:
@@ -87,13 +98,21 @@ def _from_copy(folder: Path, copy: SetSettings, newest: int) -> tuple[SetSetting
         folder / SETTINGS, folder / SETTINGS_COPY
     )
     if known or not copy.policy.takes:
-        return copy, f" from its copy; its source is {copy.source.path}."
+        return copy, tr(" from its copy; its source is {source}.", source=copy.source.path)
     every = replace(copy, policy=copy.policy.retaining(Policy()))
-    number = f"number, {copy.policy.keep}," if copy.policy.keep is not None else "rules"
+    number = (
+        tr("number, {keep},", keep=copy.policy.keep)
+        if copy.policy.keep is not None
+        else tr("rules")
+    )
     return every, (
-        f" from its copy, which may be older than what is lost; its source is {copy.source.path}, "
-        f"and it keeps all its points: the copy's {number} may be another by now. Say again how "
-        "many are to be kept."
+        tr(
+            " from its copy, which may be older than what is lost; its source is {source}, and it "
+            "keeps all its points: the copy's {number} may be another by now. Say again how many "
+            "are to be kept.",
+            source=copy.source.path,
+            number=number,
+        )
     )
 
 
@@ -116,13 +135,19 @@ def _from_disks(folder: Path, layers: list[Layer]) -> tuple[SetSettings, str]:
         newest.format,
     )
     whose = (
-        f"its source is {source.path}"
+        tr("its source is {source}", source=source.path)
         if source
-        else "its source is only known by what is on the disk: the next backup has to name the set"
+        else tr(
+            "its source is only known by what is on the disk: the next backup has to name the set"
+        )
     )
     return settings, (
-        f"; {whose}, and it keeps all its points. How many were to be kept, what was to be done "
-        "after a backup and what the source was said to be is not known any more: say it again."
+        tr(
+            "; {whose}, and it keeps all its points. How many were to be kept, what was to be "
+            "done after a backup and what the source was said to be is not known any more: say it "
+            "again.",
+            whose=whose,
+        )
     )
 
 

@@ -33,6 +33,7 @@ from vdbackup.repository import claims
 from vdbackup.repository.backup_set import BackupSet
 from vdbackup.repository.model import Policy, RecoveryPoint
 from vdbackup.repository.repository import Repository
+from vdbackup.translation import tr
 
 _MAX_NAMED = 3
 
@@ -73,7 +74,9 @@ def apply(repository: Repository, set_name: str, task: Task) -> Applied:
         except PointInUse as error:
             if repository.interrupted(set_name):  # somebody came when it had begun (claims.py)
                 raise
-            in_use[point.id] = f"Point {point.sequence} stays for now: {error.title}"
+            in_use[point.id] = tr(
+                "Point {point} stays for now: {error}", point=point.sequence, error=error.title
+            )
         except (DiskError, RepositoryError, Damaged) as error:
             if isinstance(error, _FOR_ALL) or repository.interrupted(set_name):
                 raise
@@ -105,8 +108,17 @@ def _not_counted(
     numbers = ", ".join(str(point.sequence) for point in points)
     one = len(points) == 1
     sentence = (
-        f"Point{'' if one else 's'} {numbers} {'is' if one else 'are'} damaged and "
-        f"{'does' if one else 'do'} not count among those that are kept: {not_whole[points[0].id]}"
+        tr(
+            "Point {numbers} is damaged and does not count among those that are kept: {not_whole}",
+            numbers=numbers,
+            not_whole=not_whole[points[0].id],
+        )
+        if one
+        else tr(
+            "Points {numbers} are damaged and do not count among those that are kept: {not_whole}",
+            numbers=numbers,
+            not_whole=not_whole[points[0].id],
+        )
     )
     return (sentence,)
 
@@ -117,11 +129,16 @@ def _last_copies(found: Due) -> list[str]:
     if not numbers:
         return []
     which = (
-        f"Point {numbers[0]} stays: it holds"
+        tr("Point {number} stays: it holds", number=numbers[0])
         if len(numbers) == 1
-        else (f"Points {', '.join(numbers)} stay: they hold")
+        else (tr("Points {numbers} stay: they hold", numbers=", ".join(numbers)))
     )
-    return [f"{which} what could not be read any more in the newer points that are kept."]
+    return [
+        tr(
+            "{which} what could not be read any more in the newer points that are kept.",
+            which=which,
+        )
+    ]
 
 
 def after(backup_set: BackupSet, gone: RecoveryPoint, result: RecoveryPoint | None) -> BackupSet:
@@ -140,7 +157,11 @@ def after(backup_set: BackupSet, gone: RecoveryPoint, result: RecoveryPoint | No
 def first_of(staying: list[str]) -> list[str]:
     """What stays, without a sentence for each of very many."""
     more = len(staying) - _MAX_NAMED
-    return staying if more <= 0 else [*staying[:_MAX_NAMED], f"{more} more points stay for now."]
+    return (
+        staying
+        if more <= 0
+        else [*staying[:_MAX_NAMED], tr("{more} more points stay for now.", more=more)]
+    )
 
 
 def untold(backup_set: BackupSet, wanted: Policy) -> str:
@@ -153,7 +174,11 @@ def untold(backup_set: BackupSet, wanted: Policy) -> str:
     if same or not wanted.takes or not backup_set.broken:
         return ""
     names = ", ".join(each.name for each in backup_set.broken)
-    return f"Which points of {backup_set.name} would go cannot be told while {names} cannot be read"
+    return tr(
+        "Which points of {backup_set} would go cannot be told while {names} cannot be read",
+        backup_set=backup_set.name,
+        names=names,
+    )
 
 
 _FOR_ALL = (LockLost, NoSpace)
@@ -162,21 +187,29 @@ _FOR_ALL = (LockLost, NoSpace)
 
 def _went(point: RecoveryPoint, children: list[RecoveryPoint]) -> str:
     if children:
-        return f"Point {children[0].sequence} was rolled into point {point.sequence}."
-    return f"Point {point.sequence} was deleted."
+        return tr(
+            "Point {children} was rolled into point {point}.",
+            children=children[0].sequence,
+            point=point.sequence,
+        )
+    return tr("Point {point} was deleted.", point=point.sequence)
 
 
 def unknown_points(backup_set: BackupSet) -> str:
     """What is said of a set of which not every point is known."""
     names = ", ".join(each.name for each in backup_set.broken)
     if all(each.refused for each in backup_set.broken):
-        return (
-            f"{backup_set.name} has manifests that may not be read: {names}. Until they can be, no "
-            "older points are merged or deleted."
+        return tr(
+            "{backup_set} has manifests that may not be read: {names}. Until they can be, no "
+            "older points are merged or deleted.",
+            backup_set=backup_set.name,
+            names=names,
         )
-    return (
-        f"{backup_set.name} has damaged manifests: {names}. Until a repair of the repository has "
-        "rebuilt them, no older points are merged or deleted."
+    return tr(
+        "{backup_set} has damaged manifests: {names}. Until a repair of the repository has "
+        "rebuilt them, no older points are merged or deleted.",
+        backup_set=backup_set.name,
+        names=names,
     )
 
 
@@ -189,14 +222,29 @@ def _left_damaged(backup_set: BackupSet, damaged: dict[str, VdbackupError]) -> t
     reason = next(iter(damaged.values())).title
     newest = [point for point in points if not backup_set.children(point.id)]
     offer = (
-        f" Nothing reads through point {newest[-1].sequence}: if it cannot be mended, delete that "
-        "one first, then those before it."
+        tr(
+            " Nothing reads through point {newest}: if it cannot be mended, delete that one "
+            "first, then those before it.",
+            newest=newest[-1].sequence,
+        )
         if newest
         else ""
     )
     plural = len(points) > 1
     sentence = (
-        f"Point{'s' if plural else ''} {numbers} {'are' if plural else 'is'} due to go and "
-        f"stay{'' if plural else 's'}, because the chain is damaged: {reason}{offer}"
+        tr(
+            "Points {numbers} are due to go and stay, because the chain is damaged: "
+            "{reason}{offer}",
+            numbers=numbers,
+            reason=reason,
+            offer=offer,
+        )
+        if plural
+        else tr(
+            "Point {numbers} is due to go and stays, because the chain is damaged: {reason}{offer}",
+            numbers=numbers,
+            reason=reason,
+            offer=offer,
+        )
     )
     return (sentence,)

@@ -6,6 +6,7 @@ from vdbackup.disks.disk import SECTOR
 from vdbackup.disks.formats import check_fits, check_format, fitting_formats
 from vdbackup.disks.names import DiskFormat
 from vdbackup.sources.source import Source
+from vdbackup.translation import tr
 
 DEFAULT_FORMAT = DiskFormat.VMDK
 
@@ -19,8 +20,15 @@ def format_for(source: Source, asked: str | None) -> tuple[DiskFormat, str]:
     chosen = default_format(source.size, source.sector_size)
     if chosen == DEFAULT_FORMAT:
         return chosen, ""
-    reason = "is too large for" if source.sector_size == SECTOR else "has sectors too large for"
-    note = f"The set is kept in {chosen.upper()}: the source {reason} {DEFAULT_FORMAT.upper()}."
+    reason = (
+        tr("is too large for") if source.sector_size == SECTOR else tr("has sectors too large for")
+    )
+    note = tr(
+        "The set is kept in {chosen}: the source {reason} {default_format}.",
+        chosen=chosen.upper(),
+        reason=reason,
+        default_format=DEFAULT_FORMAT.upper(),
+    )
     return chosen, note
 
 

@@ -12,6 +12,7 @@ from vdbackup.repository.digests import BLOCK
 from vdbackup.repository.files import check_space, free_space
 from vdbackup.sources.sample import stored_share
 from vdbackup.sources.source import Source
+from vdbackup.translation import tr
 from vdbackup.volumes.allocation import LeftOut
 
 RESERVE = 1 << 20
@@ -29,18 +30,21 @@ def check(source: Source, repository: Path, left_out: LeftOut, *, full: bool) ->
     Raises NoSpace.
     """
     if not full:
-        check_space(repository, RESERVE, f"A backup of {source.title}")
+        check_space(repository, RESERVE, tr("A backup of {source}", source=source.title))
         return ()
     least, most = _needed(source, left_out)
-    doing = f"A full backup of {source.title}"
+    doing = tr("A full backup of {source}", source=source.title)
     check_space(repository, _with_tables(least), doing)
     free = free_space(repository)
     if free is None or free >= _with_tables(most):
         return ()
-    sentence = (
-        f"{doing} was expected to need {readable_size(least)} to {readable_size(most)} (by a "
-        f"sample of the device), and there were only {readable_size(free)} free: free some space "
-        "before the next one."
+    sentence = tr(
+        "{doing} was expected to need {size} to {size_2} (by a sample of the device), and "
+        "there were only {size_3} free: free some space before the next one.",
+        doing=doing,
+        size=readable_size(least),
+        size_2=readable_size(most),
+        size_3=readable_size(free),
     )
     return (sentence,)
 
@@ -71,8 +75,10 @@ def unlisted(backup_set: BackupSet) -> tuple[str, ...]:
     names = backup_set.unlisted_layers()
     if not names:
         return ()
-    sentence = (
-        f"No recovery point has {', '.join(names)} in {backup_set.folder}: a manifest is missing. "
-        "A repair makes a point of it."
+    sentence = tr(
+        "No recovery point has {names} in {folder}: a manifest is missing. A repair makes a "
+        "point of it.",
+        names=", ".join(names),
+        folder=backup_set.folder,
     )
     return (sentence,)

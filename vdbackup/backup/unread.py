@@ -17,9 +17,10 @@ from vdbackup.repository.model import RecoveryPoint
 from vdbackup.sources import free_space
 from vdbackup.sources.moment import Outcome
 from vdbackup.sources.source import OneReading, Rounds, Source
+from vdbackup.translation import tr
 from vdbackup.volumes.allocation import MAX_RANGES, NOTHING, LeftOut
 
-KEPT_AFTER_ALL = (
+KEPT_AFTER_ALL = tr(
     "Free space was read, too: only of what is one moment's is it known what is free in it."
 )
 

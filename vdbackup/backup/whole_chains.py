@@ -14,6 +14,7 @@ from vdbackup.errors import (
 )
 from vdbackup.repository.backup_set import BackupSet
 from vdbackup.repository.model import RecoveryPoint
+from vdbackup.translation import tr
 
 
 class Chains:
@@ -65,7 +66,9 @@ def damaged(backup_set: BackupSet, chains: Chains) -> dict[str, str]:
     for point in backup_set.points:
         above = found.get(point.parent or "")
         if was_found_damaged(point):
-            found[point.id] = f"the last verification found point {point.sequence} damaged."
+            found[point.id] = tr(
+                "the last verification found point {point} damaged.", point=point.sequence
+            )
         elif above:
             found[point.id] = above
         else:

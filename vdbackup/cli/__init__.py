@@ -14,7 +14,7 @@ from vdbackup.cli.json_values import error_json
 from vdbackup.cli.parser import asked_command, build_parser
 from vdbackup.errors import Cancelled, Unexpected, VdbackupError, from_os
 from vdbackup.text import PrintableFormatter, printable
-from vdbackup.translation import asks_for_json
+from vdbackup.translation import asks_for_json, tr
 
 log = logging.getLogger(__name__)
 
@@ -39,15 +39,15 @@ def main(arguments: Sequence[str]) -> int:
 def _in_words(error: BaseException) -> VdbackupError:
     """What is wrong, and what to do; the log gets the rest."""
     if isinstance(error, KeyboardInterrupt):
-        return Cancelled("Cancelled.", "")
+        return Cancelled(tr("Cancelled."), "")
     if isinstance(error, output.Unsaid):
         output.give_up()
     if isinstance(error, VdbackupError | OSError):
         log.info("failed", exc_info=error)
         return from_os(error) if isinstance(error, OSError) else error
     log.critical("unexpected", exc_info=error)
-    title = f"It failed unexpectedly: {type(error).__name__}: {error}."
-    return Unexpected(title, "This is a fault of vdbackup; -v shows more.")
+    title = tr("It failed unexpectedly: {name}: {error}.", name=type(error).__name__, error=error)
+    return Unexpected(title, tr("This is a fault of vdbackup; -v shows more."))
 
 
 def _done(arguments: Sequence[str]) -> int:

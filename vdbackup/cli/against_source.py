@@ -10,6 +10,7 @@ from vdbackup.cli.common import DONE, WARNINGS, open_repository
 from vdbackup.cli.console import print_json, say, warn, work
 from vdbackup.errors import ChangesMissed, UsageError
 from vdbackup.jobs import readable_size as size
+from vdbackup.translation import tr
 
 if TYPE_CHECKING:
     from vdbackup.operations.against_source import SourceVerdict
@@ -21,14 +22,14 @@ def verify_against_source(options: argparse.Namespace) -> int:
 
     if len(options.points) > 1:
         raise UsageError(
-            "A source is compared with one point, and several are named.",
-            "Name one of them, or none for the newest.",
+            tr("A source is compared with one point, and several are named."),
+            tr("Name one of them, or none for the newest."),
         )
     repository = open_repository(options.repository, as_json=options.json)
     named = [repository.find(each, options.set)[1].id for each in options.points]
     with against_source.planned(repository, options.set, *named) as plan:
         verdict: SourceVerdict = work(
-            f"Compare {plan.source.title}",
+            tr("Compare {source}", source=plan.source.title),
             lambda task: against_source.run(plan, task),
             as_json=options.json,
             wait=options.wait,
@@ -41,29 +42,45 @@ def verify_against_source(options: argparse.Namespace) -> int:
     warn(verdict.warnings)
     if not verdict.ok:
         raise ChangesMissed(
-            f"Changes of {verdict.source} were missed: what tracks it is not believed any more.",
-            "Back it up: the next backup reads everything.",
+            tr(
+                "Changes of {source} were missed: what tracks it is not believed any more.",
+                source=verdict.source,
+            ),
+            tr("Back it up: the next backup reads everything."),
         )
     return WARNINGS if verdict.warnings else DONE
 
 
 def _sentences(verdict: SourceVerdict) -> list[str]:
     number, claim = verdict.point.sequence, verdict.claim
-    read = f"{size(verdict.read_bytes)} of {verdict.source} were read."
+    read = tr("{size} of {source} were read.", size=size(verdict.read_bytes), source=verdict.source)
     begun = [*filter(None, (read, verdict.consistency.sentence))]
     if claim is None:
         return [
             *begun,
-            f"{size(verdict.differing_bytes)} differ from point {number}.",
-            f"Whether all that changed is marked cannot be said, because {verdict.unclaimed}.",
+            tr(
+                "{size} differ from point {number}.",
+                size=size(verdict.differing_bytes),
+                number=number,
+            ),
+            tr(
+                "Whether all that changed is marked cannot be said, because {unclaimed}.",
+                unclaimed=verdict.unclaimed,
+            ),
         ]
-    marked = f"{size(claim.marked)} differ from point {number}, and are marked as changed since."
+    marked = tr(
+        "{size} differ from point {number}, and are marked as changed since.",
+        size=size(claim.marked),
+        number=number,
+    )
     others = []
     if claim.missed:
-        others.append(f"{size(claim.missed)} differ without being marked.")
+        others.append(tr("{size} differ without being marked.", size=size(claim.missed)))
     if back := verdict.given_back_bytes:
-        others.append(f"{size(back)} have become zeros unmarked: space that was given back.")
-    return [*begun, marked, *(others or ["Nothing else differs."])]
+        others.append(
+            tr("{size} have become zeros unmarked: space that was given back.", size=size(back))
+        )
+    return [*begun, marked, *(others or [tr("Nothing else differs.")])]
 
 
 def _json(verdict: SourceVerdict) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from vdbackup.cli.options import (
     new_command,
     new_family,
 )
+from vdbackup.translation import tr
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -25,17 +26,21 @@ if TYPE_CHECKING:
 
 def add_agent(subparsers: Subparsers) -> None:
     """The command `agent`, and what it can be told."""
-    text = "let users back up disks that only root may read, each allowed or asked by polkit"
+    text = tr("let users back up disks that only root may read, each allowed or asked by polkit")
     actions = new_family(
         subparsers,
         "agent",
         text,
         example="agent install",
-        failed="it could not be installed, or removed",
+        failed=tr("it could not be installed, or removed"),
     )
     for run, does, failed in (
-        (install, "install the program that runs as root for that", "it is not installed"),
-        (remove, "remove it, and all that was installed with it", "some of it may still be there"),
+        (install, tr("install the program that runs as root for that"), tr("it is not installed")),
+        (
+            remove,
+            tr("remove it, and all that was installed with it"),
+            tr("some of it may still be there"),
+        ),
     ):
         name = run.__name__
         made = new_command(
@@ -43,7 +48,7 @@ def add_agent(subparsers: Subparsers) -> None:
         )
         made.add_argument(
             "--root", type=Path, default=Path("/"), metavar="DIR",
-            help="put it together there, for a package, in place of this system",
+            help=tr("put it together there, for a package, in place of this system"),
         )  # fmt: skip
         dry_run_option(made)
         json_option(made)
@@ -54,10 +59,16 @@ def install(options: argparse.Namespace) -> int:
     from vdbackup.operations import agent
 
     plan = agent.plan_install(options.root)
-    done = _done("Install the agent", plan, agent.install, options)
+    done = _done(tr("Install the agent"), plan, agent.install, options)
     if done is not None and not options.json:
-        how = "systemd starts it" if done.listens else "pkexec starts it"
-        say(f"{len(done.files)} files are written; {how} for whoever needs it.")
+        how = tr("systemd starts it") if done.listens else tr("pkexec starts it")
+        say(
+            tr(
+                "{count} files are written; {how} for whoever needs it.",
+                count=len(done.files),
+                how=how,
+            )
+        )
     return DONE
 
 
@@ -66,9 +77,9 @@ def remove(options: argparse.Namespace) -> int:
     from vdbackup.operations import agent
 
     plan = agent.plan_remove(options.root)
-    done = _done("Remove the agent", plan, agent.remove, options)
+    done = _done(tr("Remove the agent"), plan, agent.remove, options)
     if done is not None and not options.json:
-        say(f"{len(done.files)} files are removed.")
+        say(tr("{count} files are removed.", count=len(done.files)))
     return DONE
 
 
@@ -82,7 +93,7 @@ def _done(
     if not announce(plan, options):
         if not options.json:
             for name in plan.creates:
-                say(f"  new: {name}")
+                say(tr("  new: {name}", name=name))
         return None
     result = work(title, lambda task: do(plan, task), as_json=options.json)
     if options.json:

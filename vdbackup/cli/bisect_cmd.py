@@ -20,6 +20,7 @@ from vdbackup.cli.options import (
     sensible_seconds,
 )
 from vdbackup.errors import UsageError
+from vdbackup.translation import tr
 
 if TYPE_CHECKING:
     from vdbackup.operations.bisect import BisectResult
@@ -32,31 +33,38 @@ def add_bisect(subparsers: Subparsers) -> None:
         subparsers,
         "bisect",
         bisect,
-        "find the first point at which a check fails, in few steps",
+        tr("find the first point at which a check fails, in few steps"),
         example="bisect -r /mnt/backups --until login:",
-        failed="no point fails, or the check cannot be done",
-        warned="of some points nobody can tell; the first bad one may be one of them",
+        failed=tr("no point fails, or the check cannot be done"),
+        warned=tr("of some points nobody can tell; the first bad one may be one of them"),
     )
     repository_options(parser)
     parser.add_argument(
-        "--from", dest="first", metavar="POINT", help=f"where to begin; the oldest if left out: "
-        f"{POINT_HELP}",
+        "--from", dest="first", metavar="POINT", help=tr(
+            "where to begin; the oldest if left out: {point_help}",
+            point_help=POINT_HELP
+        ),
     )  # fmt: skip
     parser.add_argument(
-        "--to", dest="last", metavar="POINT", help="where to end; the newest if left out"
+        "--to", dest="last", metavar="POINT", help=tr("where to end; the newest if left out")
     )
     check = parser.add_mutually_exclusive_group(required=True)
     check.add_argument(
         "--run", metavar="CMD",
-        help="a command that is given a folder with the point's files, and ends with 0 if it is "
-        "good, with 125 if it cannot tell",
+        help=tr(
+            "a command that is given a folder with the point's files, and ends with 0 if it is "
+            "good, with 125 if it cannot tell"
+        ),
     )  # fmt: skip
     check.add_argument(
         "--until", metavar="TEXT",
-        help="boot the points; good is one on whose screen or serial console TEXT appears",
+        help=tr("boot the points; good is one on whose screen or serial console TEXT appears"),
     )  # fmt: skip
     parser.add_argument(
-        "--timeout", type=sensible_seconds, metavar="SECONDS", help="for each point that is booted"
+        "--timeout",
+        type=sensible_seconds,
+        metavar="SECONDS",
+        help=tr("for each point that is booted"),
     )
     hardware_options(parser)
     dry_run_option(parser)
@@ -76,7 +84,9 @@ def bisect(options: argparse.Namespace) -> int:
     plan = bisect.plan(repository, backup_set.name, _check(options), first, last)
     if not announce(plan, options):
         return DONE
-    result: BisectResult = work("Bisect", lambda task: bisect.run(plan, task), as_json=options.json)
+    result: BisectResult = work(
+        tr("Bisect"), lambda task: bisect.run(plan, task), as_json=options.json
+    )
     if options.json:
         print_json(_result_json(result))
     else:
@@ -97,30 +107,64 @@ def _check(options: argparse.Namespace) -> Check:
     try:
         command = tuple(shlex.split(options.run))
     except ValueError as error:
-        raise UsageError(f"{options.run!r} is no command: {error}.", "Check its quotes.") from error
+        raise UsageError(
+            tr("{run!r} is no command: {error}.", run=options.run, error=error),
+            tr("Check its quotes."),
+        ) from error
     if not command:
-        raise UsageError("The command to run is empty.", "Name a program after --run.")
+        raise UsageError(tr("The command to run is empty."), tr("Name a program after --run."))
     return CommandCheck(command)
 
 
 def _say(result: BisectResult, options: argparse.Namespace) -> None:
     for each in result.checked:
-        say(f"Point {each.point.sequence}: {each.verdict}. {each.sentence}")
+        say(
+            tr(
+                "Point {point}: {verdict}. {sentence}",
+                point=each.point.sequence,
+                verdict=tr(each.verdict),
+                sentence=each.sentence,
+            )
+        )
     bad, good = result.first_bad, result.last_good
     created = bad.created.replace("T", " ")[:19]
     if good is None:
-        say(f"Already point {bad.sequence}, of {created} (UTC), fails: none is before it.")
+        say(
+            tr(
+                "Already point {bad}, of {created} (UTC), fails: none is before it.",
+                bad=bad.sequence,
+                created=created,
+            )
+        )
         return
-    say(f"The first point that fails is {bad.sequence}, of {created} (UTC).")
+    say(
+        tr(
+            "The first point that fails is {bad}, of {created} (UTC).",
+            bad=bad.sequence,
+            created=created,
+        )
+    )
     where = shlex.join(["-r", str(options.repository)])
-    say(f"`vdbackup diff {where} {good.sequence} {bad.sequence}` lists what changed then.")
+    say(
+        tr(
+            "`vdbackup diff {where} {good} {bad}` lists what changed then.",
+            where=where,
+            good=good.sequence,
+            bad=bad.sequence,
+        )
+    )
 
 
 def _untold(result: BisectResult) -> list[str]:
     if not result.untold:
         return []
     numbers = ", ".join(str(each.sequence) for each in result.untold)
-    return [f"Of these nobody can tell, and any may be the first that fails: {numbers}."]
+    return [
+        tr(
+            "Of these nobody can tell, and any may be the first that fails: {numbers}.",
+            numbers=numbers,
+        )
+    ]
 
 
 def _result_json(result: BisectResult) -> dict[str, Any]:

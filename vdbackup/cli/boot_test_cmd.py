@@ -20,6 +20,7 @@ from vdbackup.cli.options import (
     sensible_seconds,
 )
 from vdbackup.errors import Cancelled, DoesNotBoot, NoSystem, UsageError, VdbackupError
+from vdbackup.translation import tr
 
 if TYPE_CHECKING:
     from vdbackup.operations.backup import BackupResult
@@ -37,27 +38,34 @@ def add_boot_test(subparsers: Subparsers) -> None:
         subparsers,
         "boot-test",
         boot_test,
-        "prove that points boot, and note it",
+        tr("prove that points boot, and note it"),
         example="boot-test -r /mnt/backups --new",
-        failed="a point does not boot, or cannot be tested",
-        warned="a damaged set was passed over",
+        failed=tr("a point does not boot, or cannot be tested"),
+        warned=tr("a damaged set was passed over"),
     )
     repository_options(parser)
     machine_option(parser)
     parser.add_argument(
-        "points", nargs="*", metavar="POINT", help=f"{POINT_HELP}; the latest if left out"
+        "points",
+        nargs="*",
+        metavar="POINT",
+        help=tr("{point_help}; the latest if left out", point_help=POINT_HELP),
     )
     parser.add_argument(
-        "--new", action="store_true", help="all points that have not been tested yet, of all sets"
+        "--new",
+        action="store_true",
+        help=tr("all points that have not been tested yet, of all sets"),
     )
     parser.add_argument(
         "--sign", default="auto", metavar="SIGN",
-        help="of life: login, screen, agent, text:WORDS, regex:PATTERN, or auto: whichever of the "
-        "first three comes first (default: auto)",
+        help=tr(
+            "of life: login, screen, agent, text:WORDS, regex:PATTERN, or auto: whichever of the "
+            "first three comes first (default: auto)"
+        ),
     )  # fmt: skip
     parser.add_argument(
         "--timeout", type=sensible_seconds, metavar="SECONDS",
-        help="for each point (default: 180, or 900 where there is no KVM)",
+        help=tr("for each point (default: 180, or 900 where there is no KVM)"),
     )  # fmt: skip
     hardware_options(parser)
     json_option(parser)
@@ -68,7 +76,7 @@ def boot_test(options: argparse.Namespace) -> int:
     repository = open_repository(options.repository, as_json=options.json)
     chosen, damaged = _chosen(repository, options)
     if not (chosen or damaged or options.json):
-        say("All points have been tested.")
+        say(tr("All points have been tested."))
     from vdbackup.recovery.boot_test.boot_test import BootTestOptions
 
     request = BootTestOptions(
@@ -83,8 +91,8 @@ def boot_test(options: argparse.Namespace) -> int:
         failed += results.count(None)  # who names a disk of data wants to hear that it boots not
     if failed:
         raise DoesNotBoot(
-            f"Of {len(results)} points {failed} did not boot.",
-            "What was seen of each stands above.",
+            tr("Of {count} points {failed} did not boot.", count=len(results), failed=failed),
+            tr("What was seen of each stands above."),
         )
     return WARNINGS if damaged else DONE
 
@@ -112,12 +120,17 @@ def _chosen(
         return [find(repository, each, options) for each in options.points or ["latest"]], []
     if options.points:
         raise UsageError(
-            "With --new the points are chosen automatically.", "Leave out either of them."
+            tr("With --new the points are chosen automatically."), tr("Leave out either of them.")
         )
     sets, damaged = repository.survey()
     if options.set:
         sets, damaged = [repository.set(options.set)], []
-    warn([f"{each.name} is passed over: {each.problem.title}" for each in damaged])
+    warn(
+        [
+            tr("{which} is passed over: {problem}", which=each.name, problem=each.problem.title)
+            for each in damaged
+        ]
+    )
     return [(each, point) for each in sets for point in untested(each)], damaged
 
 
@@ -135,14 +148,16 @@ def _test(
     name = f"{backup_set.name} #{point.sequence}"
     try:
         test: BootTest | NoSystem = work(
-            f"Boot test of {name}",
+            tr("Boot test of {name}", name=name),
             lambda task: boot_test.run(repository, backup_set.name, point.id, request, task),
             as_json=as_json,
         )
     except (UsageError, Cancelled):
         raise
     except VdbackupError as error:
-        warn([f"{name} could not be tested: {remedies.sentences(error)}"])
+        warn(
+            [tr("{name} could not be tested: {error}", name=name, error=remedies.sentences(error))]
+        )
         if as_json:
             untested = {"set": backup_set.name, "id": point.id, "sentence": error.title}
             print_json({**error_json(error), **untested})
@@ -162,10 +177,30 @@ def _test(
             }
         )
     elif test.ok:
-        say(f"{name} boots, in {test.seconds:.1f} s. {test.sentence}")
+        say(
+            tr(
+                "{name} boots, in {seconds:.1f} s. {sentence}",
+                name=name,
+                seconds=test.seconds,
+                sentence=test.sentence,
+            )
+        )
     if not test.ok:
-        where = f"it stopped at the stage {test.stage}, after {test.seconds:.1f} s"
-        warn([f"{name} does not boot: {where}. {test.sentence}"])
+        where = tr(
+            "it stopped at the stage {stage}, after {seconds:.1f} s",
+            stage=tr(str(test.stage)),
+            seconds=test.seconds,
+        )
+        warn(
+            [
+                tr(
+                    "{name} does not boot: {where}. {sentence}",
+                    name=name,
+                    where=where,
+                    sentence=test.sentence,
+                )
+            ]
+        )
     return test.ok
 
 

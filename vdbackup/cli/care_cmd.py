@@ -36,6 +36,7 @@ from vdbackup.cli.options import (
 )
 from vdbackup.errors import Damaged, NotRepaired, UsageError
 from vdbackup.jobs import readable_size as size
+from vdbackup.translation import tr, trn
 
 if TYPE_CHECKING:
     from vdbackup.recovery.verify import Verdict
@@ -47,11 +48,13 @@ def add_merge(subparsers: Subparsers) -> None:
         subparsers,
         "merge",
         merge,
-        "roll a point into its parent",
+        tr("roll a point into its parent"),
         example="merge -r /mnt/backups 2 --dry-run",
-        failed="nothing was merged",
-        warned="what had been cut off was finished instead, or another program's machine still "
-        "has a layer's old name",
+        failed=tr("nothing was merged"),
+        warned=tr(
+            "what had been cut off was finished instead, or another program's machine still has a "
+            "layer's old name"
+        ),
     )
     point_options(parser)
     machine_option(parser)
@@ -67,7 +70,7 @@ def merge(options: argparse.Namespace) -> int:
     finished = finish_merges(repository, allowed, as_json=options.json)
     if finished.done or finished.undone:
         # it may be this very merge that is asked for again: going on would merge one step further
-        warn([*told_of(finished), "Nothing else was merged: look at `vdbackup list` first."])
+        warn([*told_of(finished), tr("Nothing else was merged: look at `vdbackup list` first.")])
         warn(said_of(finished.trouble))
         if options.json:
             sentences = [*finished.done, *map(str, finished.undone)]
@@ -78,7 +81,7 @@ def merge(options: argparse.Namespace) -> int:
     if not announce(plan, options):
         return DONE
     result: merge.MergeResult = work(
-        "Merge",
+        tr("Merge"),
         lambda task: merge.run(plan, allowed.sessions_folder, task),
         as_json=options.json,
         wait=options.wait,
@@ -88,7 +91,14 @@ def merge(options: argparse.Namespace) -> int:
         data = point_json(repository.set(backup_set.name), merged)
         print_json({"event": "result", "way": result.way, **data})
     else:
-        say(f"Point {merged.sequence} is now a {merged.type} of {size(merged.stored_bytes)}.")
+        say(
+            tr(
+                "Point {merged} is now a {type} of {size}.",
+                merged=merged.sequence,
+                type=tr(merged.type),
+                size=size(merged.stored_bytes),
+            )
+        )
         say(result.way.sentence)
     warn(said_of(result.trouble))
     return WARNINGS if result.trouble else DONE
@@ -100,14 +110,14 @@ def add_delete(subparsers: Subparsers) -> None:
         subparsers,
         "delete",
         delete,
-        "delete a recovery point",
+        tr("delete a recovery point"),
         example="delete -r /mnt/backups 2 --dry-run",
-        failed="nothing was deleted",
-        warned="another program's machine still has a layer's old name",
+        failed=tr("nothing was deleted"),
+        warned=tr("another program's machine still has a layer's old name"),
     )
     point_options(parser)
     machine_option(parser)
-    parser.add_argument("--yes", action="store_true", help="even the last point of its set")
+    parser.add_argument("--yes", action="store_true", help=tr("even the last point of its set"))
     changing_options(parser)
 
 
@@ -125,12 +135,15 @@ def delete(options: argparse.Namespace) -> int:
         return DONE
     if plan.last and not options.yes:
         confirm(
-            f"Delete the last point of {plan.set_name}?",
-            f"It is the last point of {plan.set_name}, and no backup of its source would remain.",
-            "Nothing was deleted.",
+            tr("Delete the last point of {set_name}?", set_name=plan.set_name),
+            tr(
+                "It is the last point of {set_name}, and no backup of its source would remain.",
+                set_name=plan.set_name,
+            ),
+            tr("Nothing was deleted."),
         )
     result: delete.DeleteResult = work(
-        "Delete",
+        tr("Delete"),
         lambda task: delete.run(plan, allowed.sessions_folder, task),
         as_json=options.json,
         wait=options.wait,
@@ -147,23 +160,30 @@ def add_verify(subparsers: Subparsers) -> None:
         subparsers,
         "verify",
         verify,
-        "check that points are as they were captured",
+        tr("check that points are as they were captured"),
         example="verify -r /mnt/backups",
-        failed="a point is damaged, or the tracker of a source has missed changes",
-        warned="a point may not be read, or the source was not read as it was at one moment",
+        failed=tr("a point is damaged, or the tracker of a source has missed changes"),
+        warned=tr("a point may not be read, or the source was not read as it was at one moment"),
     )
     repository_options(parser)
-    parser.add_argument("points", nargs="*", metavar="POINT", help=f"{POINT_HELP}; all if none")
+    parser.add_argument(
+        "points",
+        nargs="*",
+        metavar="POINT",
+        help=tr("{point_help}; all if none", point_help=POINT_HELP),
+    )
     parser.add_argument(
         "--against-source", action="store_true",
-        help="read the set's source as a whole instead, and compare it with POINT, or with the "
-        "newest: whatever differs has to be marked as changed since, where changes are tracked",
+        help=tr(
+            "read the set's source as a whole instead, and compare it with POINT, or with the "
+            "newest: whatever differs has to be marked as changed since, where changes are tracked"
+        ),
     )  # fmt: skip
     parser.add_argument(
         "--sample",
         type=positive,
         metavar="N",
-        help="the N points that were verified the longest ago, or never",
+        help=tr("the N points that were verified the longest ago, or never"),
     )
     wait_option(parser)
     json_option(parser)
@@ -174,7 +194,9 @@ def verify(options: argparse.Namespace) -> int:
     from vdbackup.recovery import verify
 
     if options.sample and (options.points or options.against_source):
-        raise UsageError("A sample is chosen automatically.", "Leave out the points, or --sample.")
+        raise UsageError(
+            tr("A sample is chosen automatically."), tr("Leave out the points, or --sample.")
+        )
     if options.against_source:
         return verify_against_source(options)
     repository = open_repository(options.repository, as_json=options.json)
@@ -184,7 +206,7 @@ def verify(options: argparse.Namespace) -> int:
         wanted = verify.longest_ago(backup_set, options.sample)
     plan = verify.plan(repository, backup_set.name, wanted or None)
     verdicts: list[verify.Verdict] = work(
-        "Verify",
+        tr("Verify"),
         lambda task: verify.run(plan, task),
         as_json=options.json,
         wait=options.wait,
@@ -197,19 +219,31 @@ def verify(options: argparse.Namespace) -> int:
         )
     else:
         for verdict in verdicts:
-            say(f"Point {verdict.point.sequence}: {'ok' if verdict.ok else 'DAMAGED'}")
+            say(
+                tr("Point {point}: ok", point=verdict.point.sequence)
+                if verdict.ok
+                else tr("Point {point}: DAMAGED", point=verdict.point.sequence)
+            )
             for finding in verdict.findings:
-                where = "" if finding.offset is None else f" at {finding.offset}"
+                where = "" if finding.offset is None else tr(" at {offset}", offset=finding.offset)
                 say(f"  {finding.file}{where}: {finding.problem}")
         for each in unknown:
-            say(f"Point {each.sequence}: {unread_state(each)}")
+            say(tr("Point {which}: {which_2}", which=each.sequence, which_2=unread_state(each)))
             say(f"  {each.name}: {each.problem.title}")
     damaged = [str(each.point.sequence) for each in verdicts if not each.ok]
     damaged += [str(each.sequence) for each in unknown if not each.refused]
     if damaged:
         raise Damaged(
-            f"Damaged: point{'' if len(damaged) == 1 else 's'} {', '.join(damaged)}.",
-            "Use another point, or `restore --ignore-damage` for what is whole; make a new full.",
+            trn(
+                "Damaged: point {damaged}.",
+                "Damaged: points {damaged}.",
+                len(damaged),
+                damaged=", ".join(damaged),
+            ),
+            tr(
+                "Use another point, or `restore --ignore-damage` for what is whole; make a new "
+                "full."
+            ),
         )
     return WARNINGS if unknown else DONE
 
@@ -217,7 +251,7 @@ def verify(options: argparse.Namespace) -> int:
 def words_of_points(verdicts: Sequence[Verdict]) -> str:
     """Which points they are of: "point 3", "points 3, 4"."""
     numbers = ", ".join(str(each.point.sequence) for each in verdicts)
-    return f"point{'' if len(verdicts) == 1 else 's'} {numbers}"
+    return trn("point {numbers}", "points {numbers}", len(verdicts), numbers=numbers)
 
 
 def verdict_json(verdict: Verdict) -> dict[str, Any]:
@@ -236,10 +270,10 @@ def add_repair(subparsers: Subparsers) -> None:
         subparsers,
         "repair",
         repair,
-        "finish what was interrupted; rebuild missing metadata from the disks",
+        tr("finish what was interrupted; rebuild missing metadata from the disks"),
         example="repair -r /mnt/backups",
-        failed="something cannot be repaired",
-        warned="another program's machine still has a layer's old name",
+        failed=tr("something cannot be repaired"),
+        warned=tr("another program's machine still has a layer's old name"),
     )
     repository_options(parser, in_set=False)
     wait_option(parser)
@@ -252,7 +286,7 @@ def repair(options: argparse.Namespace) -> int:
 
     allowed = machines()
     repaired: repair.RepairResult = work(
-        "Repair",
+        tr("Repair"),
         lambda task: repair.run(options.repository, allowed.sessions_folder, task),
         as_json=options.json,
         wait=options.wait,
@@ -261,14 +295,14 @@ def repair(options: argparse.Namespace) -> int:
         undone = [str(each) for each in repaired.undone]
         print_json({"event": "result", "done": repaired.done, "undone": undone})
     else:
-        nothing = [] if repaired.undone else ["Nothing had to be repaired."]
+        nothing = [] if repaired.undone else [tr("Nothing had to be repaired.")]
         for sentence in repaired.done or nothing:
             say(sentence)
         warn(said_of(repaired.undone))
     warn(said_of(repaired.trouble))
     if repaired.undone:
         raise NotRepaired(
-            "Not all could be repaired.",
-            "Bring back from a copy what could not, then have it repaired again.",
+            tr("Not all could be repaired."),
+            tr("Bring back from a copy what could not, then have it repaired again."),
         )
     return WARNINGS if repaired.trouble else DONE

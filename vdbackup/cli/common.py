@@ -15,6 +15,7 @@ from vdbackup.errors import Cancelled, NotConfirmed, UsageError, VdbackupError, 
 from vdbackup.jobs import Plan, Task
 from vdbackup.jobs import readable_size as size
 from vdbackup.text import printable
+from vdbackup.translation import tr
 
 if TYPE_CHECKING:
     from vdbackup.operations.machines import Machines
@@ -63,7 +64,9 @@ def find(
     if name is None:
         return repository.find(reference, options.set)
     if options.set is not None:
-        raise UsageError("A point is of a machine or of a set.", "Leave out --machine or --set.")
+        raise UsageError(
+            tr("A point is of a machine or of a set."), tr("Leave out --machine or --set.")
+        )
     moment = find_moment(repository, known.named(name), reference)
     set_name, point = next(iter(moment.points.items()))
     return repository.set(set_name), point
@@ -92,7 +95,7 @@ def finish_merges(repository: Repository, allowed: Machines, *, as_json: bool) -
     if not repository.unfinished_sets():
         return opening.finish(repository, allowed.sessions_folder, Task())
     finished: Finished = work(
-        "Finishing what was interrupted",
+        tr("Finishing what was interrupted"),
         lambda task: opening.finish(repository, allowed.sessions_folder, task),
         as_json=as_json,
     )
@@ -145,9 +148,9 @@ def announce(plan: Plan, options: argparse.Namespace, **more: Any) -> bool:
         else:
             say(plan.summary)
             if plan.bytes_to_copy:
-                say(f"Up to {size(plan.bytes_to_copy)} are copied.")
+                say(tr("Up to {size} are copied.", size=size(plan.bytes_to_copy)))
             for name in (*plan.replaces, *plan.invalidates):
-                say(f"  replaced or gone afterwards: {name}")
+                say(tr("  replaced or gone afterwards: {name}", name=name))
             if plan.hindrance:
                 say(plan.hindrance)
     elif not options.json:
@@ -166,7 +169,7 @@ def confirm(question: str, problem: str, otherwise: str) -> None:
     Raises Cancelled where it is no, and BackupError where there is nobody.
     """
     if not sys.stdin.isatty():
-        raise NotConfirmed(problem, "Say with --yes that this is meant.")
+        raise NotConfirmed(problem, tr("Say with --yes that this is meant."))
     output.complain(printable(f"{question} [y/N] "), end="")
     if sys.stdin.readline().strip().lower() not in ("y", "yes"):
         raise Cancelled(otherwise, "")
@@ -174,4 +177,4 @@ def confirm(question: str, problem: str, otherwise: str) -> None:
 
 def unread_state(unread: BrokenManifest | DamagedSet) -> str:
     """What may not be read need not be damaged."""
-    return "MAY NOT BE READ" if unread.refused else "DAMAGED"
+    return "MAY NOT BE READ" if unread.refused else tr("DAMAGED")

@@ -25,6 +25,7 @@ from vdbackup.jobs import (
     retry_when_cleared,
 )
 from vdbackup.text import printable
+from vdbackup.translation import tr
 
 _INTERVAL = 0.1
 _BAR = 24
@@ -120,7 +121,9 @@ def work(
         job.run(display.report)
         display.close()
     if job.state is JobState.CANCELLED:
-        raise Cancelled(f"{title}: cancelled.", job.left or "No recovery point was harmed.")
+        raise Cancelled(
+            tr("{title}: cancelled.", title=title), job.left or tr("No recovery point was harmed.")
+        )
     return job.outcome()
 
 
@@ -137,7 +140,7 @@ def say(text: str, *, at_once: bool = False) -> None:
 def warn(sentences: Sequence[str]) -> None:
     """Print sentences to stderr."""
     for sentence in sentences:
-        output.complain(f"vdbackup: {printable(sentence)}")
+        output.complain(tr("vdbackup: {sentence}", sentence=printable(sentence)))
 
 
 def table(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> None:
@@ -200,7 +203,7 @@ class Bar:
     def report(self, progress: Progress) -> None:
         """Show it, unless the last one is too recent."""
         if isinstance(progress, Waiting):
-            warn([f"waiting: {progress.phase}"])
+            warn([tr("waiting: {phase}", phase=progress.phase)])
             return
         now = time.monotonic()
         if not self._on_terminal:
@@ -219,8 +222,12 @@ class Bar:
         share = progress.done / progress.total if progress.total else 1.0
         left = (progress.total - progress.done) / speed if speed else 0
         bar = ("#" * int(share * _BAR)).ljust(_BAR, "-")
-        limit = "" if progress.limit is None else f" of at most {readable_size(progress.limit)}/s"
-        to_go = f"{int(left) // 60}:{int(left) % 60:02d} left"
+        limit = (
+            ""
+            if progress.limit is None
+            else tr(" of at most {size}/s", size=readable_size(progress.limit))
+        )
+        to_go = tr("{number}:{left:02d} left", number=int(left) // 60, left=int(left) % 60)
         done = f"[{bar}] {share:4.0%}  {readable_size(speed)}/s{limit}"
         output.complain(f"\r{phase:<10} {done}  {to_go}\x1b[K", end="")
 

@@ -21,6 +21,7 @@ from vdbackup.cli.options import (
     state_options,
 )
 from vdbackup.errors import UsageError
+from vdbackup.translation import tr
 
 if TYPE_CHECKING:
     from vdbackup.repository.repository import Repository
@@ -32,41 +33,51 @@ def add_restore(subparsers: Subparsers) -> None:
         subparsers,
         "restore",
         restore,
-        "restore a point to a raw file or block device, or its chosen files",
+        tr("restore a point to a raw file or block device, or its chosen files"),
         example="restore -r /mnt/backups latest disk-again.img",
-        failed="the target does not hold the point",
-        warned="something was left out, or could not be checked",
+        failed=tr("the target does not hold the point"),
+        warned=tr("something was left out, or could not be checked"),
     )
     state_options(parser)
     machine_option(parser)
     parser.add_argument(
         "targets", type=Path, metavar="TARGET", nargs="*",
-        help="a new file, or a device; of files a folder, in which they get the paths that they "
-        "had, or nothing: where they came from; of a machine one for each disk, or one folder",
+        help=tr(
+            "a new file, or a device; of files a folder, in which they get the paths that they "
+            "had, or nothing: where they came from; of a machine one for each disk, or one folder"
+        ),
     )  # fmt: skip
     parser.add_argument(
         "--files", action="store_true",
-        help="of a set of chosen files: the files, with all that was kept of them",
+        help=tr("of a set of chosen files: the files, with all that was kept of them"),
     )  # fmt: skip
     parser.set_defaults(format="raw")
     parser.add_argument(
         "--partition", type=partition_numbers, default=(), metavar="N[,N]",
-        help="only these partitions of the disk: one to a partition, device or new raw file, "
-        "several to the same partitions of a disk",
+        help=tr(
+            "only these partitions of the disk: one to a partition, device or new raw file, "
+            "several to the same partitions of a disk"
+        ),
     )  # fmt: skip
     parser.add_argument(
         "--resize", choices=["auto", "off"], default="off",
-        help="auto: fit the disk to a device, or a raw file that is there, of another size; off, "
-        "which is usual: what is larger stays free",
+        help=tr(
+            "auto: fit the disk to a device, or a raw file that is there, of another size; off, "
+            "which is usual: what is larger stays free"
+        ),
     )  # fmt: skip
     parser.add_argument(
         "--grow", type=positive, metavar="N",
-        help="the partition that takes what is new on a larger one, instead of the last that can",
+        help=tr(
+            "the partition that takes what is new on a larger one, instead of the last that can"
+        ),
     )  # fmt: skip
     parser.add_argument(
         "--delta", action="store_true",
-        help="compare with what TARGET holds, and write only what differs: for a device or raw "
-        "file with an older or damaged state",
+        help=tr(
+            "compare with what TARGET holds, and write only what differs: for a device or raw "
+            "file with an older or damaged state"
+        ),
     )  # fmt: skip
     _restoring(parser)
 
@@ -77,34 +88,37 @@ def add_export(subparsers: Subparsers) -> None:
         subparsers,
         "export",
         restore,
-        "write a point as one stand-alone disk",
+        tr("write a point as one stand-alone disk"),
         example="export -r /mnt/backups latest for-a-friend.vhdx",
-        failed="the target does not hold the point",
-        warned="something was left out, or could not be checked",
+        failed=tr("the target does not hold the point"),
+        warned=tr("something was left out, or could not be checked"),
     )
     state_options(parser)
     machine_option(parser)
     parser.add_argument(
         "targets", type=Path, metavar="FILE", nargs="+",
-        help="a new file; of a machine one for each disk, or a folder for all",
+        help=tr("a new file; of a machine one for each disk, or a folder for all"),
     )  # fmt: skip
     parser.set_defaults(files=False)
     parser.add_argument(
         "--format",
         default=None,
-        help=f"raw, {FORMAT_NAMES}; for clouds and appliances vhd-fixed (Azure), vmdk-stream (AWS, "
-        "vSphere) or ova (VirtualBox, vSphere); by FILE's ending if left out",
+        help=tr(
+            "raw, {format_names}; for clouds and appliances vhd-fixed (Azure), vmdk-stream (AWS, "
+            "vSphere) or ova (VirtualBox, vSphere); by FILE's ending if left out",
+            format_names=FORMAT_NAMES,
+        ),
     )
     parser.set_defaults(delta=False, partition=(), resize="off", grow=None)
     _restoring(parser)
 
 
 def _restoring(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--overwrite", action="store_true", help="replace what is there")
+    parser.add_argument("--overwrite", action="store_true", help=tr("replace what is there"))
     parser.add_argument(
         "--ignore-damage",
         action="store_true",
-        help="restore what is whole of a damaged point; of files, what is damaged as well",
+        help=tr("restore what is whole of a damaged point; of files, what is damaged as well"),
     )
     dry_run_option(parser)
     json_option(parser)
@@ -119,14 +133,16 @@ def restore(options: argparse.Namespace) -> int:
         return _restore_files(options)
     if not options.targets:
         raise UsageError(
-            "It is not said where the disk is to be restored to.", "Name a new file, or a device."
+            tr("It is not said where the disk is to be restored to."),
+            tr("Name a new file, or a device."),
         )
     repository = open_repository(options.repository, as_json=options.json)
     if options.machine is not None:
         return _restore_machine(repository, options)
     if len(options.targets) != 1:
         raise UsageError(
-            "One disk is restored to one target.", "With --machine all disks of a machine are."
+            tr("One disk is restored to one target."),
+            tr("With --machine all disks of a machine are."),
         )
     (target,) = options.targets
     backup_set, point = repository.find_state(options.point, options.set)
@@ -148,7 +164,7 @@ def restore(options: argparse.Namespace) -> int:
     )
     if not announce(plan, options, **restore_plan_json(plan)):
         return DONE
-    restored = work("Restore", lambda task: restore.run(plan, task), as_json=options.json)
+    restored = work(tr("Restore"), lambda task: restore.run(plan, task), as_json=options.json)
     if options.json:
         print_json({"event": "result", **restored_json(restored)})
     elif plan.in_place:
@@ -160,7 +176,7 @@ def restore(options: argparse.Namespace) -> int:
 def _restore_files(options: argparse.Namespace) -> int:
     from vdbackup.recovery import file_set
 
-    _refuse(options, "chosen files", "--delta", "--partition", "--resize", "--grow")
+    _refuse(options, tr("chosen files"), "--delta", "--partition", "--resize", "--grow")
     repository = open_repository(options.repository, as_json=options.json)
     backup_set, point = repository.find_state(options.point, options.set)
     target = options.targets[0] if options.targets else Path("/")
@@ -174,7 +190,7 @@ def _restore_files(options: argparse.Namespace) -> int:
     )
     if not announce(plan, options):
         return DONE
-    warnings = work("Restore", lambda task: file_set.run(plan, task), as_json=options.json)
+    warnings = work(tr("Restore"), lambda task: file_set.run(plan, task), as_json=options.json)
     if options.json:
         print_json({"event": "result", "target": str(target), "warnings": warnings})
     warn(warnings)
@@ -190,7 +206,10 @@ def _refuse(options: argparse.Namespace, what: str, *unfit: str) -> None:
         "--grow": options.grow is not None,
     }
     if names := [name for name in unfit if given[name]]:
-        raise UsageError(f"{names[0]} is for a single disk, not for {what}.", "Leave it out.")
+        raise UsageError(
+            tr("{name} is for a single disk, not for {what}.", name=names[0], what=what),
+            tr("Leave it out."),
+        )
 
 
 def _restore_machine(repository: Repository, options: argparse.Namespace) -> int:
@@ -202,9 +221,10 @@ def _restore_machine(repository: Repository, options: argparse.Namespace) -> int
 
     if options.set is not None or options.files:
         raise UsageError(
-            "A point is of a machine or of a set.", "Leave out --machine, or --set and --files."
+            tr("A point is of a machine or of a set."),
+            tr("Leave out --machine, or --set and --files."),
         )
-    _refuse(options, "a machine", "--partition", "--grow")
+    _refuse(options, tr("a machine"), "--partition", "--grow")
     machine = KnownMachines.of(repository).named(options.machine)
     moment = find_moment(repository, machine, options.point)
     moment.check_whole()
@@ -225,7 +245,9 @@ def _restore_machine(repository: Repository, options: argparse.Namespace) -> int
     )
     if not announce(plan, options):
         return DONE
-    warnings = work("Restore", lambda task: machine_restore.run(plan, task), as_json=options.json)
+    warnings = work(
+        tr("Restore"), lambda task: machine_restore.run(plan, task), as_json=options.json
+    )
     if options.json:
         written = [{"set": name, "target": str(target)} for name, target in targets.items()]
         print_json({"event": "result", "targets": written, "warnings": warnings})
@@ -239,16 +261,16 @@ def add_extract(subparsers: Subparsers) -> None:
         subparsers,
         "extract",
         extract,
-        "copy files out of a point",
+        tr("copy files out of a point"),
         example="extract -r /mnt/backups latest /p1/etc/fstab .",
-        failed="nothing was written",
-        warned="not all of it was written as it is in the point",
+        failed=tr("nothing was written"),
+        warned=tr("not all of it was written as it is in the point"),
     )
     state_options(parser)
-    parser.add_argument("paths", nargs="+", metavar="PATH", help="files or folders in it")
-    parser.add_argument("destination", type=Path, metavar="DESTINATION", help="a folder")
+    parser.add_argument("paths", nargs="+", metavar="PATH", help=tr("files or folders in it"))
+    parser.add_argument("destination", type=Path, metavar="DESTINATION", help=tr("a folder"))
     parser.add_argument(
-        "--ignore-damage", action="store_true", help="take what is damaged, too, as it is"
+        "--ignore-damage", action="store_true", help=tr("take what is damaged, too, as it is")
     )
     json_option(parser)
 
@@ -260,13 +282,13 @@ def extract(options: argparse.Namespace) -> int:
 
     repository = open_repository(options.repository, as_json=options.json)
     backup_set, point = repository.find_state(options.point, options.set)
-    doing = f"extracting files of point {point.sequence}"
+    doing = tr("extracting files of point {point}", point=point.sequence)
     with checked.open_point(
         repository, backup_set.name, point.id, doing, ignore_damage=options.ignore_damage
     ) as disk:
         browser = FileBrowser(disk)
         warnings = work(
-            "Extract",
+            tr("Extract"),
             lambda task: browser.extract(options.paths, options.destination, task),
             as_json=options.json,
         )

@@ -20,6 +20,7 @@ from vdbackup.cli.options import (
 )
 from vdbackup.jobs import readable_size as size
 from vdbackup.text import iso, printable
+from vdbackup.translation import tr
 
 if TYPE_CHECKING:
     from vdbackup.recovery.history.differences import Difference, Differences
@@ -38,13 +39,13 @@ def add_versions(subparsers: Subparsers) -> None:
         subparsers,
         "versions",
         versions,
-        "list each state that a file had, and the points that hold it",
+        tr("list each state that a file had, and the points that hold it"),
         example="versions -r /mnt/backups /p2/home/me/report.odt",
-        failed="no point has such a file, or none can be read",
-        warned="not every point can be read",
+        failed=tr("no point has such a file, or none can be read"),
+        warned=tr("not every point can be read"),
     )
     repository_options(parser)
-    parser.add_argument("path", metavar="PATH", help="a file or folder, as `files` shows it")
+    parser.add_argument("path", metavar="PATH", help=tr("a file or folder, as `files` shows it"))
     json_option(parser)
 
 
@@ -55,7 +56,7 @@ def versions(options: argparse.Namespace) -> int:
     repository = open_repository(options.repository, as_json=options.json)
     name = repository.set(options.set).name
     found: Versions = work(
-        "Versions",
+        tr("Versions"),
         lambda task: versions(repository, name, options.path, task),
         as_json=options.json,
     )
@@ -69,7 +70,7 @@ def versions(options: argparse.Namespace) -> int:
             }
         )
     else:
-        table(("points", "since (UTC)", "size", "modified (UTC)"), _rows(found))
+        table((tr("points"), tr("since (UTC)"), tr("size"), tr("modified (UTC)")), _rows(found))
     warn(found.warnings)
     return WARNINGS if found.warnings else DONE
 
@@ -79,14 +80,14 @@ def _rows(found: Versions) -> list[tuple[str, ...]]:
     for version in found.versions:
         since = version.points[0].created.replace("T", " ")[:19]
         stat = version.stat
-        what = ("not there", "") if stat is None else (_what(stat.kind, stat.size), _time(stat))
+        what = (tr("not there"), "") if stat is None else (_what(stat.kind, stat.size), _time(stat))
         rows.append((_numbers(version.points), since, *what))
     return rows
 
 
 def _numbers(points: Sequence[RecoveryPoint]) -> str:
     first, last = points[0].sequence, points[-1].sequence
-    return f"{first}" if first == last else f"{first} to {last}"
+    return f"{first}" if first == last else tr("{first} to {last}", first=first, last=last)
 
 
 def _what(kind: str, bytes_: int) -> str:
@@ -114,21 +115,26 @@ def add_find(subparsers: Subparsers) -> None:
         subparsers,
         "find",
         find,
-        "find files by name in all points",
+        tr("find files by name in all points"),
         example="find -r /mnt/backups '*.odt'",
-        failed="no file has such a name, or no point can be read",
-        warned="not every point can be read",
+        failed=tr("no file has such a name, or no point can be read"),
+        warned=tr("not every point can be read"),
     )
     repository_options(parser)
     parser.add_argument(
-        "name", metavar="NAME", help="as a shell has it: *.odt; with a slash in it, a whole path"
+        "name",
+        metavar="NAME",
+        help=tr("as a shell has it: *.odt; with a slash in it, a whole path"),
     )
     parser.add_argument(
-        "-i", "--ignore-case", action="store_true", help="capitals and small letters are the same"
+        "-i",
+        "--ignore-case",
+        action="store_true",
+        help=tr("capitals and small letters are the same"),
     )
     parser.add_argument(
         "--no-index", action="store_true",
-        help="read all points, and neither use nor keep what earlier searches have found out",
+        help=tr("read all points, and neither use nor keep what earlier searches have found out"),
     )  # fmt: skip
     json_option(parser)
 
@@ -154,13 +160,17 @@ def find(options: argparse.Namespace) -> int:
             print_json(_search_json(name, found))
         elif found.found:
             say(f"{name}:")
-            head = ("points", "size", "modified (UTC)", "path")
+            head = (tr("points"), tr("size"), tr("modified (UTC)"), tr("path"))
             table(head, [_occurrence_row(each) for each in found.found])
     warn(warnings)
     if not any_found:
         raise NotInPoint(
-            f"No file in the points of {repository.path} is called {printable(options.name)}.",
-            "Use * for any letters, as in '*name*'; -i passes over capitals.",
+            tr(
+                "No file in the points of {repository} is called {name}.",
+                repository=repository.path,
+                name=printable(options.name),
+            ),
+            tr("Use * for any letters, as in '*name*'; -i passes over capitals."),
         )
     return WARNINGS if warnings else DONE
 
@@ -169,7 +179,7 @@ def _found(
     repository: Repository, name: str, search: Callable[..., Search], options: argparse.Namespace
 ) -> Search:
     result: Search = work(
-        "Find",
+        tr("Find"),
         lambda task: search(repository, name, task=task),
         as_json=options.json,
     )
@@ -209,15 +219,15 @@ def add_diff(subparsers: Subparsers) -> None:
         subparsers,
         "diff",
         diff,
-        "list the files that differ between two points, and in what",
+        tr("list the files that differ between two points, and in what"),
         example="diff -r /mnt/backups 3 latest /p2/etc",
-        failed="there is no such point or folder, or it cannot be read",
-        warned="not all of them can be read",
+        failed=tr("there is no such point or folder, or it cannot be read"),
+        warned=tr("not all of them can be read"),
     )
     repository_options(parser)
     parser.add_argument("before", metavar="POINT", help=POINT_HELP)
-    parser.add_argument("after", metavar="POINT", help="the one that it is compared with")
-    parser.add_argument("path", nargs="?", default="/", metavar="PATH", help="a folder in them")
+    parser.add_argument("after", metavar="POINT", help=tr("the one that it is compared with"))
+    parser.add_argument("path", nargs="?", default="/", metavar="PATH", help=tr("a folder in them"))
     json_option(parser)
 
 
@@ -230,7 +240,7 @@ def diff(options: argparse.Namespace) -> int:
     _, after = repository.find_state(options.after, options.set)
     ids = (before.id, after.id)
     found: Differences = work(
-        "Compare",
+        tr("Compare"),
         lambda task: differences(repository, backup_set.name, ids, options.path, task),
         as_json=options.json,
     )
@@ -246,16 +256,23 @@ def diff(options: argparse.Namespace) -> int:
         )
     else:
         rows: list[tuple[str, ...]] = [
-            (", ".join(each.what), size(each.changed) if each.changed else "", each.path)
+            (", ".join(map(tr, each.what)), size(each.changed) if each.changed else "", each.path)
             for each in found.files
         ]
         if rows:
-            table(("what", "changed", "path"), rows)
+            table((tr("what"), tr("changed"), tr("path")), rows)
         one = len(rows) == 1
-        what = "1 file or folder differs" if one else f"{len(rows)} files and folders differ"
+        what = (
+            tr("1 file or folder differs")
+            if one
+            else tr("{count} files and folders differ", count=len(rows))
+        )
         say(
-            f"{what}; {size(found.changed)} of the disk do, with "
-            "what its file systems keep for themselves."
+            tr(
+                "{what}; {size} of the disk do, with what its file systems keep for themselves.",
+                what=what,
+                size=size(found.changed),
+            )
         )
     warn(found.warnings)
     return WARNINGS if found.warnings else DONE
@@ -279,15 +296,19 @@ def add_size(subparsers: Subparsers) -> None:
         subparsers,
         "size",
         size_of,
-        "say why a point is as large as it is: changed bytes by folder and file",
+        tr("say why a point is as large as it is: changed bytes by folder and file"),
         example="size -r /mnt/backups latest",
-        failed="there is no such point or folder, or it cannot be read",
-        warned="not all of it can be looked through",
+        failed=tr("there is no such point or folder, or it cannot be read"),
+        warned=tr("not all of it can be looked through"),
     )
     state_options(parser)
-    parser.add_argument("path", nargs="?", default="/", metavar="PATH", help="a folder in it")
+    parser.add_argument("path", nargs="?", default="/", metavar="PATH", help=tr("a folder in it"))
     parser.add_argument(
-        "--top", type=positive, default=20, metavar="N", help="show the N largest; 20 if left out"
+        "--top",
+        type=positive,
+        default=20,
+        metavar="N",
+        help=tr("show the N largest; 20 if left out"),
     )
     json_option(parser)
 
@@ -299,7 +320,7 @@ def size_of(options: argparse.Namespace) -> int:
     repository = open_repository(options.repository, as_json=options.json)
     backup_set, point = repository.find_state(options.point, options.set)
     found: Sizes = work(
-        "Look through the point",
+        tr("Look through the point"),
         lambda task: sizes(repository, backup_set.name, point.id, options.path, task),
         as_json=options.json,
     )
@@ -327,16 +348,25 @@ def size_of(options: argparse.Namespace) -> int:
 
 
 def _say_sizes(found: Sizes, top: int) -> None:
-    against = f"changed since point {found.before.sequence}" if found.before else "hold data"
+    against = (
+        tr("changed since point {before}", before=found.before.sequence)
+        if found.before
+        else tr("hold data")
+    )
     say(
-        f"Point {found.point.sequence} stores {size(found.stored)}, in blocks of 64 KiB; "
-        f"{size(found.changed)} {against}, of that:"
+        tr(
+            "Point {point} stores {size}, in blocks of 64 KiB; {size_2} {against}, of that:",
+            point=found.point.sequence,
+            size=size(found.stored),
+            size_2=size(found.changed),
+            against=against,
+        )
     )
     rows: list[tuple[str, ...]] = [
         (size(each.bytes), each.path + ("/" if each.kind == "folder" else ""))
         for each in found.shares[:top]
     ]
     rows += [(size(bytes_), f"({what})") for what, bytes_ in found.others if bytes_]
-    table(("bytes", "whose"), rows)
+    table((tr("bytes"), tr("whose")), rows)
     if len(found.shares) > top:
-        say(f"{len(found.shares) - top} more have less each.")
+        say(tr("{count} more have less each.", count=len(found.shares) - top))

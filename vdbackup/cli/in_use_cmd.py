@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from vdbackup.cli.common import DONE
 from vdbackup.cli.console import print_json, say
 from vdbackup.cli.options import Subparsers, json_option, new_command
+from vdbackup.translation import tr
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -20,8 +21,8 @@ def add_track(subparsers: Subparsers) -> None:
     _add(
         subparsers,
         track,
-        "see from now on which blocks of a disk change, so that backups read only those",
-        failed="its changes cannot be tracked, or not by this user",
+        tr("see from now on which blocks of a disk change, so that backups read only those"),
+        failed=tr("its changes cannot be tracked, or not by this user"),
     )
 
 
@@ -33,7 +34,13 @@ def track(options: argparse.Namespace) -> int:
     if options.json:
         print_json({"event": "result", "device": str(device), "since": since.isoformat()})
     else:
-        say(f"Changes of {device} are tracked since {moment(since)}, until the next start.")
+        say(
+            tr(
+                "Changes of {device} are tracked since {since}, until the next start.",
+                device=device,
+                since=moment(since),
+            )
+        )
     return DONE
 
 
@@ -42,8 +49,8 @@ def add_untrack(subparsers: Subparsers) -> None:
     _add(
         subparsers,
         untrack,
-        "end that: the next backup of each set reads everything",
-        failed="its changes are not tracked, or this user may not end that",
+        tr("end that: the next backup of each set reads everything"),
+        failed=tr("its changes are not tracked, or this user may not end that"),
     )
 
 
@@ -55,7 +62,12 @@ def untrack(options: argparse.Namespace) -> int:
     if options.json:
         print_json({"event": "result", "device": str(device)})
     else:
-        say(f"Changes of {device} are tracked no more: the next backup reads everything.")
+        say(
+            tr(
+                "Changes of {device} are tracked no more: the next backup reads everything.",
+                device=device,
+            )
+        )
     return DONE
 
 
@@ -66,7 +78,7 @@ def _add(
     name = run.__name__
     parser = new_command(subparsers, name, run, does, example=f"{name} /dev/sda", failed=failed)
     parser.add_argument(
-        "device", type=Path, metavar="DEVICE", help="a disk, or a partition of the disk"
+        "device", type=Path, metavar="DEVICE", help=tr("a disk, or a partition of the disk")
     )
     json_option(parser)
 

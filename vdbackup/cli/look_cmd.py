@@ -23,6 +23,7 @@ from vdbackup.cli.options import (
 from vdbackup.errors import NotADisk, PointNotFound
 from vdbackup.jobs import readable_size as size
 from vdbackup.sources.reference import SourceRef
+from vdbackup.translation import grouped, tr
 
 if TYPE_CHECKING:
     from vdbackup.repository.backup_set import BackupSet
@@ -36,10 +37,10 @@ def add_list(subparsers: Subparsers) -> None:
         subparsers,
         "list",
         list_points,
-        "list sets and recovery points",
+        tr("list sets and recovery points"),
         example="list -r /mnt/backups",
-        failed="there is no repository, or it cannot be read",
-        warned="something in it is damaged, or may not be read",
+        failed=tr("there is no repository, or it cannot be read"),
+        warned=tr("something in it is damaged, or may not be read"),
     )
     repository_options(parser, in_set=False)
     json_option(parser)
@@ -82,43 +83,72 @@ def list_points(options: argparse.Namespace) -> int:
         if long := long_chains.sentence(backup_set):
             say(long)
         for pin, point in _pinned(backup_set):
-            say(f"Point {point.sequence} is pinned{f': {pin.note}' if pin.note else '.'}")
+            say(
+                tr("Point {point} is pinned: {note}", point=point.sequence, note=pin.note)
+                if pin.note
+                else tr("Point {point} is pinned.", point=point.sequence)
+            )
         for manifest in backup_set.broken:
             say(f"{unread_state(manifest)}: {remedies.sentences(manifest.problem)}")
     for each in damaged:
         say(f"{each.name}: {unread_state(each)}: {remedies.sentences(each.problem)}")
     for name in half_made:
         say(
-            f"{name}: a set that is being made, or whose making was cut off; in that case the next "
-            "`vdbackup adopt` or `vdbackup convert` removes it."
+            tr(
+                "{name}: a set that is being made, or whose making was cut off; in that case the "
+                "next `vdbackup adopt` or `vdbackup convert` removes it.",
+                name=name,
+            )
         )
     if not sets and not damaged:
-        say("No backups yet.")
+        say(tr("No backups yet."))
     return status
 
 
-_COLUMNS = ("#", "created (UTC)", "type", "parent", "stored", "verified", "boots", "proven", "id")
+_COLUMNS = (
+    "#",
+    tr("created (UTC)"),
+    tr("type"),
+    tr("parent"),
+    tr("stored"),
+    tr("verified"),
+    tr("boots"),
+    "proven",
+    tr("id"),
+)
 
 
 def _say_machines(known: KnownMachines, sets: Sequence[BackupSet]) -> None:
     from vdbackup.repository.machine import moments
 
     for machine in known.all:
-        say(f"The machine {machine.name}: {', '.join(machine.sets)}")
+        say(tr("The machine {machine}: {sets}", machine=machine.name, sets=", ".join(machine.sets)))
         if rows := [_moment_row(each) for each in moments(machine, sets)]:
             table(_MOMENT_COLUMNS, rows)
     for lost in known.damaged:
-        say(f"The machine {lost.name}: DAMAGED: {remedies.sentences(lost.problem)}")
+        say(
+            tr(
+                "The machine {lost}: DAMAGED: {problem}",
+                lost=lost.name,
+                problem=remedies.sentences(lost.problem),
+            )
+        )
 
 
-_MOMENT_COLUMNS = ("moment", "created (UTC)", "points", "missing", "id")
+_MOMENT_COLUMNS = (tr("moment"), tr("created (UTC)"), tr("points"), tr("missing"), tr("id"))
 
 
 def _moment_row(found: MomentPoints) -> tuple[str, ...]:
     points = ", ".join(f"{name} #{point.sequence}" for name, point in found.points.items())
     missing = ", ".join(found.missing)
     number, created = str(found.moment.number), found.created.replace("T", " ")[:19]
-    return number, created, points, missing and f"NOT WHOLE: {missing}", found.moment.id[:8]
+    return (
+        number,
+        created,
+        points,
+        missing and tr("NOT WHOLE: {missing}", missing=missing),
+        found.moment.id[:8],
+    )
 
 
 def _number_of(backup_set: BackupSet, point_id: str | None) -> str:
@@ -135,10 +165,12 @@ def _pinned(backup_set: BackupSet) -> Iterator[tuple[Pin, RecoveryPoint]]:
 
 
 def _point_row(backup_set: BackupSet, point: RecoveryPoint) -> tuple[str, ...]:
-    verified = "" if not point.verified else "ok" if point.verified.ok else "DAMAGED"
-    boots = "" if not point.boot_tested else "yes" if point.boot_tested.ok else "NO"
+    verified = "" if not point.verified else tr("ok") if point.verified.ok else tr("DAMAGED")
+    boots = "" if not point.boot_tested else tr("yes") if point.boot_tested.ok else tr("NO")
     proven = _ago(point.proven) if point.proven else ""
-    kind = f"{point.type}, of a session" if point.promoted_from else point.type
+    kind = (
+        tr("{type}, of a session", type=tr(point.type)) if point.promoted_from else tr(point.type)
+    )
     created = point.created.replace("T", " ")[:19]
     above = _number_of(backup_set, point.parent)
     stored = size(point.stored_bytes)
@@ -150,7 +182,13 @@ def _ago(moment: str) -> str:
     """How long ago a moment is, in days: "today", "12 days ago"."""
     at = datetime.fromisoformat(moment)
     days = (datetime.now(UTC) - (at if at.tzinfo else at.replace(tzinfo=UTC))).days
-    return "today" if days < 1 else "1 day ago" if days == 1 else f"{days:,} days ago"
+    return (
+        "today"
+        if days < 1
+        else tr("1 day ago")
+        if days == 1
+        else tr("{days} days ago", days=grouped(days))
+    )
 
 
 def add_files(subparsers: Subparsers) -> None:
@@ -159,13 +197,13 @@ def add_files(subparsers: Subparsers) -> None:
         subparsers,
         "files",
         files,
-        "list files inside a point",
+        tr("list files inside a point"),
         example="files -r /mnt/backups latest /p1/etc",
-        failed="there is no such point or folder, or it cannot be read",
-        warned="not all of it can be read",
+        failed=tr("there is no such point or folder, or it cannot be read"),
+        warned=tr("not all of it can be read"),
     )
     state_options(parser)
-    parser.add_argument("path", nargs="?", default="/", metavar="PATH", help="a folder in it")
+    parser.add_argument("path", nargs="?", default="/", metavar="PATH", help=tr("a folder in it"))
     json_option(parser)
 
 
@@ -176,7 +214,7 @@ def files(options: argparse.Namespace) -> int:
 
     repository = open_repository(options.repository)
     backup_set, point = repository.find_state(options.point, options.set)
-    doing = f"listing files of point {point.sequence}"
+    doing = tr("listing files of point {point}", point=point.sequence)
     with claims.open_point(repository, backup_set.name, point.id, doing) as chain:
         browser = FileBrowser(chain)
         entries, warnings = browser.listing(options.path), browser.warnings([options.path])
@@ -196,13 +234,13 @@ def add_info(subparsers: Subparsers) -> None:
         subparsers,
         "info",
         info,
-        "describe a virtual disk and its chain",
+        tr("describe a virtual disk and its chain"),
         example="info disk.qcow2",
-        failed="there is no such disk, or it cannot be read",
-        warned="it was not closed properly, or is not what it is called",
+        failed=tr("there is no such disk, or it cannot be read"),
+        warned=tr("it was not closed properly, or is not what it is called"),
     )
     parser.add_argument(
-        "disk", type=SourceRef.typed, metavar="DISK", help="a virtual disk, its newest file"
+        "disk", type=SourceRef.typed, metavar="DISK", help=tr("a virtual disk, its newest file")
     )
     parents_option(parser)
     source_format_option(parser)
@@ -218,9 +256,9 @@ def info(options: argparse.Namespace) -> int:
 
     path = options.disk.path
     if not path.exists():
-        raise SourceNotFound(f"There is no {path}.", "Check the path.")
+        raise SourceNotFound(tr("There is no {path}.", path=path), tr("Check the path."))
     if path.is_dir():
-        raise NotADisk(f"{path} is a folder.", "Give a virtual disk file.")
+        raise NotADisk(tr("{path} is a folder.", path=path), tr("Give a virtual disk file."))
     decision = decide(path, options.source_format)
     with Chain.open(path, decision.disk_format, options.parents_in) as chain:
         doubts = [*filter(None, [decision.doubt]), *chain.doubts()]
@@ -241,10 +279,28 @@ def info(options: argparse.Namespace) -> int:
     if options.json:
         print_json({**layers[0], "chain": layers, "warnings": doubts})
     for number, layer in enumerate([] if options.json else layers):
-        say(f"{'parent: ' if number else ''}{layer['path']}")
-        say(f"  format        {layer['format']}, blocks of {size(layer['block_size'])}")
-        say(f"  virtual size  {size(layer['virtual_size'])} ({layer['virtual_size']} bytes)")
-        say(f"  stored        {size(layer['stored_bytes'])}")
-        say(f"  identity      {layer['disk_id'] or '-'}, content {layer['content_id'] or '-'}")
+        say(tr("parent: {path}", path=layer["path"]) if number else f"{layer['path']}")
+        say(
+            tr(
+                "  format        {format}, blocks of {size}",
+                format=layer["format"],
+                size=size(layer["block_size"]),
+            )
+        )
+        say(
+            tr(
+                "  virtual size  {size} ({virtual_size} bytes)",
+                size=size(layer["virtual_size"]),
+                virtual_size=layer["virtual_size"],
+            )
+        )
+        say(tr("  stored        {size}", size=size(layer["stored_bytes"])))
+        say(
+            tr(
+                "  identity      {disk_id}, content {content_id}",
+                disk_id=layer["disk_id"] or "-",
+                content_id=layer["content_id"] or "-",
+            )
+        )
     warn(doubts)
     return WARNINGS if doubts else DONE

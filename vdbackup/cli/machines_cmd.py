@@ -29,6 +29,7 @@ from vdbackup.cli.options import (
     state_options,
     watching_options,
 )
+from vdbackup.translation import tr
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -46,18 +47,18 @@ def add_boot(subparsers: Subparsers) -> None:
         subparsers,
         "boot",
         boot,
-        "boot a virtual machine from a point; its writes are dropped unless kept",
+        tr("boot a virtual machine from a point; its writes are dropped unless kept"),
         example="boot -r /mnt/backups latest --network",
-        failed="it did not start, or what was waited for did not come",
-        warned="the picture of its screen could not be taken",
+        failed=tr("it did not start, or what was waited for did not come"),
+        warned=tr("the picture of its screen could not be taken"),
     )
     state_options(parser)
     machine_option(parser)
     parser.add_argument(
         "--protect", action="store_true",
-        help="keep each of its writes beside the point: any moment of it can be had later",
+        help=tr("keep each of its writes beside the point: any moment of it can be had later"),
     )  # fmt: skip
-    parser.add_argument("--keep", action="store_true", help="keep what it writes, as a session")
+    parser.add_argument("--keep", action="store_true", help=tr("keep what it writes, as a session"))
     watching_options(parser)
     hardware_options(parser)
     json_option(parser)
@@ -96,7 +97,7 @@ def boot(options: argparse.Namespace) -> int:
     if options.until and not is_moment(point.id):
         test = BootTest(boot_test.now(), outcome, round(seconds, 1))
         work(
-            "Recording the boot test",
+            tr("Recording the boot test"),
             lambda task: boot_test.record(
                 repository, backup_set.name, point.id, test, None, task.cancel
             ),
@@ -109,7 +110,14 @@ def boot(options: argparse.Namespace) -> int:
     if not outcome:
         raise NotReached(missed(options, seconds), last_words(text))
     if options.until and not options.json:
-        say(f"{options.until!r} appeared after {seconds:.1f} s ({session.accelerator}).")
+        say(
+            tr(
+                "{until!r} appeared after {seconds:.1f} s ({accelerator}).",
+                until=options.until,
+                seconds=seconds,
+                accelerator=session.accelerator,
+            )
+        )
     pictured = not options.screenshot or options.screenshot.exists()
     return DONE if pictured else WARNINGS
 
@@ -120,24 +128,26 @@ def add_retarget(subparsers: Subparsers) -> None:
         subparsers,
         "retarget",
         retarget,
-        "make a point's machine ready to boot on other hardware, in its overlay alone",
+        tr("make a point's machine ready to boot on other hardware, in its overlay alone"),
         example="retarget -r /mnt/backups latest --hardware virtio --dry-run",
-        failed="the overlay is as it was",
-        warned="something still stands in the way of a boot",
+        failed=tr("the overlay is as it was"),
+        warned=tr("something still stands in the way of a boot"),
     )
     point_options(parser)
     parser.add_argument(
         "--hardware", default="auto", choices=["auto", "none", *CONTROLLERS],
-        help="auto: what it has drivers for, and changes only if nothing else boots it; "
-        "none: an empty overlay again",
+        help=tr(
+            "auto: what it has drivers for, and changes only if nothing else boots it; none: an "
+            "empty overlay again"
+        ),
     )  # fmt: skip
     parser.add_argument(
         "--drivers", type=Path, metavar="DIR",
-        help="of Windows: the folder with drivers that it lacks, as virtio-win.iso holds them",
+        help=tr("of Windows: the folder with drivers that it lacks, as virtio-win.iso holds them"),
     )  # fmt: skip
     parser.add_argument(
         "--with", dest="program", choices=["virt-v2v"],
-        help="let virt-v2v, where it is installed, make the machine ready for virtio",
+        help=tr("let virt-v2v, where it is installed, make the machine ready for virtio"),
     )  # fmt: skip
     changing_options(parser)
 
@@ -150,8 +160,11 @@ def retarget(options: argparse.Namespace) -> int:
 
     if options.program and (options.hardware not in ("auto", "virtio") or options.drivers):
         raise UsageError(
-            f"{options.program} makes a machine ready for virtio, with drivers of its own.",
-            "Leave out --hardware and --drivers, or --with.",
+            tr(
+                "{program} makes a machine ready for virtio, with drivers of its own.",
+                program=options.program,
+            ),
+            tr("Leave out --hardware and --drivers, or --with."),
         )
     wanted = options.program or options.hardware
     repository = open_repository(options.repository, as_json=options.json)
@@ -168,7 +181,7 @@ def retarget(options: argparse.Namespace) -> int:
         _warn_of(plan.hardware)
         return _blocked(plan.hardware)
     retargeted: RetargetResult = work(
-        "Retarget",
+        tr("Retarget"),
         lambda task: retarget.run(plan, sessions_folder(), task),
         as_json=options.json,
         wait=options.wait,
@@ -180,7 +193,7 @@ def retarget(options: argparse.Namespace) -> int:
         _say_what_changes(report.hardware, report.changes)
         for note in report.notes:
             say(note)
-        say(f"It took {report.milliseconds / 1000:.1f} s.")
+        say(tr("It took {milliseconds:.1f} s.", milliseconds=report.milliseconds / 1000))
     if report is None:
         return DONE
     _warn_of(report.hardware)
@@ -231,7 +244,7 @@ def _doubts(session: Session) -> list[str]:
     hardware = session.hardware
     doubts = [session.notice, session.unheld, *(problem.sentence for problem in hardware.problems)]
     if hardware.edit.needed:
-        doubts.append("The system's own disk would have to be changed for this hardware.")
+        doubts.append(tr("The system's own disk would have to be changed for this hardware."))
     return [doubt for doubt in doubts if doubt]
 
 
@@ -260,26 +273,44 @@ def follow(
                 unasked = task.cancel.cancelled and not options.until
                 if keep or unasked or session.crashed or session.cut_off:
                     session.keep()
-                    warn([f"What it wrote is kept: `vdbackup sessions reopen {session.id}`."])
+                    warn(
+                        [
+                            tr(
+                                "What it wrote is kept: `vdbackup sessions reopen {id}`.",
+                                id=session.id,
+                            )
+                        ]
+                    )
 
-    ended: tuple[Session, bool, str] = work("Boot", run, as_json=options.json)
+    ended: tuple[Session, bool, str] = work(tr("Boot"), run, as_json=options.json)
     return ended
 
 
 def missed(options: argparse.Namespace, seconds: float) -> str:
     """What did not happen, in a sentence."""
     if not options.until:
-        return f"The machine was still running after {options.timeout:g} s, and was ended."
+        return tr(
+            "The machine was still running after {timeout:g} s, and was ended.",
+            timeout=options.timeout,
+        )
     if options.timeout and seconds >= options.timeout:
-        return f"The machine did not print {options.until!r} within {options.timeout:g} s."
-    return f"The machine ended after {seconds:.0f} s without printing {options.until!r}."
+        return tr(
+            "The machine did not print {until!r} within {timeout:g} s.",
+            until=options.until,
+            timeout=options.timeout,
+        )
+    return tr(
+        "The machine ended after {seconds:.0f} s without printing {until!r}.",
+        seconds=seconds,
+        until=options.until,
+    )
 
 
 def last_words(text: str) -> str:
     """What the machine said last, in a sentence."""
     if not text.strip():
-        return "It printed nothing on its serial console; --screenshot shows its screen."
-    return f"Its last words: {text.strip().splitlines()[-1][:200]!r}."
+        return tr("It printed nothing on its serial console; --screenshot shows its screen.")
+    return tr("Its last words: {line!r}.", line=text.strip().splitlines()[-1][:200])
 
 
 def _watch(session: Session, options: argparse.Namespace, cancel: CancelToken) -> bool:
@@ -303,7 +334,7 @@ def _wait_for_end(session: Session, timeout: float | None, cancel: CancelToken) 
         except RecoveryError as error:
             if not session.paused or timeout is not None:
                 raise
-            then = f"Then: `vdbackup sessions resume {session.id}`."
+            then = tr("Then: `vdbackup sessions resume {id}`.", id=session.id)
             warn([error.title, f"{remedies.advice(error)} {then}".lstrip()])
             session.wait_while_paused(cancel)
 
@@ -315,4 +346,4 @@ def _take_picture(session: Session, file: Path) -> None:
     try:
         session.screenshot(file)
     except RecoveryError as error:
-        warn([f"There is no picture of the screen: {error.title}"])
+        warn([tr("There is no picture of the screen: {error}", error=error.title)])

@@ -37,6 +37,7 @@ from vdbackup.jobs import readable_size as size
 from vdbackup.pace import Limit, Pace
 from vdbackup.sources.moment import Wanted
 from vdbackup.sources.reference import SourceRef
+from vdbackup.translation import tr, trn
 
 if TYPE_CHECKING:
     from vdbackup.operations.backup import BackupResult
@@ -50,55 +51,66 @@ def add_backup(subparsers: Subparsers) -> None:
         subparsers,
         "backup",
         backup,
-        "back a disk up, or chosen files",
+        tr("back a disk up, or chosen files"),
         example="backup /dev/sdb -r /mnt/backups --keep 14",
-        failed="no point was made; those before are as they were",
-        warned="the point is there, with a warning, such as that it does not boot",
+        failed=tr("no point was made; those before are as they were"),
+        warned=tr("the point is there, with a warning, such as that it does not boot"),
     )
     parser.add_argument(
         "sources", type=SourceRef.typed, metavar="SOURCE", nargs="*",
-        help="a disk image or block device: its path, or file:PATH; if left out, what the set "
-        "named with --set holds the backups of; of a machine all of its disks, that which it "
-        "starts from first, or none to take the same again",
+        help=tr(
+            "a disk image or block device: its path, or file:PATH; if left out, what the set "
+            "named with --set holds the backups of; of a machine all of its disks, that which it "
+            "starts from first, or none to take the same again"
+        ),
     )  # fmt: skip
     files_options(parser)
     repository_options(parser)
     parser.add_argument(
         "--machine", metavar="NAME",
-        help="the sources are one machine of that name: they are backed up as of one moment",
+        help=tr("the sources are one machine of that name: they are backed up as of one moment"),
     )  # fmt: skip
     parser.add_argument(
         "--type", default="auto", choices=["auto", "full", "incremental", "differential"],
-        help="auto: incremental where there is something to add to",
+        help=tr("auto: incremental where there is something to add to"),
     )  # fmt: skip
     parser.add_argument(
         "--format", metavar="FORMAT",
-        help=f"of a new set: {FORMAT_NAMES}; if left out vmdk, or what the disk fits into",
+        help=tr(
+            "of a new set: {format_names}; if left out vmdk, or what the disk fits into",
+            format_names=FORMAT_NAMES
+        ),
     )  # fmt: skip
     parents_option(parser)
     source_format_option(parser)
     parser.add_argument(
         "--same-source", action="store_true",
-        help="SOURCE is what the set named with --set holds the backups of, or each disk of the "
-        "machine what its set does, though it looks like another; nothing older is merged then",
+        help=tr(
+            "SOURCE is what the set named with --set holds the backups of, or each disk of the "
+            "machine what its set does, though it looks like another; nothing older is merged then"
+        ),
     )  # fmt: skip
     parser.add_argument(
         "--consistency", choices=[each.value for each in Wanted], default=Wanted.AUTO.value,
-        help="of what is in use: auto, as of one moment where that can be had, for which its file "
-        "systems are frozen; frozen, so or not at all; as-is, without holding anybody back",
+        help=tr(
+            "of what is in use: auto, as of one moment where that can be had, for which its file "
+            "systems are frozen; frozen, so or not at all; as-is, without holding anybody back"
+        ),
     )  # fmt: skip
     parser.add_argument(
         "--read-all", "--checksum", action="store_true",
-        help="read everything, though a tracker says what has changed: that proves it; of files, "
-        "those too whose size and times are as they were",
+        help=tr(
+            "read everything, though a tracker says what has changed: that proves it; of files, "
+            "those too whose size and times are as they were"
+        ),
     )  # fmt: skip
     parser.add_argument(
         "--all-blocks", action="store_true",
-        help="read and keep what file systems call free, and space for swapping, too",
+        help=tr("read and keep what file systems call free, and space for swapping, too"),
     )  # fmt: skip
     parser.add_argument(
         "--limit", type=rate, metavar="RATE",
-        help="move at most so much a second: 100M, 800K",
+        help=tr("move at most so much a second: 100M, 800K"),
     )  # fmt: skip
     policy_options(parser)
     changing_options(parser)
@@ -114,12 +126,13 @@ def backup(options: argparse.Namespace) -> int:
         return backup_machine(options)
     if len(options.sources) > 1:
         raise UsageError(
-            "One source is backed up at a time, unless several are one machine.",
-            "Name one source, or say with --machine NAME what the machine is called.",
+            tr("One source is backed up at a time, unless several are one machine."),
+            tr("Name one source, or say with --machine NAME what the machine is called."),
         )
     if options.same_source and not options.set:
         raise UsageError(
-            "--same-source says whose backups a set holds, and no set is named.", "Add --set NAME."
+            tr("--same-source says whose backups a set holds, and no set is named."),
+            tr("Add --set NAME."),
         )
     source = chosen_source(options) or backup.source_of(options.repository, options.set)
     request = backup.BackupRequest(
@@ -140,12 +153,19 @@ def backup(options: argparse.Namespace) -> int:
     with backup.planned(request) as plan:
         wanted = announce(plan, options)
         if plan.similar:  # before all of it is copied
-            warn([f"If it is the same, go on there with --set {plan.similar!r} --same-source."])
+            warn(
+                [
+                    tr(
+                        "If it is the same, go on there with --set {similar!r} --same-source.",
+                        similar=plan.similar,
+                    )
+                ]
+            )
         if not wanted:
             return DONE
         allowed = machines()
         made: BackupResult = work(
-            f"Backup of {plan.source.title}",
+            tr("Backup of {source}", source=plan.source.title),
             lambda task: backup.run(plan, allowed, task.at(pace)),
             as_json=options.json,
             wait=options.wait,
@@ -156,7 +176,14 @@ def backup(options: argparse.Namespace) -> int:
         data = point_json(made.repository.set(made.set_name), point)
         print_json({"event": "result", "set": made.set_name, **data, "notes": made.notes})
     else:
-        say(f"Point {point.sequence} ({point.type}): {size(point.stored_bytes)} stored.")
+        say(
+            tr(
+                "Point {point} ({type}): {size} stored.",
+                point=point.sequence,
+                type=tr(point.type),
+                size=size(point.stored_bytes),
+            )
+        )
         for note in made.notes:
             say(note)
     warn([*made.warnings, *said_of(made.trouble)])
@@ -176,13 +203,13 @@ def backup_machine(options: argparse.Namespace) -> int:
 
     if options.set or options.source_format or options.files:
         raise UsageError(
-            "Each disk of a machine has a set of its own, and is what it was before.",
-            "Leave out --set, --source-format and --files.",
+            tr("Each disk of a machine has a set of its own, and is what it was before."),
+            tr("Leave out --set, --source-format and --files."),
         )
     if options.same_source and options.sources:
         raise UsageError(
-            "--same-source says that the disks that the machine is known by are its own.",
-            "Name no sources, or leave it out.",
+            tr("--same-source says that the disks that the machine is known by are its own."),
+            tr("Name no sources, or leave it out."),
         )
     request = machine_backup.MachineRequest(
         options.machine,
@@ -203,7 +230,7 @@ def backup_machine(options: argparse.Namespace) -> int:
             return DONE
         allowed = machines()
         made: MachineResult = work(
-            f"Backup of {plan.machine.name}",
+            tr("Backup of {machine}", machine=plan.machine.name),
             lambda task: machine_backup.run(plan, allowed, task.at(pace)),
             as_json=options.json,
             wait=options.wait,
@@ -228,11 +255,25 @@ def _show_moment(made: MachineResult, *, as_json: bool) -> None:
         record = moment_json(made.moment)
         print_json({"event": "result", **record, "points": points, "notes": made.notes})
         return
-    say(f"Moment {made.moment.moment.number} of {made.machine.name}:")
+    say(
+        tr(
+            "Moment {moment} of {machine}:",
+            moment=made.moment.moment.number,
+            machine=made.machine.name,
+        )
+    )
     for disk in made.disks:
         point = disk.point
         stored = size(point.stored_bytes)
-        say(f"  {disk.set_name}: point {point.sequence} ({point.type}), {stored} stored.")
+        say(
+            tr(
+                "  {set_name}: point {point} ({type}), {stored} stored.",
+                set_name=disk.set_name,
+                point=point.sequence,
+                type=tr(point.type),
+                stored=stored,
+            )
+        )
         for note in disk.notes:
             say(f"    {note}")
     for note in made.notes:
@@ -245,16 +286,18 @@ def add_adopt(subparsers: Subparsers) -> None:
         subparsers,
         "adopt",
         adopt,
-        "take another program's chain of disks in as a set",
+        tr("take another program's chain of disks in as a set"),
         example="adopt vm/snapshot-7.vmdk -r /mnt/backups",
-        failed="nothing was taken in",
+        failed=tr("nothing was taken in"),
     )
     parser.add_argument(
-        "tip", type=SourceRef.typed, metavar="CHAIN-TIP", help="the newest disk of the chain"
+        "tip", type=SourceRef.typed, metavar="CHAIN-TIP", help=tr("the newest disk of the chain")
     )
     repository_options(parser)
     parser.add_argument(
-        "--format", metavar="FORMAT", help=f"of the set: {FORMAT_NAMES}; the tip's own if left out"
+        "--format",
+        metavar="FORMAT",
+        help=tr("of the set: {format_names}; the tip's own if left out", format_names=FORMAT_NAMES),
     )
     parents_option(parser)
     source_format_option(parser)
@@ -277,7 +320,7 @@ def adopt(options: argparse.Namespace) -> int:
         if not announce(plan, options):
             return DONE
         adopted = work(
-            "Adopt",
+            tr("Adopt"),
             lambda task: adopt.run(plan, task),
             as_json=options.json,
             wait=options.wait,
@@ -292,14 +335,14 @@ def add_convert(subparsers: Subparsers) -> None:
         subparsers,
         "convert",
         convert,
-        "copy a set into a new one in another format",
+        tr("copy a set into a new one in another format"),
         example="convert -r /mnt/backups --set disk --format vhdx",
-        failed="no new set was made",
+        failed=tr("no new set was made"),
     )
     repository_options(parser)
     parser.add_argument("--format", metavar="FORMAT", required=True, help=FORMAT_NAMES)
     parser.add_argument(
-        "--to", metavar="NAME", help="the new set's name; by set and format if left out"
+        "--to", metavar="NAME", help=tr("the new set's name; by set and format if left out")
     )
     changing_options(parser)
 
@@ -313,7 +356,7 @@ def convert(options: argparse.Namespace) -> int:
     if not announce(plan, options):
         return DONE
     converted = work(
-        "Convert",
+        tr("Convert"),
         lambda task: convert.run(plan, task),
         as_json=options.json,
         wait=options.wait,
@@ -326,7 +369,14 @@ def _show_new_set(made: BackupSet, options: argparse.Namespace) -> int:
         print_json({"event": "result", **set_json(made)})
     else:
         count = len(made.points)
-        say(f"The set {made.name} holds {count} recovery point{'s' if count > 1 else ''}.")
+        say(
+            trn(
+                "The set {made} holds {count} recovery point.",
+                "The set {made} holds {count} recovery points.",
+                count,
+                made=made.name,
+            )
+        )
     return DONE
 
 
@@ -336,13 +386,13 @@ def add_demo(subparsers: Subparsers) -> None:
         subparsers,
         "demo",
         demo,
-        "the whole story on a small disk made on the spot",
+        tr("the whole story on a small disk made on the spot"),
         example="demo",
-        failed="something was not as it should be",
+        failed=tr("something was not as it should be"),
     )
     parser.add_argument(
         "folder", nargs="?", type=Path, metavar="FOLDER",
-        help="a new folder to keep everything in; else it is thrown away at the end",
+        help=tr("a new folder to keep everything in; else it is thrown away at the end"),
     )  # fmt: skip
 
 
@@ -355,10 +405,19 @@ def demo(options: argparse.Namespace) -> int:
     with ExitStack() as stack:
         folder = options.folder or Path(stack.enter_context(TemporaryDirectory(prefix="vdbackup-")))
         story: Demo = Demo(folder, tell=say)
-        proofs = work("Demo", lambda task: story.run(task.cancel), as_json=False)
+        proofs = work(tr("Demo"), lambda task: story.run(task.cancel), as_json=False)
     say("")
-    table(("what", "proof", "seconds"), [(p.claim, p.evidence, f"{p.seconds:.1f}") for p in proofs])
+    table(
+        (tr("what"), tr("proof"), tr("seconds")),
+        [(p.claim, p.evidence, f"{p.seconds:.1f}") for p in proofs],
+    )
     if options.folder:
         say("")
-        say(f"Everything is kept in {options.folder}; `vdbackup list -r {story.repository}`.")
+        say(
+            tr(
+                "Everything is kept in {folder}; `vdbackup list -r {repository}`.",
+                folder=options.folder,
+                repository=story.repository,
+            )
+        )
     return DONE

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from vdbackup.cli.common import DONE, open_repository
 from vdbackup.cli.console import print_json, say, warn
 from vdbackup.cli.options import Subparsers, json_option, new_command, state_options
+from vdbackup.translation import tr
 
 if TYPE_CHECKING:
     from vdbackup.recovery.mount.mounting import Mounted
@@ -20,14 +21,14 @@ def add_mount(subparsers: Subparsers) -> None:
         subparsers,
         "mount",
         mount,
-        "show a point's files as a folder, read-only, until it is unmounted",
+        tr("show a point's files as a folder, read-only, until it is unmounted"),
         example="mount -r /mnt/backups latest /home/me/look",
-        failed="nothing is mounted",
+        failed=tr("nothing is mounted"),
     )
     state_options(parser)
-    parser.add_argument("where", type=Path, metavar="FOLDER", help="an empty folder")
+    parser.add_argument("where", type=Path, metavar="FOLDER", help=tr("an empty folder"))
     parser.add_argument(
-        "--background", action="store_true", help="leave it mounted, and return at once"
+        "--background", action="store_true", help=tr("leave it mounted, and return at once")
     )
     json_option(parser)
 
@@ -63,11 +64,14 @@ def _tell(found: Mounted, options: argparse.Namespace) -> None:
             }
         )
     else:
-        say(f"Point {found.point} is the folder {found.where}.")
+        say(tr("Point {point} is the folder {where}.", point=found.point, where=found.where))
         for volume in found.volumes:
             say(f"  {volume}")
-        also = "" if options.background else ", or Ctrl-C,"
-        say(f"`vdbackup umount {found.where}`{also} ends that.", at_once=True)
+        also = "" if options.background else tr(", or Ctrl-C,")
+        say(
+            tr("`vdbackup umount {where}`{also} ends that.", where=found.where, also=also),
+            at_once=True,
+        )
     warn(found.warnings)
 
 
@@ -77,11 +81,11 @@ def add_umount(subparsers: Subparsers) -> None:
         subparsers,
         "umount",
         umount,
-        "let a folder show no point any more",
+        tr("let a folder show no point any more"),
         example="umount /home/me/look",
-        failed="no point is mounted there, or something uses the folder",
+        failed=tr("no point is mounted there, or something uses the folder"),
     )
-    parser.add_argument("where", type=Path, metavar="FOLDER", help="what `mount` was told")
+    parser.add_argument("where", type=Path, metavar="FOLDER", help=tr("what `mount` was told"))
     json_option(parser)
 
 

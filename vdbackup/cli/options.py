@@ -17,12 +17,20 @@ from vdbackup.errors import UsageError
 from vdbackup.jobs import readable_size
 from vdbackup.sources.file_sets.choice import Choice
 from vdbackup.sources.reference import Scheme, SourceRef
+from vdbackup.translation import tr
 
-POINT_HELP = (
+POINT_HELP = tr(
     "an id, the unique start of one, a sequence number, or `latest`: the newest that was captured"
 )
-STATE_HELP = f"{POINT_HELP}; or a moment behind it: POINT@TIME, POINT@wWRITES (see `moments`)"
-FORMAT_NAMES = f"{', '.join(BACKUP_FORMATS[:-1])} or {BACKUP_FORMATS[-1]}"
+STATE_HELP = tr(
+    "{point_help}; or a moment behind it: POINT@TIME, POINT@wWRITES (see `moments`)",
+    point_help=POINT_HELP,
+)
+FORMAT_NAMES = tr(
+    "{backup_formats} or {backup_formats_2}",
+    backup_formats=", ".join(BACKUP_FORMATS[:-1]),
+    backup_formats_2=BACKUP_FORMATS[-1],
+)
 LEAST_RATE = 64 << 10
 """Bytes a second: with less, a chunk would take longer than anybody waits for a cancel."""
 CONTROLLERS = ("virtio", "virtio-scsi", "ahci", "ide", "nvme", "pvscsi", "lsi", "sas")
@@ -72,7 +80,7 @@ def new_family(
         epilog=epilog(example, failed),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    return parser.add_subparsers(required=True, metavar="ACTION", title="actions")
+    return parser.add_subparsers(required=True, metavar="ACTION", title=tr("actions"))
 
 
 def sentence(text: str) -> str:
@@ -82,19 +90,29 @@ def sentence(text: str) -> str:
 
 def epilog(example: str, failed: str, warned: str = "") -> str:
     """An example and the exit statuses, as they stand below a command's options."""
-    statuses = {0: "done", 1: failed, 2: "wrong usage", 3: warned, 130: "cancelled"}
+    statuses = {0: tr("done"), 1: failed, 2: tr("wrong usage"), 3: warned, 130: tr("cancelled")}
     lines = [f"  {status:<4} {means}" for status, means in statuses.items() if means]
-    return "\n".join(("example:", f"  vdbackup {example}", "", "exit status:", *lines))
+    return "\n".join(
+        (
+            tr("example:"),
+            tr("  vdbackup {example}", example=example),
+            "",
+            tr("exit status:"),
+            *lines,
+        )
+    )
 
 
 def repository_options(parser: argparse.ArgumentParser, *, in_set: bool = True) -> None:
     """Which repository, and which set in it."""
     parser.add_argument(
         "-r", "--repository", type=Path, required=True, metavar="DIR",
-        help="the folder that holds the backups",
+        help=tr("the folder that holds the backups"),
     )  # fmt: skip
     if in_set:
-        parser.add_argument("--set", metavar="NAME", help="the backup set, if there are several")
+        parser.add_argument(
+            "--set", metavar="NAME", help=tr("the backup set, if there are several")
+        )
 
 
 def point_options(parser: argparse.ArgumentParser) -> None:
@@ -113,7 +131,7 @@ def machine_option(parser: argparse.ArgumentParser) -> None:
     """That a point is a moment of a machine."""
     parser.add_argument(
         "--machine", metavar="NAME",
-        help="POINT is a moment of that machine: its number, its id, or `latest`",
+        help=tr("POINT is a moment of that machine: its number, its id, or `latest`"),
     )  # fmt: skip
 
 
@@ -121,33 +139,35 @@ def parents_option(parser: argparse.ArgumentParser) -> None:
     """Where a disk's parents lie."""
     parser.add_argument(
         "--parents-in", type=Path, metavar="DIR", action="append", default=[],
-        help="also look for a virtual disk's parents there, if you trust the disk; repeatable",
+        help=tr("also look for a virtual disk's parents there, if you trust the disk; repeatable"),
     )  # fmt: skip
 
 
 def files_options(parser: argparse.ArgumentParser) -> None:
     """Which folders and files are meant, and what of them is not."""
-    group = parser.add_argument_group("chosen files, in the place of a disk")
+    group = parser.add_argument_group(tr("chosen files, in the place of a disk"))
     group.add_argument(
         "--files", nargs="+", metavar="PATH",
-        help="folders and files: they are kept on a disk of their own",
+        help=tr("folders and files: they are kept on a disk of their own"),
     )  # fmt: skip
     group.add_argument(
         "--exclude", action="append", default=[], metavar="GLOB",
-        help="leave out what has such a name or, where there is a slash in it, such a path; "
-        "repeatable",
+        help=tr(
+            "leave out what has such a name or, where there is a slash in it, such a path; "
+            "repeatable"
+        ),
     )  # fmt: skip
     group.add_argument(
         "--exclude-larger", type=file_size, default=0, metavar="SIZE",
-        help="leave out files that are larger: 4G, 700M",
+        help=tr("leave out files that are larger: 4G, 700M"),
     )  # fmt: skip
     group.add_argument(
         "--cross-file-systems", action="store_true",
-        help="take other file systems, too, that are mounted in the folders",
+        help=tr("take other file systems, too, that are mounted in the folders"),
     )  # fmt: skip
     group.add_argument(
         "--caches", action="store_true",
-        help="take what is in folders, too, that are marked as caches (CACHEDIR.TAG)",
+        help=tr("take what is in folders, too, that are marked as caches (CACHEDIR.TAG)"),
     )  # fmt: skip
 
 
@@ -158,20 +178,25 @@ def chosen_source(options: argparse.Namespace) -> SourceRef | None:
         left_out = options.exclude or options.exclude_larger
         if left_out or options.cross_file_systems or options.caches:
             raise UsageError(
-                "What is left out or taken, too, is said of files, and none are named.",
-                "Name them with --files.",
+                tr("What is left out or taken, too, is said of files, and none are named."),
+                tr("Name them with --files."),
             )
         if source is None and options.set is None:
             raise UsageError(
-                "Nothing is named to be backed up.",
-                "Name a disk, files with --files, or with --set what has been backed up before.",
+                tr("Nothing is named to be backed up."),
+                tr(
+                    "Name a disk, files with --files, or with --set what has been backed up before."
+                ),
             )
         return source
     if source is not None:
         raise UsageError(
-            f"Either a disk is backed up or files are, and both are named: {source} and "
-            f"{options.files[0]}.",
-            "Name one of them.",
+            tr(
+                "Either a disk is backed up or files are, and both are named: {source} and {file}.",
+                source=source,
+                file=options.files[0],
+            ),
+            tr("Name one of them."),
         )
     choice = Choice.of(
         options.files,
@@ -187,8 +212,11 @@ def source_format_option(parser: argparse.ArgumentParser) -> None:
     """What a disk is, where that is not plain."""
     parser.add_argument(
         "--source-format", metavar="FORMAT", choices=[each.value for each in DiskFormat],
-        help="what the disk is, where its name and its contents do not agree: raw, "
-        f"{FORMAT_NAMES}; a backup set keeps it in mind",
+        help=tr(
+            "what the disk is, where its name and its contents do not agree: raw, {format_names}; "
+            "a backup set keeps it in mind",
+            format_names=FORMAT_NAMES
+        ),
     )  # fmt: skip
 
 
@@ -201,15 +229,17 @@ def changing_options(parser: argparse.ArgumentParser) -> None:
 
 def json_option(parser: argparse.ArgumentParser) -> None:
     """That the result is for a program."""
-    parser.add_argument("--json", action="store_true", help="print JSON")
+    parser.add_argument("--json", action="store_true", help=tr("print JSON"))
 
 
 def wait_option(parser: argparse.ArgumentParser) -> None:
     """That whoever works there is waited for."""
     parser.add_argument(
         "--wait", type=sensible_seconds, nargs="?", const=math.inf, metavar="SECONDS",
-        help="wait, at most SECONDS, while the repository or the point is in use, "
-        "instead of refusing at once",
+        help=tr(
+            "wait, at most SECONDS, while the repository or the point is in use, instead of "
+            "refusing at once"
+        ),
     )  # fmt: skip
 
 
@@ -217,34 +247,36 @@ def policy_options(parser: argparse.ArgumentParser) -> None:
     """What a set is to do automatically."""
     parser.add_argument(
         "--keep", type=points_kept, metavar="N",
-        help="from now on keep the newest N points of the set, or `all`: older ones are merged",
+        help=tr("from now on keep the newest N points of the set, or `all`: older ones are merged"),
     )  # fmt: skip
     parser.add_argument(
         "--keep-within", type=hours, metavar="TIME",
-        help="keep all points of the last TIME: 36h, 2d, 3w; `off` as with the rules below",
+        help=tr("keep all points of the last TIME: 36h, 2d, 3w; `off` as with the rules below"),
     )  # fmt: skip
-    for rule, period in (("daily", "days"), ("weekly", "weeks"), ("monthly", "months"),
-                         ("yearly", "years")):  # fmt: skip
+    for rule, period in (("daily", tr("days")), ("weekly", tr("weeks")), ("monthly", tr("months")),
+                         ("yearly", tr("years"))):  # fmt: skip
         parser.add_argument(
             f"--{rule}", type=number_or_off, metavar="N",
-            help=f"keep the newest point of each of N {period} that have points",
+            help=tr("keep the newest point of each of N {period} that have points", period=period),
         )  # fmt: skip
     parser.add_argument(
         "--at-most", type=number_or_off, metavar="N",
-        help="keep N points at most of those, the newest, beside the pinned ones",
+        help=tr("keep N points at most of those, the newest, beside the pinned ones"),
     )  # fmt: skip
     parser.add_argument(
         "--boot-test", choices=["off", "each"],
-        help="from now on boot-test no new point of the set, or each, after its backup",
+        help=tr("from now on boot-test no new point of the set, or each, after its backup"),
     )  # fmt: skip
     parser.add_argument(
         "--retarget", choices=["auto", "off"],
-        help="from now on make each new point ready to boot (auto, which is usual), or do not",
+        help=tr("from now on make each new point ready to boot (auto, which is usual), or do not"),
     )  # fmt: skip
     parser.add_argument(
         "--read-all-every", type=backups, metavar="N",
-        help="from now on read everything at every Nth backup, or `never`, where else only what "
-        "the tracker has marked is read: that proves it (10 is usual)",
+        help=tr(
+            "from now on read everything at every Nth backup, or `never`, where else only what "
+            "the tracker has marked is read: that proves it (10 is usual)"
+        ),
     )  # fmt: skip
 
 
@@ -270,7 +302,9 @@ def policy_change(options: argparse.Namespace) -> Change | None:
 
 def dry_run_option(parser: argparse.ArgumentParser) -> None:
     """That nothing is done."""
-    parser.add_argument("--dry-run", action="store_true", help="say what would happen, do nothing")
+    parser.add_argument(
+        "--dry-run", action="store_true", help=tr("say what would happen, do nothing")
+    )
 
 
 def hardware_options(parser: argparse.ArgumentParser) -> None:
@@ -278,35 +312,42 @@ def hardware_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--hardware", default="auto",
         choices=["auto", *CONTROLLERS],
-        help="the disk controller that the machine finds; auto: one that it has a driver for",
+        help=tr("the disk controller that the machine finds; auto: one that it has a driver for"),
     )  # fmt: skip
     parser.add_argument(
         "--firmware", default="auto", choices=["auto", "bios", "uefi"],
-        help="auto: what the disk has a boot loader for",
+        help=tr("auto: what the disk has a boot loader for"),
     )  # fmt: skip
     parser.add_argument(
-        "--memory", type=positive, metavar="MIB", help="in MiB; what the system needs if left out"
+        "--memory",
+        type=positive,
+        metavar="MIB",
+        help=tr("in MiB; what the system needs if left out"),
     )
     parser.add_argument(
-        "--network", action="store_true", help="give it a network, by which nobody reaches it"
+        "--network", action="store_true", help=tr("give it a network, by which nobody reaches it")
     )
 
 
 def watching_options(parser: argparse.ArgumentParser) -> None:
     """What a machine is watched for, and how long."""
-    parser.add_argument("--headless", action="store_true", help="open no display")
-    parser.add_argument("--until", metavar="TEXT", help="until TEXT appears on the serial console")
+    parser.add_argument("--headless", action="store_true", help=tr("open no display"))
     parser.add_argument(
-        "--timeout", type=sensible_seconds, metavar="SECONDS", help="give up after that"
+        "--until", metavar="TEXT", help=tr("until TEXT appears on the serial console")
     )
-    parser.add_argument("--screenshot", type=Path, metavar="PNG", help="save the screen at the end")
+    parser.add_argument(
+        "--timeout", type=sensible_seconds, metavar="SECONDS", help=tr("give up after that")
+    )
+    parser.add_argument(
+        "--screenshot", type=Path, metavar="PNG", help=tr("save the screen at the end")
+    )
 
 
 def positive(text: str) -> int:
     """A number of at least 1; raises ArgumentTypeError or ValueError."""
     number = int(text)
     if number < 1:
-        raise argparse.ArgumentTypeError(f"{text} is less than 1")
+        raise argparse.ArgumentTypeError(tr("{text} is less than 1", text=text))
     return number
 
 
@@ -315,7 +356,9 @@ def partition_numbers(text: str) -> tuple[int, ...]:
     try:
         return tuple(positive(each) for each in text.split(","))
     except ValueError:
-        raise argparse.ArgumentTypeError(f"{text} is no list of numbers, such as 1,3") from None
+        raise argparse.ArgumentTypeError(
+            tr("{text} is no list of numbers, such as 1,3", text=text)
+        ) from None
 
 
 def rate(text: str) -> int:
@@ -323,7 +366,11 @@ def rate(text: str) -> int:
     bytes_ = _bytes_of(text.lower().removesuffix("/s"))
     if bytes_ < LEAST_RATE:
         raise argparse.ArgumentTypeError(
-            f"{text} is no rate of at least {readable_size(LEAST_RATE)} a second, such as 100M"
+            tr(
+                "{text} is no rate of at least {size} a second, such as 100M",
+                text=text,
+                size=readable_size(LEAST_RATE),
+            )
         )
     return bytes_
 
@@ -331,7 +378,7 @@ def rate(text: str) -> int:
 def file_size(text: str) -> int:
     """Bytes, of "4G", "700M" or a number of bytes; raises ArgumentTypeError."""
     if not (bytes_ := _bytes_of(text)):
-        raise argparse.ArgumentTypeError(f"{text} is no size of a file, such as 700M")
+        raise argparse.ArgumentTypeError(tr("{text} is no size of a file, such as 700M", text=text))
     return bytes_
 
 
@@ -346,7 +393,7 @@ def size_in_bytes(text: str) -> int:
     found = re.fullmatch(r"(\d{1,15}(?:\.\d{1,6})?)([KMGT]?)(?:i?B)?", text, re.IGNORECASE)
     bytes_ = float(found[1]) * 1024 ** " KMGT".index(found[2].upper() or " ") if found else 0.0
     if not 1 <= bytes_ < 1 << 62:
-        raise argparse.ArgumentTypeError(f"{text} is no size, such as 500G")
+        raise argparse.ArgumentTypeError(tr("{text} is no size, such as 500G", text=text))
     return int(bytes_)
 
 
@@ -355,7 +402,9 @@ def number_of_bytes(text: str) -> int:
     found = re.fullmatch(r"(\d{1,12}(?:\.\d{1,6})?)([KMGT]?)(?:i?B)?", text, re.IGNORECASE)
     bytes_ = float(found[1]) * 1024 ** " KMGT".index(found[2].upper() or " ") if found else 0.0
     if not 1 << 20 <= bytes_ < 1 << 60:
-        raise argparse.ArgumentTypeError(f"{text} is no size of at least 1M, such as 20G")
+        raise argparse.ArgumentTypeError(
+            tr("{text} is no size of at least 1M, such as 20G", text=text)
+        )
     return int(bytes_)
 
 
@@ -364,7 +413,9 @@ def points_kept(text: str) -> int | Literal["all"]:
     try:
         return "all" if text == "all" else positive(text)
     except ValueError:
-        raise argparse.ArgumentTypeError(f"{text} is neither a number nor `all`") from None
+        raise argparse.ArgumentTypeError(
+            tr("{text} is neither a number nor `all`", text=text)
+        ) from None
 
 
 def number_or_off(text: str) -> int | Literal["off"]:
@@ -372,7 +423,9 @@ def number_or_off(text: str) -> int | Literal["off"]:
     try:
         return "off" if text == "off" else positive(text)
     except ValueError:
-        raise argparse.ArgumentTypeError(f"{text} is neither a number nor `off`") from None
+        raise argparse.ArgumentTypeError(
+            tr("{text} is neither a number nor `off`", text=text)
+        ) from None
 
 
 def hours(text: str) -> int | Literal["off"]:
@@ -381,7 +434,9 @@ def hours(text: str) -> int | Literal["off"]:
         return "off"
     found = re.fullmatch(r"([1-9]\d{0,6})([hdw])", text)
     if not found:
-        raise argparse.ArgumentTypeError(f"{text} is neither a time, such as 36h or 2d, nor `off`")
+        raise argparse.ArgumentTypeError(
+            tr("{text} is neither a time, such as 36h or 2d, nor `off`", text=text)
+        )
     return int(found[1]) * {"h": 1, "d": 24, "w": 168}[found[2]]
 
 
@@ -389,7 +444,7 @@ def seconds_of(text: str) -> int:
     """A number of seconds, of "90s", "10m" or "1h"; raises ArgumentTypeError."""
     found = re.fullmatch(r"([1-9]\d{0,4})([smh])", text)
     if not found:
-        raise argparse.ArgumentTypeError(f"{text} is no time, such as 90s or 10m")
+        raise argparse.ArgumentTypeError(tr("{text} is no time, such as 90s or 10m", text=text))
     return int(found[1]) * {"s": 1, "m": 60, "h": 3600}[found[2]]
 
 
@@ -398,12 +453,14 @@ def backups(text: str) -> int | Literal["never"]:
     try:
         return "never" if text == "never" else positive(text)
     except ValueError:
-        raise argparse.ArgumentTypeError(f"{text} is neither a number nor `never`") from None
+        raise argparse.ArgumentTypeError(
+            tr("{text} is neither a number nor `never`", text=text)
+        ) from None
 
 
 def sensible_seconds(text: str) -> float:
     """A time; raises ArgumentTypeError or ValueError."""
     seconds = float(text)
     if not 0 < seconds < 1e6:
-        raise argparse.ArgumentTypeError(f"{text} is no sensible number of seconds")
+        raise argparse.ArgumentTypeError(tr("{text} is no sensible number of seconds", text=text))
     return seconds

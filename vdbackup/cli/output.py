@@ -10,6 +10,7 @@ from contextlib import contextmanager, suppress
 from typing import TextIO
 
 from vdbackup.errors import VdbackupError
+from vdbackup.translation import tr
 
 
 class Unsaid(VdbackupError):
@@ -75,8 +76,8 @@ def _told() -> Iterator[None]:
         raise
     except OSError as error:
         raise Unsaid(
-            f"What there is to say cannot be written: {error.strerror}.",
-            "Look at where standard output goes; what was done until then is done.",
+            tr("What there is to say cannot be written: {reason}.", reason=error.strerror),
+            tr("Look at where standard output goes; what was done until then is done."),
         ) from error
 
 

@@ -36,13 +36,13 @@ from vdbackup.errors import UsageError
 from vdbackup.translation import marked, markedn, tr, trn
 
 FAMILIES: Mapping[str, Mapping[str, Callable[[Any], None]]] = {
-    "make": {
+    marked("make"): {
         "backup": add_backup,
         "adopt": add_adopt,
         "convert": add_convert,
         "demo": add_demo,
     },
-    "look": {
+    marked("look"): {
         "list": add_list,
         "status": add_status,
         "files": add_files,
@@ -52,7 +52,7 @@ FAMILIES: Mapping[str, Mapping[str, Callable[[Any], None]]] = {
         "size": add_size,
         "info": add_info,
     },
-    "get back": {
+    marked("get back"): {
         "restore": add_restore,
         "export": add_export,
         "extract": add_extract,
@@ -62,12 +62,12 @@ FAMILIES: Mapping[str, Mapping[str, Callable[[Any], None]]] = {
         "rescue": add_rescue,
         "make-bootable": add_make_bootable,
     },
-    "volumes in use": {
+    marked("volumes in use"): {
         "track": add_track,
         "untrack": add_untrack,
         "agent": add_agent,
     },
-    "machines": {
+    marked("machines"): {
         "boot": add_boot,
         "boot-test": add_boot_test,
         "bisect": add_bisect,
@@ -80,7 +80,7 @@ FAMILIES: Mapping[str, Mapping[str, Callable[[Any], None]]] = {
         "moments": add_moments,
         "promote": add_promote,
     },
-    "care": {
+    marked("care"): {
         "verify": add_verify,
         "repair": add_repair,
         "merge": add_merge,
@@ -134,7 +134,7 @@ class _Parser(argparse.ArgumentParser):
             formatter.start_section(title)
             formatter.add_arguments(commands)
             formatter.end_section()
-        formatter.start_section("options")
+        formatter.start_section(tr("options"))
         formatter.add_arguments(self._get_optional_actions())
         formatter.end_section()
         formatter.add_text(self.epilog)
@@ -142,7 +142,7 @@ class _Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         sentence = f"{message[:1].upper()}{message[1:]}."
-        raise UsageError(sentence, f"`{self.prog} --help` shows what it can be told.")
+        raise UsageError(sentence, tr("`{prog} --help` shows what it can be told.", prog=self.prog))
 
     def _print_message(self, message: str, file: object = None) -> None:
         """What argparse says: its own way passes over output that cannot be written."""
@@ -165,10 +165,14 @@ def build_parser(only: str | None = None) -> argparse.ArgumentParser:
     """
     parser = _Parser(
         prog="vdbackup",
-        description="Back volumes up straight into virtual disks that a virtual machine can boot.",
-        epilog="Without arguments the window opens. `vdbackup COMMAND --help` shows what a command "
-        "can be told, with an example. Exit status: 0 done, 1 failed, 2 wrong usage, 3 done with "
-        "warnings, 130 cancelled.",
+        description=tr(
+            "Back volumes up straight into virtual disks that a virtual machine can boot."
+        ),
+        epilog=tr(
+            "Without arguments the window opens. `vdbackup COMMAND --help` shows what a command "
+            "can be told, with an example. Exit status: 0 done, 1 failed, 2 wrong usage, 3 done "
+            "with warnings, 130 cancelled."
+        ),
     )
     parser.add_argument(
         "--version",
@@ -176,7 +180,7 @@ def build_parser(only: str | None = None) -> argparse.ArgumentParser:
         version=f"vdbackup {__version__}",
         help=tr("show program's version number and exit"),
     )
-    parser.add_argument("-v", "--verbose", action="store_true", help="log to stderr")
+    parser.add_argument("-v", "--verbose", action="store_true", help=tr("log to stderr"))
     subparsers = parser.add_subparsers(required=True, metavar="COMMAND")
     groups = []
     for title, family in FAMILIES.items():
@@ -184,6 +188,6 @@ def build_parser(only: str | None = None) -> argparse.ArgumentParser:
         for name, add in family.items():
             if only in (None, name):
                 add(subparsers)
-        groups.append((title, subparsers._choices_actions[before:]))
+        groups.append((tr(title), subparsers._choices_actions[before:]))
     parser.groups = groups
     return parser

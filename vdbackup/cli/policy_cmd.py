@@ -19,6 +19,7 @@ from vdbackup.cli.options import (
     repository_options,
 )
 from vdbackup.errors import UsageError
+from vdbackup.translation import grouped, tr
 
 if TYPE_CHECKING:
     from vdbackup.backup.forecast import Fate
@@ -38,22 +39,25 @@ def add_policy(subparsers: Subparsers) -> None:
         subparsers,
         "policy",
         policy,
-        "show what a set does automatically, or change it without a backup",
+        tr("show what a set does automatically, or change it without a backup"),
         example="policy -r /mnt/backups --keep-within 2d --daily 14 --weekly 8 --dry-run",
-        failed="nothing was changed",
-        warned="a set is damaged, or may not be read",
+        failed=tr("nothing was changed"),
+        warned=tr("a set is damaged, or may not be read"),
     )
     repository_options(parser)
     policy_options(parser)
     pins = parser.add_mutually_exclusive_group()
     pins.add_argument(
         "--pin", metavar="POINT",
-        help=f"let that point stay, whatever the policy says: {POINT_HELP}",
+        help=tr(
+            "let that point stay, whatever the policy says: {point_help}",
+            point_help=POINT_HELP
+        ),
     )  # fmt: skip
-    pins.add_argument("--unpin", metavar="POINT", help="let it be like any other again")
-    parser.add_argument("--note", metavar="TEXT", help="why it is pinned")
+    pins.add_argument("--unpin", metavar="POINT", help=tr("let it be like any other again"))
+    parser.add_argument("--note", metavar="TEXT", help=tr("why it is pinned"))
     parser.add_argument(
-        "--yes", action="store_true", help="even where the next backup then takes points"
+        "--yes", action="store_true", help=tr("even where the next backup then takes points")
     )
     changing_options(parser)
 
@@ -64,10 +68,14 @@ def policy(options: argparse.Namespace) -> int:
 
     change = policy_change(options)
     if options.note is not None and options.pin is None:
-        raise UsageError("--note says why a point is pinned, and none is.", "Add --pin POINT.")
+        raise UsageError(
+            tr("--note says why a point is pinned, and none is."), tr("Add --pin POINT.")
+        )
     reference = options.pin or options.unpin
     if reference and change:
-        raise UsageError("A point is pinned alone.", "Change the policy in a command of its own.")
+        raise UsageError(
+            tr("A point is pinned alone."), tr("Change the policy in a command of its own.")
+        )
     as_lines = options.json and bool(change or reference)
     repository = open_repository(options.repository, as_json=as_lines)
     if reference:
@@ -88,9 +96,17 @@ def _change(repository: Repository, change: Change, options: argparse.Namespace)
     if plan.goes and not options.yes:
         what = _named(plan)
         confirm(
-            f"The next backup of {plan.set_name} takes {what}. Is that meant?",
-            f"The next backup of {plan.set_name} would take {what}.",
-            "Nothing was changed.",
+            tr(
+                "The next backup of {set_name} takes {what}. Is that meant?",
+                set_name=plan.set_name,
+                what=what,
+            ),
+            tr(
+                "The next backup of {set_name} would take {what}.",
+                set_name=plan.set_name,
+                what=what,
+            ),
+            tr("Nothing was changed."),
         )
 
     def again(task: Task) -> PolicyResult:
@@ -98,7 +114,7 @@ def _change(repository: Repository, change: Change, options: argparse.Namespace)
         return policy.run(policy.plan(repository, plan.set_name, change), task)
 
     result: PolicyResult = work(
-        "Policy",
+        tr("Policy"),
         lambda task: policy.run(plan, task),
         as_json=options.json,
         wait=options.wait,
@@ -121,12 +137,12 @@ def _foretell(plan: PolicyPlan, options: argparse.Namespace) -> None:
         return
     announce(plan, options)
     rows = [_fate_row(fate) for fate in plan.fates]
-    table(("#", "created (UTC)", "next backup", "why"), rows)
+    table(("#", tr("created (UTC)"), tr("next backup"), tr("why")), rows)
 
 
 def _fate_row(fate: Fate) -> tuple[str, ...]:
     created = fate.point.created.replace("T", " ")[:19]
-    return str(fate.point.sequence), created, fate.outcome.value, fate.why
+    return str(fate.point.sequence), created, tr(fate.outcome), fate.why
 
 
 def _pin(repository: Repository, reference: str, options: argparse.Namespace) -> int:
@@ -140,7 +156,7 @@ def _pin(repository: Repository, reference: str, options: argparse.Namespace) ->
         announce(plan, options)
         return DONE
     result: PinResult = work(
-        "Pin", lambda task: pins.run(plan, task), as_json=options.json, wait=options.wait
+        tr("Pin"), lambda task: pins.run(plan, task), as_json=options.json, wait=options.wait
     )
     if options.json:
         data = point_json(repository.set(result.set_name), result.point)
@@ -167,11 +183,17 @@ def _show(repository: Repository, options: argparse.Namespace) -> int:
     for lost in damaged:
         say(f"{lost.name}: {unread_state(lost)}: {remedies.sentences(lost.problem)}")
     if not sets and not damaged:
-        say("No backups yet.")
+        say(tr("No backups yet."))
     return WARNINGS if damaged else DONE
 
 
-_COLUMNS = ("set", "keeps", "made ready to boot", "boot-tested", "all read, if tracked")
+_COLUMNS = (
+    tr("set"),
+    tr("keeps"),
+    tr("made ready to boot"),
+    tr("boot-tested"),
+    tr("all read, if tracked"),
+)
 
 
 def _row(backup_set: BackupSet) -> tuple[str, ...]:
@@ -179,16 +201,21 @@ def _row(backup_set: BackupSet) -> tuple[str, ...]:
     from vdbackup.operations.policy import in_words
 
     record: dict[str, Any] = policy_json(backup_set.name, backup_set.settings.policy)
-    each = "each new point"
-    tested = each if record["boot_test"] == "each" else "no"
+    each = tr("each new point")
+    tested = each if record["boot_test"] == "each" else tr("no")
     every = record["read_all_every"]
-    proof = nth(every) if every else "never"
+    proof = nth(every) if every else tr("never")
     keep = in_words(backup_set.settings.policy)
-    return backup_set.name, keep, each if record["retarget"] else "no", tested, proof
+    return backup_set.name, keep, each if record["retarget"] else tr("no"), tested, proof
 
 
 def _named(plan: PolicyPlan) -> str:
     names = [group.name for group in plan.goes]
     if len(names) > _MAX_NAMED:
-        return f"{len(names):,} moments, {names[0]} to {names[-1]}"
+        return tr(
+            "{count} moments, {name} to {name_2}",
+            count=grouped(len(names)),
+            name=names[0],
+            name_2=names[-1],
+        )
     return ", ".join(names)

@@ -27,6 +27,7 @@ from vdbackup.cli.options import (
 )
 from vdbackup.errors import NotProtected, UsageError
 from vdbackup.jobs import readable_size as size
+from vdbackup.translation import grouped, tr
 
 if TYPE_CHECKING:
     from vdbackup.operations.protection import KeptMomentResult, KeptMoments
@@ -41,18 +42,20 @@ def add_protect(subparsers: Subparsers) -> None:
         subparsers,
         "protect",
         protect,
-        "keep every write of a running machine beside its point, so that any moment of it can be "
-        "booted, read and restored",
+        tr(
+            "keep every write of a running machine beside its point, so that any moment of it can "
+            "be booted, read and restored"
+        ),
         example="protect --session 7f3a -r /mnt/backups",
-        failed="no writes are kept",
+        failed=tr("no writes are kept"),
     )
     repository_options(parser, in_set=False)
     parser.add_argument(
-        "--session", required=True, metavar="ID", help="of the session, its start or its end"
+        "--session", required=True, metavar="ID", help=tr("of the session, its start or its end")
     )
     parser.add_argument(
         "--limit", type=number_of_bytes, metavar="SIZE",
-        help="what the writes may take, such as 20G (64G is usual): then no more are kept",
+        help=tr("what the writes may take, such as 20G (64G is usual): then no more are kept"),
     )  # fmt: skip
     json_option(parser)
 
@@ -68,7 +71,13 @@ def protect(options: argparse.Namespace) -> int:
         log = {"set": kept.folder.name, "session": kept.session, "since": kept.protection.since}
         print_json({"event": "result", **log})
     else:
-        say(f"From now on every write of {saved.title} is kept beside {kept.folder.name}.")
+        say(
+            tr(
+                "From now on every write of {saved} is kept beside {folder}.",
+                saved=saved.title,
+                folder=kept.folder.name,
+            )
+        )
     return DONE
 
 
@@ -78,15 +87,15 @@ def add_unprotect(subparsers: Subparsers) -> None:
         subparsers,
         "unprotect",
         unprotect,
-        "keep no more writes of a machine, or delete those that are kept",
+        tr("keep no more writes of a machine, or delete those that are kept"),
         example="unprotect --session 7f3a -r /mnt/backups",
-        failed="it is as it was",
+        failed=tr("it is as it was"),
     )
     repository_options(parser, in_set=False)
     which = parser.add_mutually_exclusive_group(required=True)
-    which.add_argument("--session", metavar="ID", help="keep no more of it; what is kept stays")
+    which.add_argument("--session", metavar="ID", help=tr("keep no more of it; what is kept stays"))
     which.add_argument(
-        "--forget", metavar="ID", help="delete what is kept of that session's machine"
+        "--forget", metavar="ID", help=tr("delete what is kept of that session's machine")
     )
     json_option(parser)
 
@@ -98,13 +107,19 @@ def unprotect(options: argparse.Namespace) -> int:
     if options.forget is None:
         saved = _session(options)
         kept = protection.unprotect(saved)
-        said = f"No more writes of {saved.title} are kept. Those until now can be used."
+        said = tr(
+            "No more writes of {saved} are kept. Those until now can be used.", saved=saved.title
+        )
         result: dict[str, Any] = {"session": kept.session, "forgotten_bytes": 0}
     else:
         repository = open_repository(options.repository, as_json=options.json)
         name, kept = protection.find_kept(repository, options.forget)
         freed = protection.forget(repository, name, kept.session, sessions_folder())
-        said = f"The writes of {kept.protection.title} are deleted, {size(freed)}."
+        said = tr(
+            "The writes of {protection} are deleted, {size}.",
+            protection=kept.protection.title,
+            size=size(freed),
+        )
         result = {"session": kept.session, "forgotten_bytes": freed}
     if options.json:
         print_json({"event": "result", **result})
@@ -120,9 +135,13 @@ def _session(options: argparse.Namespace) -> SavedSession:
     saved = sessions.find(sessions_folder(), options.session)
     if saved.origin.repository.resolve() != options.repository.resolve():
         raise NotProtected(
-            f"The session {saved.id} lies on a point in {saved.origin.repository}, not in "
-            f"{options.repository}.",
-            "Name that repository.",
+            tr(
+                "The session {id} lies on a point in {repository}, not in {repository_2}.",
+                id=saved.id,
+                repository=saved.origin.repository,
+                repository_2=options.repository,
+            ),
+            tr("Name that repository."),
         )
     return saved
 
@@ -133,15 +152,19 @@ def add_moments(subparsers: Subparsers) -> None:
         subparsers,
         "moments",
         moments,
-        "list the moments between points that can be booted, read and restored",
+        tr("list the moments between points that can be booted, read and restored"),
         example="moments -r /mnt/backups --from 2026-11-30T06:00",
-        failed="they cannot be listed",
+        failed=tr("they cannot be listed"),
     )
     repository_options(parser)
     parser.add_argument(
-        "--from", dest="first", type=_time, metavar="TIME", help="from then on: 2026-11-30T06:15"
+        "--from",
+        dest="first",
+        type=_time,
+        metavar="TIME",
+        help=tr("from then on: 2026-11-30T06:15"),
     )
-    parser.add_argument("--to", dest="last", type=_time, metavar="TIME", help="until then")
+    parser.add_argument("--to", dest="last", type=_time, metavar="TIME", help=tr("until then"))
     json_option(parser)
 
 
@@ -155,17 +178,30 @@ def moments(options: argparse.Namespace) -> int:
         print_json([_log_json(each) for each in logs])
         return DONE
     if not logs:
-        say("No writes are kept.")
+        say(tr("No writes are kept."))
     for each in logs:
         writes = each.kept.protection
-        state = f"until {_clock(writes.ended)}: {writes.why}" if writes.ended else "and go on."
+        state = (
+            tr("until {ended}: {why}", ended=_clock(writes.ended), why=writes.why)
+            if writes.ended
+            else tr("and go on.")
+        )
         say(
-            f"{each.set_name} #{each.point}, session {each.kept.session}: {each.writes:,} writes, "
-            f"{size(each.stored)}, since {_clock(writes.since)}, {state}"
+            tr(
+                "{set_name} #{point}, session {session}: {writes} writes, {size}, since {since}, "
+                "{state}",
+                set_name=each.set_name,
+                point=each.point,
+                session=each.kept.session,
+                writes=grouped(each.writes),
+                size=size(each.stored),
+                since=_clock(writes.since),
+                state=state,
+            )
         )
         by_second = {moment.time // _NS: moment for moment in each.moments}
         table(
-            ("moment", "by"),
+            (tr("moment"), tr("by")),
             [
                 (f"{each.point}@w{moment.write}", _clock_ns(moment.time))
                 for moment in by_second.values()
@@ -205,10 +241,10 @@ def add_promote(subparsers: Subparsers) -> None:
         subparsers,
         "promote",
         promote,
-        "make a recovery point of a moment between points",
+        tr("make a recovery point of a moment between points"),
         example="promote 3@2026-11-30T06:15 -r /mnt/backups",
-        failed="no point was made",
-        warned="the point is made, with a warning, such as that it cannot boot as it is",
+        failed=tr("no point was made"),
+        warned=tr("the point is made, with a warning, such as that it cannot boot as it is"),
     )
     point_options(parser)
     changing_options(parser)
@@ -221,8 +257,8 @@ def promote(options: argparse.Namespace) -> int:
 
     if not is_moment(options.point):
         raise UsageError(
-            f"{options.point} is a recovery point already.",
-            "Name a moment behind it, such as 3@2026-11-30T06:15 or 3@w1200.",
+            tr("{point} is a recovery point already.", point=options.point),
+            tr("Name a moment behind it, such as 3@2026-11-30T06:15 or 3@w1200."),
         )
     repository = open_repository(options.repository, as_json=options.json)
     backup_set, moment = repository.find_state(options.point, options.set)
@@ -230,7 +266,7 @@ def promote(options: argparse.Namespace) -> int:
     if not announce(plan, options):
         return DONE
     made: KeptMomentResult = work(
-        "Promote",
+        tr("Promote"),
         lambda task: protection.make_point(plan, sessions_folder(), task),
         as_json=options.json,
         wait=options.wait,
@@ -239,7 +275,13 @@ def promote(options: argparse.Namespace) -> int:
         data = point_json(repository.set(made.set_name), made.point)
         print_json({"event": "result", "set": made.set_name, **data})
     else:
-        say(f"Point {made.point.sequence} of {made.set_name} is that moment.")
+        say(
+            tr(
+                "Point {point} of {set_name} is that moment.",
+                point=made.point.sequence,
+                set_name=made.set_name,
+            )
+        )
     warn(said_of(made.trouble))
     return WARNINGS if made.trouble else DONE
 
@@ -252,7 +294,9 @@ def _time(text: str) -> int:
     try:
         return parse_time(text)
     except PointNotFound as error:
-        raise argparse.ArgumentTypeError(f"{text} is no time, such as 2026-11-30T06:15") from error
+        raise argparse.ArgumentTypeError(
+            tr("{text} is no time, such as 2026-11-30T06:15", text=text)
+        ) from error
 
 
 def _clock(moment: str) -> str:

@@ -22,6 +22,7 @@ from vdbackup.cli.options import (
 )
 from vdbackup.errors import DoesNotBoot, UsageError
 from vdbackup.jobs import duration
+from vdbackup.translation import tr
 
 if TYPE_CHECKING:
     from vdbackup.operations.rehearse import Twin
@@ -33,27 +34,30 @@ def add_rehearse(subparsers: Subparsers) -> None:
         subparsers,
         "rehearse",
         rehearse,
-        "do all of a restore beforehand, in a virtual twin of the target, and note the time",
+        tr("do all of a restore beforehand, in a virtual twin of the target, and note the time"),
         example="rehearse -r /mnt/backups latest --size 500G --hardware nvme --firmware uefi",
-        failed="the restored system did not come up",
+        failed=tr("the restored system did not come up"),
     )
     point_options(parser)
     parser.add_argument(
         "--size", type=size_in_bytes, metavar="SIZE",
-        help="of the target's disk, such as 500G; that of the point if left out",
+        help=tr("of the target's disk, such as 500G; that of the point if left out"),
     )  # fmt: skip
     parser.add_argument(
-        "--sectors", type=int, choices=[512, 4096], help="of that disk, in bytes; as the point had"
+        "--sectors",
+        type=int,
+        choices=[512, 4096],
+        help=tr("of that disk, in bytes; as the point had"),
     )
     parser.add_argument(
-        "--like", type=Path, metavar="DISK", help="a twin of this disk, and of this computer"
+        "--like", type=Path, metavar="DISK", help=tr("a twin of this disk, and of this computer")
     )
     parser.add_argument(
-        "--folder", type=Path, help="for the twin's disk meanwhile; TMPDIR if left out"
+        "--folder", type=Path, help=tr("for the twin's disk meanwhile; TMPDIR if left out")
     )
     parser.add_argument(
         "--timeout", type=sensible_seconds, metavar="SECONDS",
-        help="for the boot (default: 180, or 900 where there is no KVM)",
+        help=tr("for the boot (default: 180, or 900 where there is no KVM)"),
     )  # fmt: skip
     hardware_options(parser)
     dry_run_option(parser)
@@ -72,7 +76,7 @@ def rehearse(options: argparse.Namespace) -> int:
         return DONE
     watched = BootTestOptions(sessions_folder(), time_limit=options.timeout)
     found = work(
-        f"Rehearsal of {backup_set.name} #{point.sequence}",
+        tr("Rehearsal of {backup_set} #{point}", backup_set=backup_set.name, point=point.sequence),
         lambda task: rehearse.run(plan, watched, task),
         as_json=options.json,
     )
@@ -80,9 +84,15 @@ def rehearse(options: argparse.Namespace) -> int:
         values: dict[str, Any] = rehearsal_json(found)
         print_json({"event": "result", **values})
     elif found.ok:
-        say(f"Back in {duration(found.seconds)}: {found.sentence}")
+        say(
+            tr(
+                "Back in {seconds}: {sentence}",
+                seconds=duration(found.seconds),
+                sentence=found.sentence,
+            )
+        )
     if not found.ok:
-        raise DoesNotBoot("The restored system did not come up.", found.sentence)
+        raise DoesNotBoot(tr("The restored system did not come up."), found.sentence)
     return DONE
 
 
@@ -92,5 +102,7 @@ def _twin(options: argparse.Namespace) -> Twin:
     if options.like is None:
         return rehearse.Twin(options.size, machines_cmd.request(options), options.sectors)
     if options.size is not None or options.sectors is not None:
-        raise UsageError("The size is that of the disk that is named.", "Leave out either of them.")
+        raise UsageError(
+            tr("The size is that of the disk that is named."), tr("Leave out either of them.")
+        )
     return rehearse.like(options.like)

@@ -15,6 +15,7 @@ from vdbackup.cli.options import Subparsers, dry_run_option, json_option, new_co
 from vdbackup.errors import Cancelled, RepositoryError, VdbackupError
 from vdbackup.jobs import readable_size as size
 from vdbackup.text import printable
+from vdbackup.translation import tr
 
 if TYPE_CHECKING:
     from vdbackup.recovery.bootable.making import MadeBootable
@@ -32,15 +33,15 @@ def add_make_rescue(subparsers: Subparsers) -> None:
         subparsers,
         "make-rescue",
         make_rescue,
-        "make an image that a computer without a system starts from, to restore it",
+        tr("make an image that a computer without a system starts from, to restore it"),
         example="make-rescue rescue.iso --dry-run",
-        failed="no image was made",
+        failed=tr("no image was made"),
     )
-    parser.add_argument("image", type=Path, metavar="OUT.iso", help="a new file")
+    parser.add_argument("image", type=Path, metavar="OUT.iso", help=tr("a new file"))
     parser.add_argument(
-        "--text", action="store_true", help="without the window: smaller, and made sooner"
+        "--text", action="store_true", help=tr("without the window: smaller, and made sooner")
     )
-    parser.add_argument("--overwrite", action="store_true", help="replace what is there")
+    parser.add_argument("--overwrite", action="store_true", help=tr("replace what is there"))
     dry_run_option(parser)
     json_option(parser)
 
@@ -52,11 +53,17 @@ def make_rescue(options: argparse.Namespace) -> int:
     plan = making.plan(options.image, window=not options.text, overwrite=options.overwrite)
     if not announce(plan, options):
         return DONE
-    made = work("Rescue medium", lambda task: making.run(plan, task), as_json=options.json)
+    made = work(tr("Rescue medium"), lambda task: making.run(plan, task), as_json=options.json)
     if options.json:
         print_json({"event": "result", "image": str(made.image), "size": made.size})
     else:
-        say(f"{made.image} is made: {size(made.size)}. Copy it to a stick as it is, or burn it.")
+        say(
+            tr(
+                "{image} is made: {size}. Copy it to a stick as it is, or burn it.",
+                image=made.image,
+                size=size(made.size),
+            )
+        )
     return DONE
 
 
@@ -66,12 +73,12 @@ def add_make_bootable(subparsers: Subparsers) -> None:
         subparsers,
         "make-bootable",
         make_bootable,
-        "make a restored disk start on this computer: drivers, names, boot entry",
+        tr("make a restored disk start on this computer: drivers, names, boot entry"),
         example="make-bootable /dev/nvme0n1 --dry-run",
-        failed="the disk may not start",
-        warned="something could not be done, or has to be known",
+        failed=tr("the disk may not start"),
+        warned=tr("something could not be done, or has to be known"),
     )
-    parser.add_argument("disk", type=Path, metavar="DISK", help="the device of the whole disk")
+    parser.add_argument("disk", type=Path, metavar="DISK", help=tr("the device of the whole disk"))
     dry_run_option(parser)
     json_option(parser)
 
@@ -85,7 +92,7 @@ def make_bootable(options: argparse.Namespace) -> int:
     facts = {"changes": [to_json(each) for each in plan.changes], "boot_entry": plan.entry}
     if not announce(plan, options, **facts, notes=plan.notes):
         return DONE
-    made = work("Make bootable", lambda task: making.run(plan, task), as_json=options.json)
+    made = work(tr("Make bootable"), lambda task: making.run(plan, task), as_json=options.json)
     if options.json:
         print_json({"event": "result", "done": made.done, "warnings": made.warnings})
     else:
@@ -105,12 +112,12 @@ def add_rescue(subparsers: Subparsers) -> None:
         subparsers,
         "rescue",
         rescue,
-        "find backups on attached disks, and restore: the rescue medium does so",
+        tr("find backups on attached disks, and restore: the rescue medium does so"),
         example="rescue --json",
-        failed="what is attached cannot be looked at",
+        failed=tr("what is attached cannot be looked at"),
     )
     parser.add_argument(
-        "--for-window", action="store_true", help="ask nothing; the window lists what is found"
+        "--for-window", action="store_true", help=tr("ask nothing; the window lists what is found")
     )
     json_option(parser)
 
@@ -132,7 +139,7 @@ def rescue(options: argparse.Namespace) -> int:
 def _found(*, as_json: bool) -> list[FoundRepository]:
     from vdbackup.rescue import finding
 
-    return work("Looking for backups", finding.find, as_json=as_json)
+    return work(tr("Looking for backups"), finding.find, as_json=as_json)
 
 
 def _let_window_list(found: Sequence[FoundRepository]) -> None:
@@ -174,7 +181,7 @@ def _sets_in(found: Sequence[FoundRepository]) -> list[tuple[Repository, BackupS
 
 # ----------------------------------------------------------------------------------- questions
 
-_HELP = "l looks again, q goes to a terminal, r restarts the computer, p switches it off"
+_HELP = tr("l looks again, q goes to a terminal, r restarts the computer, p switches it off")
 
 
 class _Left(Exception):
@@ -204,8 +211,13 @@ def _converse() -> None:
 
 def _show(sets: Sequence[tuple[Repository, BackupSet]]) -> None:
     if not sets:
-        say("No backups were found on the attached disks. Attach the disk that holds them, or")
-        say("mount a network share at a terminal (the manual of the medium says how): l, then q.")
+        say(tr("No backups were found on the attached disks. Attach the disk that holds them, or"))
+        say(
+            tr(
+                "mount a network share at a terminal (the manual of the medium says how): l, "
+                "then q."
+            )
+        )
         return
     rows: list[tuple[str, ...]] = [
         (
@@ -218,11 +230,11 @@ def _show(sets: Sequence[tuple[Repository, BackupSet]]) -> None:
         )
         for number, (repository, backup_set) in enumerate(sets, 1)
     ]
-    table(("#", "backups of", "size", "points", "newest (UTC)", "where"), rows)
+    table(("#", tr("backups of"), tr("size"), tr("points"), tr("newest (UTC)"), tr("where")), rows)
 
 
 def _chosen_set(sets: Sequence[tuple[Repository, BackupSet]]) -> tuple[Repository, BackupSet]:
-    return _choice("Restore which?", sets)
+    return _choice(tr("Restore which?"), sets)
 
 
 def _choice(question: str, among: Sequence[T]) -> T:
@@ -231,7 +243,7 @@ def _choice(question: str, among: Sequence[T]) -> T:
         answer = _answer(question)
         if answer.isdecimal() and 1 <= int(answer) <= len(among):
             return among[int(answer) - 1]
-        say(f"Type a number from the list ({_HELP}).")
+        say(tr("Type a number from the list ({help}).", help=_HELP))
 
 
 def _answer(question: str) -> str:
@@ -255,20 +267,27 @@ def _restore(repository: Repository, backup_set: BackupSet) -> None:
     """Ask for the point and the disk, show what would be lost, and do it."""
     from vdbackup.operations import restore
 
-    wanted = _answer("Which point? A number, or Enter for the newest:") or "latest"
+    wanted = _answer(tr("Which point? A number, or Enter for the newest:")) or "latest"
     _, point = repository.find_state(wanted, backup_set.name)
     target = _chosen_disk(point.virtual_size).path
     plan = restore.plan(
         restore.RestoreRequest(repository, backup_set.name, point.id, target, overwrite=True)
     )
     say(plan.summary)
-    say(f"Everything on {target} will be lost.")
+    say(tr("Everything on {target} will be lost.", target=target))
     if _answer("Type yes to go on:") != "yes":
-        raise Cancelled("Nothing was written.", "")
-    warn(work("Restore", lambda task: restore.run(plan, task), as_json=False).warnings)
-    say(f"{target} holds point {point.sequence} of {backup_set.name}, checked on its way.")
+        raise Cancelled(tr("Nothing was written."), "")
+    warn(work(tr("Restore"), lambda task: restore.run(plan, task), as_json=False).warnings)
+    say(
+        tr(
+            "{target} holds point {point} of {backup_set}, checked on its way.",
+            target=target,
+            point=point.sequence,
+            backup_set=backup_set.name,
+        )
+    )
     _offer_to_make_bootable(target)
-    say("Type r to restart the computer, and take the medium out.")
+    say(tr("Type r to restart the computer, and take the medium out."))
 
 
 def _offer_to_make_bootable(disk: Path) -> None:
@@ -278,13 +297,13 @@ def _offer_to_make_bootable(disk: Path) -> None:
     try:
         plan = making.plan(disk)
     except (VdbackupError, OSError) as error:  # a disk of data, for one
-        say(f"Nothing is changed for this computer: {error}")
+        say(tr("Nothing is changed for this computer: {error}", error=error))
         return
     say(plan.summary)
     if not plan.needed:
         warn(plan.notes)
     elif _answer("Type yes to have that done:") == "yes":
-        _show_made_bootable(work("Make bootable", lambda t: making.run(plan, t), as_json=False))
+        _show_made_bootable(work(tr("Make bootable"), lambda t: making.run(plan, t), as_json=False))
 
 
 def _chosen_disk(needed: int) -> Candidate:
@@ -302,12 +321,12 @@ def _chosen_disk(needed: int) -> Candidate:
         )
         for number, each in enumerate(disks, 1)
     ]
-    table(("#", "disk", "what it is", "size", ""), rows)
-    return _choice("Onto which disk?", disks)
+    table(("#", tr("disk"), tr("what it is"), tr("size"), ""), rows)
+    return _choice(tr("Onto which disk?"), disks)
 
 
 def _state(disk: Candidate, needed: int) -> str:
     """Why a disk cannot be written to, as far as that is known; "" where it may be."""
     if disk.mountpoints:
-        return f"in use: {', '.join(disk.mountpoints)}"
-    return "too small" if disk.size < needed else ""
+        return tr("in use: {mountpoints}", mountpoints=", ".join(disk.mountpoints))
+    return tr("too small") if disk.size < needed else ""

@@ -23,6 +23,7 @@ from vdbackup.cli.options import (
 )
 from vdbackup.errors import PointInUse
 from vdbackup.pace import Pace
+from vdbackup.translation import tr
 
 if TYPE_CHECKING:
     from vdbackup.operations.schedules.arrange import Removal, SchedulePlan, ScheduleResult
@@ -35,9 +36,9 @@ def add_schedule(subparsers: Subparsers) -> None:
     actions = new_family(
         subparsers,
         "schedule",
-        "have sets backed up automatically",
+        tr("have sets backed up automatically"),
         example="schedule set -r /mnt/backups --set laptop --every daily --at 12:30",
-        failed="nothing was arranged, or the backup failed",
+        failed=tr("nothing was arranged, or the backup failed"),
     )
     _add_list(actions)
     _add_set(actions)
@@ -51,9 +52,9 @@ def _add_list(actions: Subparsers) -> None:
         actions,
         "list",
         list_schedules,
-        "list what is backed up automatically, and how that went last",
+        tr("list what is backed up automatically, and how that went last"),
         example="schedule list",
-        failed="it cannot be told",
+        failed=tr("it cannot be told"),
     )
     json_option(parser)
 
@@ -62,16 +63,22 @@ def list_schedules(options: argparse.Namespace) -> int:
     """List what is backed up automatically."""
     store = schedules_store()
     found, damaged = store.schedules(), store.damaged()
-    warn([f"{path} makes no sense any more: set or remove that set's schedule" for path in damaged])
+    warn(
+        [
+            tr("{path} makes no sense any more: set or remove that set's schedule", path=path)
+            for path in damaged
+        ]
+    )
     if options.json:
         more = {"damaged": [str(path) for path in damaged]} if damaged else {}
         print_json({"schedules": [_json(store, each) for each in found], **more})
     elif found:
         table(
-            ("set", "repository", "when", "last run (UTC)", "how"), [_row(store, e) for e in found]
+            (tr("set"), tr("repository"), tr("when"), tr("last run (UTC)"), tr("how")),
+            [_row(store, e) for e in found],
         )
     elif not damaged:
-        say("Nothing is backed up automatically by this user on this computer.")
+        say(tr("Nothing is backed up automatically by this user on this computer."))
     return DONE
 
 
@@ -80,34 +87,39 @@ def _add_set(actions: Subparsers) -> None:
         actions,
         "set",
         set_schedule,
-        "have a set backed up automatically; shown with --dry-run as systemd will read it",
+        tr("have a set backed up automatically; shown with --dry-run as systemd will read it"),
         example="schedule set -r /mnt/backups --set laptop --every 15m --on-mains --dry-run",
-        failed="nothing was arranged",
-        warned="it is noted, and systemd did not take it",
+        failed=tr("nothing was arranged"),
+        warned=tr("it is noted, and systemd did not take it"),
     )
     repository_options(parser)
     parser.add_argument(
         "--every", required=True, metavar="INTERVAL",
-        help="15m or other minutes that divide a day, hourly, daily, weekly (on Mondays), monthly "
-        "(on the 1st), login, or plug: when the drive with the backups is plugged in",
+        help=tr(
+            "15m or other minutes that divide a day, hourly, daily, weekly (on Mondays), monthly "
+            "(on the 1st), login, or plug: when the drive with the backups is plugged in"
+        ),
     )  # fmt: skip
     parser.add_argument(
-        "--at", default="", metavar="HH:MM", help="of a day, by the local clock; 12:30 if left out"
+        "--at",
+        default="",
+        metavar="HH:MM",
+        help=tr("of a day, by the local clock; 12:30 if left out"),
     )
     parser.add_argument(
-        "--on-mains", action="store_true", help="not while the computer runs on its battery"
+        "--on-mains", action="store_true", help=tr("not while the computer runs on its battery")
     )
     parser.add_argument(
         "--random-delay", type=seconds_of, default=0, metavar="TIME",
-        help="up to so much later: 90s, 10m, 1h",
+        help=tr("up to so much later: 90s, 10m, 1h"),
     )  # fmt: skip
-    parser.add_argument("--all-blocks", action="store_true", help="keep what is free, too")
+    parser.add_argument("--all-blocks", action="store_true", help=tr("keep what is free, too"))
     parser.add_argument(
         "--verify",
         type=positive,
         default=0,
         metavar="N",
-        help="after each backup, verify the N points that were the longest ago, or never",
+        help=tr("after each backup, verify the N points that were the longest ago, or never"),
     )
     dry_run_option(parser)
     json_option(parser)
@@ -135,7 +147,7 @@ def set_schedule(options: argparse.Namespace) -> int:
         _show_plan(plan, as_json=options.json)
         return DONE
     result: ScheduleResult = work(
-        "Schedule", lambda task: arrange.run(plan, task), as_json=options.json
+        tr("Schedule"), lambda task: arrange.run(plan, task), as_json=options.json
     )
     if options.json:
         data = _json(plan.store, result.schedule)
@@ -163,20 +175,24 @@ def _say_units(plan: SchedulePlan) -> None:
             say(line)
     if not plan.by_systemd:
         say("")
-        say("systemd does not run here, so these are not written.")
+        say(tr("systemd does not run here, so these are not written."))
         _say_cron(plan.cron, added=True)
 
 
 def _say_cron(line: str, *, added: bool) -> None:
     if line:
-        what = "Add this line to your crontab" if added else "Remove this line from your crontab"
-        say(f"{what} (crontab -e):")
+        what = (
+            tr("Add this line to your crontab")
+            if added
+            else tr("Remove this line from your crontab")
+        )
+        say(tr("{what} (crontab -e):", what=what))
         say(line)
 
 
 def _warned(result: ScheduleResult | Removal) -> int:
     if result.trouble:
-        warn([f"systemd did not take it: {result.trouble}"])
+        warn([tr("systemd did not take it: {trouble}", trouble=result.trouble)])
     return WARNINGS if result.trouble else DONE
 
 
@@ -185,9 +201,9 @@ def _add_show(actions: Subparsers) -> None:
         actions,
         "show",
         show_schedule,
-        "show a set's schedule, its units, and its last runs",
+        tr("show a set's schedule, its units, and its last runs"),
         example="schedule show -r /mnt/backups --set laptop",
-        failed="it has none, or it cannot be read",
+        failed=tr("it has none, or it cannot be read"),
     )
     repository_options(parser)
     json_option(parser)
@@ -208,10 +224,12 @@ def show_schedule(options: argparse.Namespace) -> int:
     say(plan.summary)
     _say_units(plan)
     if store.history_is_damaged(schedule.id):
-        warn(["what is known of its last runs makes no sense; the next one is noted anew"])
+        warn([tr("what is known of its last runs makes no sense; the next one is noted anew")])
     if runs:
         say("")
-        table(("began (UTC)", "how", "point", "what"), [_run_row(run) for run in runs])
+        table(
+            (tr("began (UTC)"), tr("how"), tr("point"), tr("what")), [_run_row(run) for run in runs]
+        )
     return DONE
 
 
@@ -220,10 +238,10 @@ def _add_remove(actions: Subparsers) -> None:
         actions,
         "remove",
         remove_schedule,
-        "back a set up automatically no more",
+        tr("back a set up automatically no more"),
         example="schedule remove -r /mnt/backups --set laptop",
-        failed="it has no schedule",
-        warned="it is forgotten, and systemd did not take that",
+        failed=tr("it has no schedule"),
+        warned=tr("it is forgotten, and systemd did not take that"),
     )
     repository_options(parser)
     json_option(parser)
@@ -237,10 +255,15 @@ def remove_schedule(options: argparse.Namespace) -> int:
     if options.json:
         print_json({"event": "result", "set": result.set_name, "crontab": result.cron or None})
     else:
-        say(f"{result.set_name} is backed up automatically no more. Its backups stay.")
+        say(
+            tr(
+                "{set_name} is backed up automatically no more. Its backups stay.",
+                set_name=result.set_name,
+            )
+        )
         _say_cron(result.cron, added=False)
     if result.by_cron:
-        warn(["how it was run is not known any more: look for it in your crontab (crontab -e)"])
+        warn([tr("how it was run is not known any more: look for it in your crontab (crontab -e)")])
     return _warned(result)
 
 
@@ -249,10 +272,10 @@ def _add_run(actions: Subparsers) -> None:
         actions,
         "run",
         run_schedule,
-        "back a set up if that is due: what timers call",
+        tr("back a set up if that is due: what timers call"),
         example="schedule run -r /mnt/backups --set laptop --json",
-        failed="no recovery point was made",
-        warned="a point was made, and something was not as it should be",
+        failed=tr("no recovery point was made"),
+        warned=tr("a point was made, and something was not as it should be"),
     )
     repository_options(parser)
     json_option(parser)
@@ -266,7 +289,7 @@ def run_schedule(options: argparse.Namespace) -> int:
     schedule = store.get(*_set_named(options))
     allowed, pace = machines(), Pace(gives_way=True)
     result: RunResult = work(
-        f"Backup of {schedule.set_name}",
+        tr("Backup of {set_name}", set_name=schedule.set_name),
         lambda task: run.run(store, schedule, allowed, task.at(pace)),
         as_json=options.json,
     )
@@ -297,19 +320,19 @@ def _verify(schedule: Schedule, pace: Pace, *, as_json: bool) -> bool:
     plan = verify.plan(repository, schedule.set_name, chosen)
     try:
         verdicts: list[verify.Verdict] = work(
-            f"Verify {schedule.set_name}",
+            tr("Verify {set_name}", set_name=schedule.set_name),
             lambda task: verify.run(plan, task.at(pace)),
             as_json=as_json,
         )
     except PointInUse as error:
-        warn([f"Nothing was verified: {error.title}"])
+        warn([tr("Nothing was verified: {error}", error=error.title)])
         return False
     if as_json:
         print_json({"event": "verified", "points": [verdict_json(each) for each in verdicts]})
     else:
-        say(f"Verified: {words_of_points(verdicts)}.")
+        say(tr("Verified: {verdicts}.", verdicts=words_of_points(verdicts)))
     damaged = [each for each in verdicts if not each.ok]
-    warn([f"Damaged: {words_of_points(damaged)}."] if damaged else [])
+    warn([tr("Damaged: {damaged}.", damaged=words_of_points(damaged))] if damaged else [])
     return bool(damaged)
 
 
@@ -363,11 +386,11 @@ def run_json(run: Run) -> dict[str, Any]:
 
 def _row(store: Store, schedule: Schedule) -> tuple[str, ...]:
     last = store.history_of(schedule.id).last
-    never = "not known any more" if store.history_is_damaged(schedule.id) else "never"
+    never = tr("not known any more") if store.history_is_damaged(schedule.id) else "never"
     began, how = (last.began.replace("T", " ")[:19], last.outcome.value) if last else ("", never)
     return schedule.set_name, str(schedule.repository), schedule.timing.words, began, how
 
 
 def _run_row(run: Run) -> tuple[str, ...]:
     began = run.began.replace("T", " ")[:19]
-    return began, run.outcome.value, str(run.point or ""), run.sentence
+    return began, tr(run.outcome), str(run.point or ""), run.sentence

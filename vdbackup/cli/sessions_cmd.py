@@ -33,6 +33,7 @@ from vdbackup.cli.options import (
     wait_option,
     watching_options,
 )
+from vdbackup.translation import tr
 
 if TYPE_CHECKING:
     from vdbackup.operations.promote import PromotionResult
@@ -41,13 +42,13 @@ if TYPE_CHECKING:
 
 def add_sessions(subparsers: Subparsers) -> None:
     """The command `sessions`, and what it can be told."""
-    text = "list, reopen, stop, discard and promote what virtual machines run on or left"
+    text = tr("list, reopen, stop, discard and promote what virtual machines run on or left")
     actions = new_family(
         subparsers,
         "sessions",
         text,
         example="sessions list",
-        failed="the action was refused, or failed",
+        failed=tr("the action was refused, or failed"),
     )
     made = {
         name: new_command(
@@ -57,7 +58,7 @@ def add_sessions(subparsers: Subparsers) -> None:
             does,
             example=f"sessions {name}" if name == "list" else f"sessions {name} 7f3a",
             failed=failed,
-            warned="the point is made, with a warning, such as that it cannot boot as it is"
+            warned=tr("the point is made, with a warning, such as that it cannot boot as it is")
             if name == "promote"
             else "",
         )
@@ -66,17 +67,17 @@ def add_sessions(subparsers: Subparsers) -> None:
     for name, action in made.items():
         if name != "list":
             action.add_argument(
-                "session", metavar="ID", help="of the session, its start or its end"
+                "session", metavar="ID", help=tr("of the session, its start or its end")
             )
     watching_options(made["reopen"])
     made["discard"].add_argument(
         "-r", "--repository", type=Path, metavar="DIR",
-        help="also let go of the points there that another computer's session of this id holds",
+        help=tr("also let go of the points there that another computer's session of this id holds"),
     )  # fmt: skip
     for name in ("discard", "promote", "reopen"):
         made[name].add_argument(
             "--not-running", action="store_true",
-            help="the machine of another program does not run, where only you can know that",
+            help=tr("the machine of another program does not run, where only you can know that"),
         )  # fmt: skip
     dry_run_option(made["promote"])
     wait_option(made["promote"])
@@ -90,16 +91,16 @@ def add_open_with(subparsers: Subparsers) -> None:
         subparsers,
         "open-with",
         open_with,
-        "make a virtual machine of a point for another program, and keep it as a session",
+        tr("make a virtual machine of a point for another program, and keep it as a session"),
         example="open-with virtualbox latest -r /mnt/backups",
-        failed="no machine was made",
+        failed=tr("no machine was made"),
     )
     parser.add_argument(
         "program", choices=["virt-manager", "virtualbox", "vmware"], metavar="PROGRAM",
-        help="virt-manager, virtualbox or vmware",
+        help=tr("virt-manager, virtualbox or vmware"),
     )  # fmt: skip
     point_options(parser)
-    parser.add_argument("--memory", type=positive, default=1024, metavar="MIB", help="in MiB")
+    parser.add_argument("--memory", type=positive, default=1024, metavar="MIB", help=tr("in MiB"))
     json_option(parser)
 
 
@@ -117,9 +118,9 @@ def list_sessions(options: argparse.Namespace) -> int:
         for session, state in found
     ]
     if rows:
-        table(("id", "state", "started (UTC)", "title"), rows)
+        table((tr("id"), tr("state"), tr("started (UTC)"), tr("title")), rows)
     else:
-        say("No sessions.")
+        say(tr("No sessions."))
     return DONE
 
 
@@ -219,8 +220,11 @@ def discard(options: argparse.Namespace) -> int:
     ]
     if not found:
         raise SessionNotFound(
-            f"No other computer's session {options.session} holds a point there.",
-            "Give its whole id; leave -r out for a session of this computer.",
+            tr(
+                "No other computer's session {session} holds a point there.",
+                session=options.session,
+            ),
+            tr("Give its whole id; leave -r out for a session of this computer."),
         )
     return DONE
 
@@ -237,7 +241,7 @@ def promote(options: argparse.Namespace) -> int:
     if not announce(plan, options):
         return DONE
     result: PromotionResult = work(
-        "Promote",
+        tr("Promote"),
         lambda task: promote.run(plan, task),
         as_json=options.json,
         wait=options.wait,
@@ -247,7 +251,14 @@ def promote(options: argparse.Namespace) -> int:
         data = point_json(result.repository.set(result.set_name), point)
         print_json({"event": "result", "set": result.set_name, **data})
     else:
-        say(f"Point {point.sequence} of {result.set_name} holds what {saved.title} wrote.")
+        say(
+            tr(
+                "Point {point} of {set_name} holds what {saved} wrote.",
+                point=point.sequence,
+                set_name=result.set_name,
+                saved=saved.title,
+            )
+        )
     warn(said_of(result.trouble))
     return WARNINGS if result.trouble else DONE
 
@@ -271,37 +282,41 @@ def open_with(options: argparse.Namespace) -> int:
         print_json({"event": "result", "session": made.session, "file": str(made.file)})
     else:
         say(made.how)
-        say(f"`vdbackup sessions discard {made.session}` throws it away.")
+        say(tr("`vdbackup sessions discard {session}` throws it away.", session=made.session))
     return DONE
 
 
 _ACTIONS: tuple[tuple[str, Callable[[argparse.Namespace], int], str, str], ...] = (
     (
         "list", list_sessions,
-        "which sessions there are, running and kept",
-        "they cannot be listed",
+        tr("which sessions there are, running and kept"),
+        tr("they cannot be listed"),
     ),
     (
         "reopen", reopen,
-        "start a kept session's machine again, and keep it after",
-        "it did not start, or what was waited for did not come",
+        tr("start a kept session's machine again, and keep it after"),
+        tr("it did not start, or what was waited for did not come"),
     ),
-    ("resume", resume, "let a machine that is paused go on", "it does not go on"),
+    ("resume", resume, tr("let a machine that is paused go on"), tr("it does not go on")),
     (
         "stop", stop,
-        "press the power button, and kill it after a minute",
-        "it does not run, or does not answer",
+        tr("press the power button, and kill it after a minute"),
+        tr("it does not run, or does not answer"),
     ),
     (
         "kill", kill,
-        "end a machine at once, as a power cut would",
-        "it does not run, or cannot be ended",
+        tr("end a machine at once, as a power cut would"),
+        tr("it does not run, or cannot be ended"),
     ),
-    ("discard", discard, "end a session, and delete what its machine wrote", "it is still there"),
+    ("discard", discard, tr(
+        "end a session, and delete what its machine wrote"
+    ), tr(
+        "it is still there"
+    )),
     (
         "promote", promote,
-        "make a recovery point of what its machine wrote",
-        "no point was made, and the session stays",
+        tr("make a recovery point of what its machine wrote"),
+        tr("no point was made, and the session stays"),
     ),
 )  # fmt: skip
 """Of `sessions`: name, function, what it does, what it means that it ends with 1."""

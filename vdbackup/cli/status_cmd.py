@@ -16,6 +16,7 @@ from vdbackup.cli.options import Subparsers, json_option, new_command
 from vdbackup.cli.schedule_cmd import run_json, schedules_store
 from vdbackup.errors import AgentError
 from vdbackup.jobs import readable_size as size
+from vdbackup.translation import grouped, tr
 
 if TYPE_CHECKING:
     from vdbackup.agent.tracked import Status
@@ -28,15 +29,17 @@ def add_status(subparsers: Subparsers) -> None:
         subparsers,
         "status",
         status,
-        "say how the backups are, and which disks' changes are tracked",
+        tr("say how the backups are, and which disks' changes are tracked"),
         example="status -r /mnt/backups",
-        failed="it cannot be told, or not to this user",
-        warned="something needs a person, or a tracked disk's changes were missed",
+        failed=tr("it cannot be told, or not to this user"),
+        warned=tr("something needs a person, or a tracked disk's changes were missed"),
     )
     parser.add_argument(
         "-r", "--repository", type=Path, action="append", metavar="DIR",
-        help="look at this folder with backups, not at all that the window and schedules know; "
-        "repeatable",
+        help=tr(
+            "look at this folder with backups, not at all that the window and schedules know; "
+            "repeatable"
+        ),
     )  # fmt: skip
     json_option(parser)
 
@@ -54,7 +57,12 @@ def status(options: argparse.Namespace) -> int:
         if tracked or not found:
             _show_tracked(tracked or [])
     doubted = [each for each in tracked or () if each.doubt]
-    warn([f"all of {each.device} is read, because {each.doubt}." for each in doubted])
+    warn(
+        [
+            tr("all of {device} is read, because {doubt}.", device=each.device, doubt=each.doubt)
+            for each in doubted
+        ]
+    )
     return WARNINGS if doubted or any(each.needs_somebody for each in found) else DONE
 
 
@@ -89,13 +97,13 @@ def _tracked(*, needed: bool) -> list[Status] | None:
 
 
 def _show(repository: RepositoryHealth) -> None:
-    free = f", {size(repository.free)} free" if repository.free is not None else ""
+    free = tr(", {size} free", size=size(repository.free)) if repository.free is not None else ""
     say(f"{repository.path}{free}")
     if repository.problem is not None:
         warn([remedies.sentences(repository.problem)])
         return
     if not repository.sets:
-        say("No backups yet.")
+        say(tr("No backups yet."))
         return
     table(_COLUMNS, [_row(each) for each in repository.sets])
     for each in repository.sets:
@@ -105,14 +113,14 @@ def _show(repository: RepositoryHealth) -> None:
 
 
 _COLUMNS = (
-    "set",
-    "last good (UTC)",
-    "points",
-    "layers",
-    "schedule",
-    "verified",
-    "boots",
-    "full in",
+    tr("set"),
+    tr("last good (UTC)"),
+    tr("points"),
+    tr("layers"),
+    tr("schedule"),
+    tr("verified"),
+    tr("boots"),
+    tr("full in"),
 )
 
 
@@ -121,13 +129,13 @@ def _row(found: SetHealth) -> tuple[str, ...]:
     days = None if found.full_in is None else int(found.full_in // 86400)
     return (
         found.name,
-        _day(last.created) if last else "never",
+        _day(last.created) if last else tr("never"),
         str(found.points),
         str(found.layers),
-        found.schedule.timing.words if found.schedule else "none here",
-        _day(found.verified) or "never",
-        _day(found.boot_tested) or "never",
-        "" if days is None else f"{days:,} days",
+        found.schedule.timing.words if found.schedule else tr("none here"),
+        _day(found.verified) or tr("never"),
+        _day(found.boot_tested) or tr("never"),
+        "" if days is None else tr("{days} days", days=grouped(days)),
     )
 
 
@@ -176,10 +184,10 @@ def _finding_json(finding: Finding) -> dict[str, Any]:
 
 def _show_tracked(tracked: Sequence[Status]) -> None:
     if not tracked:
-        say("No disk's changes are tracked.")
+        say(tr("No disk's changes are tracked."))
         return
     rows = [_tracked_row(each, name) for each in tracked for name in each.followers or [""]]
-    table(("device", "tracked since (UTC)", "set", "changed"), rows)
+    table((tr("device"), tr("tracked since (UTC)"), tr("set"), tr("changed")), rows)
 
 
 def _tracked_json(disk: Status) -> dict[str, Any]:
@@ -195,5 +203,5 @@ def _tracked_json(disk: Status) -> dict[str, Any]:
 def _tracked_row(disk: Status, name: str) -> tuple[str, ...]:
     """A disk, or one of the sets that follow it."""
     changed = disk.followers[name] if name else disk.changed
-    amount = "everything is read" if changed is None else size(changed)
+    amount = tr("everything is read") if changed is None else size(changed)
     return str(disk.device), moment(disk.since), name, amount

@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from vdbackup.translation import tr
+
 
 def own_folders(disk: Path) -> tuple[Path, ...]:
     """The folder that a disk lies in; where it is a link, the link's and that of what it leads to.
@@ -22,12 +24,16 @@ def behind_link(link: Path) -> tuple[str, str] | None:
     target = Path(os.path.realpath(link))
     if not os.path.exists(target):
         return (
-            f"a link to {target}, and there is nothing",
-            f"Put it back to {target}, or into {link.parent} in the link's place.",
+            tr("a link to {target}, and there is nothing", target=target),
+            tr(
+                "Put it back to {target}, or into {parent} in the link's place.",
+                target=target,
+                parent=link.parent,
+            ),
         )
     if not os.path.isfile(target):
         return (
-            f"a link to {target}, and that is no file",
-            f"Put the file itself into {link.parent}, in the link's place.",
+            tr("a link to {target}, and that is no file", target=target),
+            tr("Put the file itself into {parent}, in the link's place.", parent=link.parent),
         )
     return None

@@ -28,6 +28,7 @@ from vdbackup.disks.extents import (
 from vdbackup.disks.formats import open_disk, probe
 from vdbackup.disks.names import DiskFormat
 from vdbackup.errors import ParentError, Remedy
+from vdbackup.translation import tr
 
 MAX_LAYERS = 10_000
 """A chain that is longer is a circle or an attack."""
@@ -46,7 +47,14 @@ def read_flat(flat: BlockMap, files: Sequence[HostReader], offset: int, view: me
     Raises ValueError beyond the disk's end, and what the files raise.
     """
     if offset < 0 or offset + len(view) > flat.size:
-        raise ValueError(f"bytes {offset}+{len(view)} lie beyond the end at {flat.size}")
+        raise ValueError(
+            tr(
+                "bytes {offset}+{count} lie beyond the end at {size}",
+                offset=offset,
+                count=len(view),
+                size=flat.size,
+            )
+        )
     run = flat.run_at(offset)
     done = 0
     while done < len(view):
@@ -92,7 +100,9 @@ def _parts(flat: BlockMap, pieces: Ranges) -> tuple[Int64s, Int64s, NDArray[np.i
     """
     starts, ends = pieces[:, 0], pieces[:, 0] + pieces[:, 1]
     if starts.min() < 0 or ends.max() > flat.size:
-        raise ValueError(f"bytes up to {ends.max()} lie beyond the end at {flat.size}")
+        raise ValueError(
+            tr("bytes up to {max} lie beyond the end at {size}", max=ends.max(), size=flat.size)
+        )
     run, begins, lengths = flat.cut(pieces)
     return begins, lengths, flat.layers[run], flat.hosts[run] + begins - flat.starts[run]
 
@@ -142,7 +152,9 @@ class Chain:
             search = _Search(path, parents_in)
             while (parent := layers[-1].info.parent) is not None:
                 if len(layers) >= MAX_LAYERS:
-                    raise ParentError(f"{path} has too many parents.", "Use another copy.")
+                    raise ParentError(
+                        tr("{path} has too many parents.", path=path), tr("Use another copy.")
+                    )
                 layers.append(search.parent_of(layers[-1], parent))
             layers.reverse()
             return cls(layers)
@@ -270,7 +282,10 @@ class _Search:
                 continue
             identity = _identity(where)
             if identity in self._seen:
-                raise ParentError(f"The parents of {self._tip} form a circle.", "Use another copy.")
+                raise ParentError(
+                    tr("The parents of {tip} form a circle.", tip=self._tip),
+                    tr("Use another copy."),
+                )
             parent = _opened(where, wanted, child)
             if wanted.means(parent.info):
                 self._seen.add(identity)
@@ -323,8 +338,15 @@ def _opened(where: Path, wanted: ParentRef, child: VirtualDisk) -> VirtualDisk:
     if not wanted.proves and wanted.disk_format is None and probe(where) == DiskFormat.RAW:
         # guessing would let whoever wrote into that raw disk choose what else is read
         raise ParentError(
-            f"{child.path.name} does not say in which format its parent {where.name} is.",
-            f"If it is raw, say so in the disk: qemu-img rebase -u -F raw -b {where.name} ...",
+            tr(
+                "{child} does not say in which format its parent {where} is.",
+                child=child.path.name,
+                where=where.name,
+            ),
+            tr(
+                "If it is raw, say so in the disk: qemu-img rebase -u -F raw -b {where} ...",
+                where=where.name,
+            ),
         )
     return open_disk(where, wanted.disk_format or child.info.format)
 
@@ -334,8 +356,13 @@ def _not_raw(layers: Sequence[VirtualDisk]) -> Iterator[str]:
     for parent, child in pairwise(layers):
         if parent.info.format == DiskFormat.RAW and (found := probe(parent.path)) != DiskFormat.RAW:
             yield (
-                f"{parent.path} begins as a {found.upper()} disk does, and is read as a raw one, "
-                f"for {child.path.name} says that it is: what is read may be no disk at all."
+                tr(
+                    "{parent} begins as a {found} disk does, and is read as a raw one, for "
+                    "{child} says that it is: what is read may be no disk at all.",
+                    parent=parent.path,
+                    found=found.upper(),
+                    child=child.path.name,
+                )
             )
 
 
@@ -350,39 +377,62 @@ def _no_parent(
     name = re.split(r"[/\\]", wanted.relative_path)[-1]
     if altered is not None:
         return ParentError(
-            f"{altered.name} is no longer the disk that {child.name} was made on: another "
-            "program has written to it, or it was replaced.",
-            f"Put the original {altered.name} back.",
+            tr(
+                "{altered} is no longer the disk that {child} was made on: another program has "
+                "written to it, or it was replaced.",
+                altered=altered.name,
+                child=child.name,
+            ),
+            tr("Put the original {altered} back.", altered=altered.name),
         )
     if link is not None:
         return _behind_link(child, link)
     if not wanted.named:
         return ParentError(
-            f"{child.name} names its parent by the identity {wanted.disk_id} alone, and no disk "
-            f"in {child.parent.resolve()} has that.",
-            "Put the whole chain into one folder. VirtualBox keeps the first disk in the folder "
-            "above its Snapshots.",
+            tr(
+                "{child} names its parent by the identity {disk_id} alone, and no disk in "
+                "{resolve} has that.",
+                child=child.name,
+                disk_id=wanted.disk_id,
+                resolve=child.parent.resolve(),
+            ),
+            tr(
+                "Put the whole chain into one folder. VirtualBox keeps the first disk in the "
+                "folder above its Snapshots."
+            ),
             remedy=Remedy.NAME_PARENTS,
         )
     if not name or name != wanted.relative_path.removeprefix("./").removeprefix(".\\"):
         return ParentError(
-            f"{child} names a parent outside its own folder: {wanted.relative_path!r}.",
-            "Put the whole chain into one folder.",
+            tr(
+                "{child} names a parent outside its own folder: {relative_path!r}.",
+                child=child,
+                relative_path=wanted.relative_path,
+            ),
+            tr("Put the whole chain into one folder."),
             remedy=Remedy.NAME_PARENTS,
         )
     return ParentError(
-        f"{child.name} needs its parent {name}, which is missing.",
-        f"Put {name} back into {child.parent.resolve()}, or use a point that does not need it.",
+        tr("{child} needs its parent {name}, which is missing.", child=child.name, name=name),
+        tr(
+            "Put {name} back into {resolve}, or use a point that does not need it.",
+            name=name,
+            resolve=child.parent.resolve(),
+        ),
     )
 
 
 def _behind_link(child: Path, link: Path) -> ParentError:
-    about = f"{child.name} needs its parent {link.name}, which is"
+    about = tr("{child} needs its parent {link}, which is", child=child.name, link=link.name)
     if wrong := behind_link(link):
         what, advice = wrong
         return ParentError(f"{about} {what}.", advice)
     return ParentError(
-        f"{about} a link to {os.path.realpath(link)}, outside its own folder.",
-        "Put the whole chain into one folder.",
+        tr(
+            "{about} a link to {link}, outside its own folder.",
+            about=about,
+            link=os.path.realpath(link),
+        ),
+        tr("Put the whole chain into one folder."),
         remedy=Remedy.NAME_PARENTS,
     )

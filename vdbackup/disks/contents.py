@@ -21,6 +21,7 @@ from vdbackup.disks.host_file import HostFile
 from vdbackup.disks.names import DiskFormat
 from vdbackup.disks.traces import Ending, ending, headless
 from vdbackup.errors import UNREADABLE, DiskError, NotAFile, Remedy
+from vdbackup.translation import tr
 
 _LOOKED_AT = ((0, 8 << 10), (32 << 10, 4096), (64 << 10, 4096), (192 << 10, 4096))
 """Offset and bytes: ISO 9660 is told at 32 KiB, Btrfs at 64 KiB, a VHDX's tables at up to 192 KiB.
@@ -66,64 +67,64 @@ def _sign(what: str, place: int, *magic: bytes) -> _Sign:
 
 
 _CONTAINERS = (
-    _sign("a VirtualBox disk (VDI)", 64, b"\x7f\x10\xda\xbe"),
-    _sign("a VirtualBox disk (VDI)", 0, b"<<< "),
-    _sign("a disk of the first QCOW format", 0, b"QFI\xfb\0\0\0\x01"),
-    _sign("a QED disk", 0, b"QED\0"),
-    _sign("a Parallels disk", 0, b"WithoutFreeSpace", b"WithouFreSpacExt"),
-    _sign("an extent of an ESX disk (seSparse)", 0, b"\xbe\xba\xfe\xca\0\0\0\0"),
-    _sign("a Bochs disk", 0, b"Bochs Virtual HD Image"),
-    _sign("a cloop image", 0, b"#!/bin/sh\n#V2.0 Format"),
-    _sign("compressed with gzip", 0, b"\x1f\x8b\x08"),
-    _sign("compressed with compress", 0, b"\x1f\x9d"),
-    _sign("compressed with xz", 0, b"\xfd7zXZ\0"),
-    _sign("compressed with bzip2", 0, *(b"BZh%d1AY&SY" % level for level in range(1, 10))),
-    _sign("compressed with Zstandard", 0, b"\x28\xb5\x2f\xfd"),
-    _sign("compressed with LZ4", 0, b"\x04\x22\x4d\x18", b"\x02\x21\x4c\x18"),
-    _sign("compressed with lzip", 0, b"LZIP\x01"),
-    _sign("compressed with lzop", 0, b"\x89LZO\0"),
-    _sign("compressed with LZMA", 0, b"\x5d\0\0\x80\0", b"\x5d\0\0\0\x01", b"\x5d\0\0\0\x04"),
-    _sign("a ZIP archive", 0, b"PK\x03\x04", b"PK\x05\x06", b"PK\x07\x08"),
-    _sign("a 7-Zip archive", 0, b"7z\xbc\xaf\x27\x1c"),
-    _sign("a RAR archive", 0, b"Rar!\x1a\x07"),
-    _sign("a tar archive, as an OVA is", 257, b"ustar\0", b"ustar "),
-    _sign("an EnCase image (EWF)", 0, b"EVF\x09\r\n\xff\0", b"EVF2\r\n\x81\0"),
-    _sign("an EnCase image (EWF)", 0, b"LVF\x09\r\n\xff\0"),
-    _sign("an AFF image", 0, b"AFF10\r\n\0"),
-    _sign("a Windows image (WIM)", 0, b"MSWIM\0\0\0"),
-    _sign("a Proxmox backup (VMA)", 0, b"VMA\0"),
-    _sign("a partclone image", 0, b"partclone-image"),
-    _sign("an ntfsclone image", 0, b"\0ntfsclone-image"),
-    _sign("a partimage image", 0, b"PaRtImAgE-VoLuMe"),
-    _sign("a FSArchiver archive", 0, b"FsA0"),
-    _sign("an Android sparse image", 0, b"\x3a\xff\x26\xed"),
-    _sign("a macOS sparse image", 0, b"sprs"),
-    _sign("a CHD image", 0, b"MComprHD"),
+    _sign(tr("a VirtualBox disk (VDI)"), 64, b"\x7f\x10\xda\xbe"),
+    _sign(tr("a VirtualBox disk (VDI)"), 0, b"<<< "),
+    _sign(tr("a disk of the first QCOW format"), 0, b"QFI\xfb\0\0\0\x01"),
+    _sign(tr("a QED disk"), 0, b"QED\0"),
+    _sign(tr("a Parallels disk"), 0, b"WithoutFreeSpace", b"WithouFreSpacExt"),
+    _sign(tr("an extent of an ESX disk (seSparse)"), 0, b"\xbe\xba\xfe\xca\0\0\0\0"),
+    _sign(tr("a Bochs disk"), 0, b"Bochs Virtual HD Image"),
+    _sign(tr("a cloop image"), 0, b"#!/bin/sh\n#V2.0 Format"),
+    _sign(tr("compressed with gzip"), 0, b"\x1f\x8b\x08"),
+    _sign(tr("compressed with compress"), 0, b"\x1f\x9d"),
+    _sign(tr("compressed with xz"), 0, b"\xfd7zXZ\0"),
+    _sign(tr("compressed with bzip2"), 0, *(b"BZh%d1AY&SY" % level for level in range(1, 10))),
+    _sign(tr("compressed with Zstandard"), 0, b"\x28\xb5\x2f\xfd"),
+    _sign(tr("compressed with LZ4"), 0, b"\x04\x22\x4d\x18", b"\x02\x21\x4c\x18"),
+    _sign(tr("compressed with lzip"), 0, b"LZIP\x01"),
+    _sign(tr("compressed with lzop"), 0, b"\x89LZO\0"),
+    _sign(tr("compressed with LZMA"), 0, b"\x5d\0\0\x80\0", b"\x5d\0\0\0\x01", b"\x5d\0\0\0\x04"),
+    _sign(tr("a ZIP archive"), 0, b"PK\x03\x04", b"PK\x05\x06", b"PK\x07\x08"),
+    _sign(tr("a 7-Zip archive"), 0, b"7z\xbc\xaf\x27\x1c"),
+    _sign(tr("a RAR archive"), 0, b"Rar!\x1a\x07"),
+    _sign(tr("a tar archive, as an OVA is"), 257, b"ustar\0", b"ustar "),
+    _sign(tr("an EnCase image (EWF)"), 0, b"EVF\x09\r\n\xff\0", b"EVF2\r\n\x81\0"),
+    _sign(tr("an EnCase image (EWF)"), 0, b"LVF\x09\r\n\xff\0"),
+    _sign(tr("an AFF image"), 0, b"AFF10\r\n\0"),
+    _sign(tr("a Windows image (WIM)"), 0, b"MSWIM\0\0\0"),
+    _sign(tr("a Proxmox backup (VMA)"), 0, b"VMA\0"),
+    _sign(tr("a partclone image"), 0, b"partclone-image"),
+    _sign(tr("an ntfsclone image"), 0, b"\0ntfsclone-image"),
+    _sign(tr("a partimage image"), 0, b"PaRtImAgE-VoLuMe"),
+    _sign(tr("a FSArchiver archive"), 0, b"FsA0"),
+    _sign(tr("an Android sparse image"), 0, b"\x3a\xff\x26\xed"),
+    _sign(tr("a macOS sparse image"), 0, b"sprs"),
+    _sign(tr("a CHD image"), 0, b"MComprHD"),
 )  # fmt: skip
 """Containers that are not read. Places are bytes."""
 _DMG_FOOT = b"koly\0\0\0\x04"
 _BEHEADED = {
     DiskFormat.VMDK: (_sign("descriptor", 512, b"# Disk DescriptorFile"),),
-    DiskFormat.VHD: (_sign("dynamic disk header", 512, b"cxsparse"),),
+    DiskFormat.VHD: (_sign(tr("dynamic disk header"), 512, b"cxsparse"),),
     DiskFormat.VHDX: (
         _sign("header", 64 << 10, b"head"),
-        _sign("region table", 192 << 10, b"regi"),
+        _sign(tr("region table"), 192 << 10, b"regi"),
     ),
     DiskFormat.QCOW2: (
-        _Sign("names of features", 104, re.compile(rb"(?s:.{0,256})\x68\x03\xf8\x57\0\0")),
+        _Sign(tr("names of features"), 104, re.compile(rb"(?s:.{0,256})\x68\x03\xf8\x57\0\0")),
     ),
 }
 """What our formats have behind their beginning, by which they are known when that is damaged."""
 
 _ZEROS = _Sign("zeros", 0, re.compile(rb"\0+\Z"))
 _RAW_DISKS = (
-    _sign("a boot sector", 510, b"\x55\xaa"),
+    _sign(tr("a boot sector"), 510, b"\x55\xaa"),
     _ZEROS,
     _sign("a GPT", 512, b"EFI PART"),
-    _sign("a GPT on sectors of 4 KiB", 4096, b"EFI PART"),
-    _sign("an Apple partition map", 512, b"PM\0\0"),
-    _sign("a Sun label", 508, b"\xda\xbe"),
-    _sign("ext2, ext3 or ext4", 1080, b"\x53\xef"),
+    _sign(tr("a GPT on sectors of 4 KiB"), 4096, b"EFI PART"),
+    _sign(tr("an Apple partition map"), 512, b"PM\0\0"),
+    _sign(tr("a Sun label"), 508, b"\xda\xbe"),
+    _sign(tr("ext2, ext3 or ext4"), 1080, b"\x53\xef"),
     _sign("XFS", 0, b"XFSB"),
     _sign("Btrfs", 65600, b"_BHRfS_M"),
     _sign("NTFS", 3, b"NTFS    "),
@@ -137,7 +138,7 @@ _RAW_DISKS = (
     _sign("SquashFS", 0, b"hsqs"),
     _sign("cramfs", 0, b"\x45\x3d\xcd\x28"),
     _sign("romfs", 0, b"-rom1fs-"),
-    _sign("ISO 9660 or UDF", 32769, b"CD001", b"BEA01", b"NSR0"),
+    _sign(tr("ISO 9660 or UDF"), 32769, b"CD001", b"BEA01", b"NSR0"),
     _sign("swap", 4086, b"SWAPSPACE2", b"SWAP-SPACE"),
     _sign("LUKS", 0, b"LUKS\xba\xbe", b"SKUL\xba\xbe"),
     *(_sign("LVM", place, b"LABELONE") for place in range(0, 2048, 512)),
@@ -149,7 +150,7 @@ _RAW_DISKS = (
 
 _PART_OF_VMDK = re.compile(r"(?P<disk>.+)-(flat|f[0-9]{3}|pt|rdmp?)\.vmdk", re.IGNORECASE)
 """Data alone; what disk they are a part of is described in another file."""
-_MEND = "Restore it from a copy, or let the program that made it repair it"
+_MEND = tr("Restore it from a copy, or let the program that made it repair it")
 
 
 class UnclearFormat(DiskError):
@@ -162,7 +163,7 @@ class UnclearFormat(DiskError):
     code = "format-unclear"
 
     def __init__(self, title: str, advice: str, choices: Sequence[DiskFormat]) -> None:
-        about = " or ".join(choices)
+        about = tr(" or ").join(choices)
         super().__init__(title, advice, remedy=Remedy.SAY_WHAT_IT_IS, about=about)
         self.choices = tuple(choices)
 
@@ -211,7 +212,8 @@ def _by_name_and_content(path: Path) -> Decision:
     mode = os.stat(path).st_mode
     if not stat.S_ISREG(mode) and not stat.S_ISBLK(mode):
         raise NotAFile(
-            f"{path} is neither a file nor a block device.", "Give a disk image or a block device."
+            tr("{path} is neither a file nor a block device.", path=path),
+            tr("Give a disk image or a block device."),
         )
     is_device = stat.S_ISBLK(mode)
     suffix = "" if is_device else path.suffix.lower()
@@ -294,34 +296,48 @@ def _of_our_format(path: Path, found: DiskFormat, suffix: str, *, is_device: boo
     choices = (found, DiskFormat.RAW)
     if is_device:
         raise UnclearFormat(
-            f"{path} holds {_words(found)}: it may be that disk that is to be backed up, or the "
-            "device as it is.",
-            f"Say which it is, {found} or raw.",
+            tr(
+                "{path} holds {found}: it may be that disk that is to be backed up, or the device "
+                "as it is.",
+                path=path,
+                found=_words(found),
+            ),
+            tr("Say which it is, {found} or raw.", found=found),
             choices,
         )
     if suffix in _RAW_NAMES | _OTHER_NAMES or suffix in _FORMAT_OF:
         raise UnclearFormat(
-            f"{path} begins as {_words(found)} does, though its name ends in {suffix}: it is that "
-            "disk, or a raw disk whose system wrote that there.",
-            f"Say which it is, {found} or raw; or rename it to end in .{found}.",
+            tr(
+                "{path} begins as {found} does, though its name ends in {suffix}: it is that "
+                "disk, or a raw disk whose system wrote that there.",
+                path=path,
+                found=_words(found),
+                suffix=suffix,
+            ),
+            tr("Say which it is, {found} or raw; or rename it to end in .{found}.", found=found),
             choices,
         )
     return Decision(
         found,
-        f"{path} was taken for {_words(found)} by its content alone, which could be a raw disk's, "
-        f"too: say that it is {found}, or rename it to end in .{found}.",
+        tr(
+            "{path} was taken for {found} by its content alone, which could be a raw disk's, too: "
+            "say that it is {found_2}, or rename it to end in .{found_2}.",
+            path=path,
+            found=_words(found),
+            found_2=found,
+        ),
     )
 
 
 def _words(disk_format: DiskFormat) -> str:
-    return f"a {disk_format.upper()} disk"
+    return tr("a {disk_format} disk", disk_format=disk_format.upper())
 
 
 def _container(head: bytes, foot: bytes) -> str | None:
     for sign in _CONTAINERS:
         if sign.fits(head):
             return sign.what
-    return "a macOS disk image (DMG)" if foot.startswith(_DMG_FOOT) else None
+    return tr("a macOS disk image (DMG)") if foot.startswith(_DMG_FOOT) else None
 
 
 def _beheaded(head: bytes) -> str | None:
@@ -334,30 +350,44 @@ def _beheaded(head: bytes) -> str | None:
 def _not_read(path: Path, container: str) -> UnclearFormat:
     is_packed = container.startswith("compressed") or "archive" in container
     help_ = (
-        "Unpack it, and back up the disk that is in it"
+        tr("Unpack it, and back up the disk that is in it")
         if is_packed
-        else "Let the program that made it, or qemu-img, convert it"
+        else tr("Let the program that made it, or qemu-img, convert it")
     )
     return UnclearFormat(
-        f"{path} is {container}, which is not read.",
-        f"{help_}; if it is a raw disk that only begins so, say that it is raw.",
+        tr("{path} is {container}, which is not read.", path=path, container=container),
+        tr("{help}; if it is a raw disk that only begins so, say that it is raw.", help=help_),
         (DiskFormat.RAW,),
     )
 
 
 def _not_whole(path: Path, damaged: str) -> UnclearFormat:
     return UnclearFormat(
-        f"{path} goes on as {damaged} does, and does not begin as one: it is damaged.",
-        f"{_MEND}; if it is a raw disk whose system wrote that there, say that it is raw.",
+        tr(
+            "{path} goes on as {damaged} does, and does not begin as one: it is damaged.",
+            path=path,
+            damaged=damaged,
+        ),
+        tr(
+            "{mend}; if it is a raw disk whose system wrote that there, say that it is raw.",
+            mend=_MEND,
+        ),
         (DiskFormat.RAW,),
     )
 
 
 def _foot_is_damaged(path: Path) -> UnclearFormat:
     return UnclearFormat(
-        f"{path} ends with a damaged footer, as a VHD does: it is no raw disk, or its system wrote "
-        "that there.",
-        f"{_MEND}; or say that it is raw: the footer is then backed up as the disk's last sector.",
+        tr(
+            "{path} ends with a damaged footer, as a VHD does: it is no raw disk, or its system "
+            "wrote that there.",
+            path=path,
+        ),
+        tr(
+            "{mend}; or say that it is raw: the footer is then backed up as the disk's last "
+            "sector.",
+            mend=_MEND,
+        ),
         (DiskFormat.RAW,),
     )
 
@@ -365,21 +395,26 @@ def _foot_is_damaged(path: Path) -> UnclearFormat:
 def _one_sector_more(path: Path, end: Ending) -> str:
     if end is not Ending.NOT_OF_THE_DISK:
         return ""
-    return (
-        f"{path} is one sector longer than a disk would be, as a fixed VHD is whose footer was "
-        "overwritten: it is taken for a raw disk, with that sector as its last. If it is one, say "
-        "that it is raw."
+    return tr(
+        "{path} is one sector longer than a disk would be, as a fixed VHD is whose footer was "
+        "overwritten: it is taken for a raw disk, with that sector as its last. If it is one, "
+        "say that it is raw.",
+        path=path,
     )
 
 
 def _not_what_it_is_called(path: Path, suffix: str) -> UnclearFormat:
     described = _PART_OF_VMDK.fullmatch(path.name)
     return UnclearFormat(
-        f"{path} is not what its name says, which ends in {suffix}: it is damaged, or of a kind "
-        "that is not known.",
-        f"Give {described['disk']}.vmdk, whose data it holds."
+        tr(
+            "{path} is not what its name says, which ends in {suffix}: it is damaged, or of a "
+            "kind that is not known.",
+            path=path,
+            suffix=suffix,
+        ),
+        tr("Give {disk}.vmdk, whose data it holds.", disk=described["disk"])
         if described
-        else f"{_MEND}; if it is a raw disk, say that it is raw.",
+        else tr("{mend}; if it is a raw disk, say that it is raw.", mend=_MEND),
         (DiskFormat.RAW,),
     )
 
@@ -402,16 +437,26 @@ def _other_part(path: Path) -> Path | None:
 
 def _only_a_part(path: Path, other: Path) -> UnclearFormat:
     return UnclearFormat(
-        f"{path} looks like a part of a disk that was split: {other.name} lies beside it.",
-        "Join the parts to one file, and back that up; if it is a whole disk, say that it is raw.",
+        tr(
+            "{path} looks like a part of a disk that was split: {other} lies beside it.",
+            path=path,
+            other=other.name,
+        ),
+        tr(
+            "Join the parts to one file, and back that up; if it is a whole disk, say that it is "
+            "raw."
+        ),
         (DiskFormat.RAW,),
     )
 
 
 def _nothing_tells(path: Path) -> UnclearFormat:
     return UnclearFormat(
-        f"Nothing in {path} tells that it is a disk: no partition table, no file system, no "
-        "format that is known.",
-        "If it is a raw disk, say that it is raw, or give it a name that ends in .raw.",
+        tr(
+            "Nothing in {path} tells that it is a disk: no partition table, no file system, no "
+            "format that is known.",
+            path=path,
+        ),
+        tr("If it is a raw disk, say that it is raw, or give it a name that ends in .raw."),
         (DiskFormat.RAW,),
     )

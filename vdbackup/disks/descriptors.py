@@ -19,6 +19,7 @@ from typing import Protocol
 
 from vdbackup.disks.granted import open_or_granted
 from vdbackup.errors import ChangedWhileRead, DiskError
+from vdbackup.translation import tr
 
 log = logging.getLogger(__name__)
 
@@ -82,7 +83,7 @@ class Lent:
     def __enter__(self) -> int:
         with self._lock:
             if self._is_closed:
-                raise ValueError(f"{self._path} is closed")
+                raise ValueError(tr("{path} is closed", path=self._path))
             if self._fd < 0:
                 self._fd = self._opened_again()
             self._users += 1
@@ -144,8 +145,8 @@ class Lent:
 
     def _other(self) -> DiskError:
         return ChangedWhileRead(
-            f"{self._path} was written to, moved or replaced while it was read.",
-            "Begin again; if it happens again, find out which program does that.",
+            tr("{path} was written to, moved or replaced while it was read.", path=self._path),
+            tr("Begin again; if it happens again, find out which program does that."),
         )
 
 

@@ -9,10 +9,11 @@ from typing import Protocol
 from vdbackup.disks.extents import BlockMap, Int64s
 from vdbackup.disks.host_file import HostFile
 from vdbackup.disks.names import DiskFormat
+from vdbackup.translation import tr
 
 SECTOR = 512
 """The unit of the formats' own structures, in bytes."""
-NOT_CLOSED = "was not closed by the program that wrote it: what that held back is missing"
+NOT_CLOSED = tr("was not closed by the program that wrote it: what that held back is missing")
 """A disk's `unclean`, in all formats that note it."""
 UNIT = 64 << 10
 """Bytes in which disks are written: whole units at multiples of it, the disk's last may be short.

@@ -15,6 +15,7 @@ from vdbackup.disks.names import BACKUP_FORMATS, DESCRIPTOR_START, DiskFormat
 from vdbackup.disks.raw import RawDisk
 from vdbackup.errors import DoesNotFit, NotLinkable, UsageError
 from vdbackup.jobs import readable_size, sizes_apart
+from vdbackup.translation import tr
 
 PROBE_BYTES = 512
 
@@ -142,7 +143,11 @@ def create_disk(
     if disk_format == DiskFormat.RAW:
         if parent:
             raise NotLinkable(
-                f"{path} is a raw disk, which cannot have a parent {parent.relative_path}."
+                tr(
+                    "{path} is a raw disk, which cannot have a parent {relative_path}.",
+                    path=path,
+                    relative_path=parent.relative_path,
+                )
             )
         return RawDisk.create(path, virtual_size)
     check_fits(disk_format, virtual_size, sector_size)
@@ -153,7 +158,8 @@ def check_format(name: str) -> DiskFormat:
     """The format of that name, if a backup can be kept in it; raises UsageError."""
     if name not in BACKUP_FORMATS:
         raise UsageError(
-            f"There is no disk format {name!r}.", f"Choose one of {', '.join(BACKUP_FORMATS)}."
+            tr("There is no disk format {name!r}.", name=name),
+            tr("Choose one of {backup_formats}.", backup_formats=", ".join(BACKUP_FORMATS)),
         )
     return DiskFormat(name)
 
@@ -162,16 +168,27 @@ def check_fits(disk_format: DiskFormat, virtual_size: int, sector_size: int) -> 
     """Raise DiskError, which names the formats that can, where a disk does not fit into one."""
     wanted = FORMATS[check_format(disk_format)]
     if sector_size not in wanted.sector_sizes:
-        problem = (
-            f"A disk with sectors of {sector_size} bytes cannot be kept in {disk_format.upper()}."
+        problem = tr(
+            "A disk with sectors of {sector_size} bytes cannot be kept in {disk_format}.",
+            sector_size=sector_size,
+            disk_format=disk_format.upper(),
         )
     elif virtual_size > wanted.largest:
         size, end = sizes_apart(virtual_size, wanted.largest)
-        problem = f"A disk of {size} is too large for {disk_format.upper()}, which ends at {end}."
+        problem = tr(
+            "A disk of {size} is too large for {disk_format}, which ends at {end}.",
+            size=size,
+            disk_format=disk_format.upper(),
+            end=end,
+        )
     else:
         return
     fitting = fitting_formats(virtual_size, sector_size)
-    choice = f"Choose {' or '.join(fitting)}." if fitting else "No format can hold it."
+    choice = (
+        tr("Choose {fitting}.", fitting=tr(" or ").join(fitting))
+        if fitting
+        else tr("No format can hold it.")
+    )
     raise DoesNotFit(problem, choice)
 
 
@@ -191,9 +208,12 @@ def check_growth(disk: VirtualDisk, blocks: int) -> None:
     end = int(ends.max(initial=0)) + info.block_size  # the last may be held in part
     if end + blocks * (info.block_size + _BEFORE_BLOCK.get(info.format, 0)) > largest:
         raise DoesNotFit(
-            f"{disk.path} would grow beyond {readable_size(largest)}, the most that the format can "
-            "address.",
-            "Leave it as it is, and make the next backup a full one.",
+            tr(
+                "{disk} would grow beyond {size}, the most that the format can address.",
+                disk=disk.path,
+                size=readable_size(largest),
+            ),
+            tr("Leave it as it is, and make the next backup a full one."),
         )
 
 

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from vdbackup.text import printable
+from vdbackup.translation import tr
 
 _PROCESSES = Path("/proc")
 _BLOCK_DEVICES = Path("/sys/block")
@@ -49,8 +50,13 @@ class Holder:
 
     def __str__(self) -> str:
         if self.pid is None:
-            return f"the loop device {self.program}"
-        return f"{self.program} (process {self.pid} of {self.user})"
+            return tr("the loop device {program}", program=self.program)
+        return tr(
+            "{program} (process {pid} of {user})",
+            program=self.program,
+            pid=self.pid,
+            user=self.user,
+        )
 
 
 def holders(paths: Iterable[Path]) -> list[Holder]:
@@ -75,8 +81,8 @@ def named(found: Iterable[Holder]) -> str:
     names = list(dict.fromkeys(map(str, found)))
     more = len(names) - _MAX_NAMED
     if more > 0:
-        return f"{', '.join(names[:_MAX_NAMED])} and {more} more"
-    return " and ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)
+        return tr("{names} and {more} more", names=", ".join(names[:_MAX_NAMED]), more=more)
+    return tr(" and ").join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)
 
 
 def _processes(wanted: Mapping[_Identity, Path]) -> Iterator[Holder]:
@@ -129,7 +135,7 @@ def _facts(path: str) -> dict[str, str]:
 def _name_of(pid: str) -> str:
     """The program's name: external text."""
     name = (_PROCESSES / pid / "comm").read_text(encoding="utf-8", errors="replace").strip()
-    return printable(name) or "a program"
+    return printable(name) or tr("a program")
 
 
 def _user_of(pid: str) -> str:

@@ -20,6 +20,7 @@ from typing import Self
 from vdbackup.disks.descriptors import Descriptor, Held, Lent, open_to_read
 from vdbackup.disks.device_reads import OF_FILES, DeviceReads
 from vdbackup.errors import DiskError, DiskFormatError
+from vdbackup.translation import tr
 
 DIRECT_FROM = 512 << 10
 """Bytes from which a write goes past the page cache.
@@ -134,7 +135,7 @@ class HostFile:
         while done < len(view):
             got = self._read_some(offset + done, view[done:])
             if got == 0:
-                problem = "the file is shorter than its tables say"
+                problem = tr("the file is shorter than its tables say")
                 raise DiskFormatError(self.path, offset + done, problem)
             done += got
 

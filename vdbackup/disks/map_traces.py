@@ -22,6 +22,7 @@ import numpy.typing as npt
 
 from vdbackup.disks.disk import SECTOR
 from vdbackup.disks.host_file import HostFile
+from vdbackup.translation import tr
 
 _Sectors = npt.NDArray[np.uint32]
 _MIB = 1 << 20
@@ -219,11 +220,11 @@ def _has_partitions(sector: bytes) -> bool:
 
 
 _MAPS = (
-    ("a VMDK disk", _has_grain_map),
-    ("a VMDK disk", _has_grain_markers),
-    ("a QCOW2 or QCOW disk", _has_cluster_table),
-    ("a VHDX disk", _has_vhdx_metadata),
-    ("a QED disk", _has_qed_tables),
-    ("a VDI or Parallels disk", _has_block_map),
-    ("a virtual disk or a raw one", _begins_late),
+    (tr("a VMDK disk"), _has_grain_map),
+    (tr("a VMDK disk"), _has_grain_markers),
+    (tr("a QCOW2 or QCOW disk"), _has_cluster_table),
+    (tr("a VHDX disk"), _has_vhdx_metadata),
+    (tr("a QED disk"), _has_qed_tables),
+    (tr("a VDI or Parallels disk"), _has_block_map),
+    (tr("a virtual disk or a raw one"), _begins_late),
 )

@@ -12,6 +12,7 @@ from vdbackup.disks.host_file import HostFile
 from vdbackup.disks.names import DiskFormat
 from vdbackup.disks.one_file import OneFileDisk
 from vdbackup.errors import NotLinkable
+from vdbackup.translation import tr
 
 
 class RawDisk(OneFileDisk):
@@ -70,9 +71,19 @@ class RawDisk(OneFileDisk):
     def relink(self, parent: ParentRef) -> None:
         """Raw disks have no parents: raises NotLinkable."""
         raise NotLinkable(
-            f"{self.path} is a raw disk, which cannot have a parent {parent.relative_path}."
+            tr(
+                "{path} is a raw disk, which cannot have a parent {relative_path}.",
+                path=self.path,
+                relative_path=parent.relative_path,
+            )
         )
 
     def adopt(self, disk_id: str, content_id: str, file_name: str | None = None) -> None:
         """Raw disks carry no identity: raises NotLinkable."""
-        raise NotLinkable(f"{self.path} is a raw disk, which cannot carry the identity {disk_id}.")
+        raise NotLinkable(
+            tr(
+                "{path} is a raw disk, which cannot carry the identity {disk_id}.",
+                path=self.path,
+                disk_id=disk_id,
+            )
+        )

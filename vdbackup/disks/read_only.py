@@ -8,13 +8,14 @@ from vdbackup.disks.disk import DiskInfo, ParentRef
 from vdbackup.disks.host_file import HostFile
 from vdbackup.disks.one_file import OneFileDisk
 from vdbackup.errors import DiskError, ReadOnlyLayout
+from vdbackup.translation import tr
 
 
 def only_read(path: Path) -> DiskError:
     """The refusal to write to a layout that we do not make."""
     return ReadOnlyLayout(
-        f"{path} was made by another program in a layout that is only read.",
-        "Export it to a new disk first.",
+        tr("{path} was made by another program in a layout that is only read.", path=path),
+        tr("Export it to a new disk first."),
     )
 
 

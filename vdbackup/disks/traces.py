@@ -14,6 +14,7 @@ from vdbackup.disks.disk import SECTOR
 from vdbackup.disks.host_file import HostFile
 from vdbackup.disks.map_traces import of_maps
 from vdbackup.disks.vhd.structs import COOKIE, FIXED, geometry
+from vdbackup.translation import tr
 
 _MIB = 1 << 20
 _CLUSTER_BITS = range(9, 22)
@@ -41,9 +42,9 @@ class Ending(Enum):
 def headless(file: HostFile) -> str | None:
     """What a file that begins as nothing known goes on as, in words; raises OSError."""
     if _has_refcounts(file):
-        return "a QCOW2 disk"
+        return tr("a QCOW2 disk")
     if _has_grain_tables(file) or _ends_with_vmdk_header(file):
-        return "a VMDK disk"
+        return tr("a VMDK disk")
     return of_maps(file)
 
 

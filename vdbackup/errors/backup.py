@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from vdbackup.errors.base import Remedy, VdbackupError
+from vdbackup.translation import tr
 
 
 class BackupError(VdbackupError):
@@ -49,10 +50,17 @@ class OtherSource(BackupError):
     code = "other-source"
 
     def __init__(self, set_name: str, known: str, now: str, reasons: str, *, sure: bool) -> None:
-        other = "is another source" if sure else "may be another source"
+        other = tr("is another source") if sure else tr("may be another source")
         super().__init__(
-            f"The set {set_name} belongs to {known}; {now} {other}: {reasons}.",
-            "Choose another set, or say that it is meant to go on there.",
+            tr(
+                "The set {set_name} belongs to {known}; {now} {other}: {reasons}.",
+                set_name=set_name,
+                known=known,
+                now=now,
+                other=other,
+                reasons=reasons,
+            ),
+            tr("Choose another set, or say that it is meant to go on there."),
             remedy=Remedy.SAY_SAME_SOURCE,
         )
         self.set_name, self.known, self.now = set_name, known, now
@@ -60,7 +68,7 @@ class OtherSource(BackupError):
 
     def advise_machine(self) -> None:
         """Say what can be done where the source is a machine's disk, whose set is no choice."""
-        self.advice = "Put the machine's own disk there, or say that this one is meant."
+        self.advice = tr("Put the machine's own disk there, or say that this one is meant.")
         self.remedy = Remedy.SAY_SAME_DISK
 
 

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from enum import StrEnum
 from typing import ClassVar, Self
 
-from vdbackup.translation import original
+from vdbackup.translation import original, tr
 
 
 class Remedy(StrEnum):
@@ -102,7 +102,11 @@ class Cancelled(VdbackupError):
     exit_code = 130
 
     def __init__(
-        self, title: str = "Cancelled.", advice: str = "Nothing was changed.", *, left: str = ""
+        self,
+        title: str = tr("Cancelled."),
+        advice: str = tr("Nothing was changed."),
+        *,
+        left: str = "",
     ) -> None:
         super().__init__(title, left or advice)
         self.left = left

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from vdbackup.errors.base import Remedy, VdbackupError
+from vdbackup.translation import tr
 
 
 class DiskError(VdbackupError):
@@ -25,8 +26,13 @@ class DiskFormatError(DiskError):
 
     def __init__(self, path: Path, offset: int, problem: str) -> None:
         super().__init__(
-            f"{path} is damaged or is not a valid virtual disk: {problem} (at byte {offset}).",
-            "Restore the file from a copy, or use another recovery point.",
+            tr(
+                "{path} is damaged or is not a valid virtual disk: {problem} (at byte {offset}).",
+                path=path,
+                problem=problem,
+                offset=offset,
+            ),
+            tr("Restore the file from a copy, or use another recovery point."),
         )
         self.path = path
         self.offset = offset
@@ -40,9 +46,16 @@ class DamagedDigests(DiskFormatError):
     def __init__(self, path: Path, offset: int, problem: str) -> None:
         VdbackupError.__init__(
             self,
-            f"{path.name} is damaged: {problem} (at byte {offset}).",
-            "Put back a good copy of the file, or let it be computed again from what the disk is "
-            "now.",
+            tr(
+                "{path} is damaged: {problem} (at byte {offset}).",
+                path=path.name,
+                problem=problem,
+                offset=offset,
+            ),
+            tr(
+                "Put back a good copy of the file, or let it be computed again from what the disk "
+                "is now."
+            ),
             remedy=Remedy.REPAIR,
         )
         self.path = path

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 
 from vdbackup.errors.base import VdbackupError
+from vdbackup.translation import tr
 
 
 class SourceError(VdbackupError):
@@ -89,8 +90,8 @@ class NotFreezable(NotFrozen):
 
     def __init__(self, where: str) -> None:
         super().__init__(
-            f"The file system at {where} cannot be frozen.",
-            "Unmount it, or back its disk up as it is.",
+            tr("The file system at {where} cannot be frozen.", where=where),
+            tr("Unmount it, or back its disk up as it is."),
         )
         self.where = where
 

@@ -6,6 +6,7 @@ import errno
 
 from vdbackup.errors.base import VdbackupError
 from vdbackup.errors.repository import RepositoryError
+from vdbackup.translation import tr
 
 READ_ONLY = frozenset({errno.EROFS, errno.EACCES, errno.EPERM})
 """What storage says to a user who cannot write there."""
@@ -46,26 +47,35 @@ def from_os(error: OSError) -> VdbackupError:
     where = f" ({error.filename})" if error.filename else ""
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return NoSpace(
-            f"The storage is full{where}.",
-            "Free some space on it, then try again; no point was lost.",
+            tr("The storage is full{where}.", where=where),
+            tr("Free some space on it, then try again; no point was lost."),
         )
     if error.errno == errno.EROFS:
         return ReadOnly(
-            f"The storage is read-only{where}.", "Mount it writable, or choose another folder."
+            tr("The storage is read-only{where}.", where=where),
+            tr("Mount it writable, or choose another folder."),
         )
     if error.errno in (errno.EACCES, errno.EPERM):
         return NotPermitted(
-            f"You may not do that{where}: {error.strerror}.",
-            "Check who owns the file or folder and what they allow.",
+            tr("You may not do that{where}: {reason}.", where=where, reason=error.strerror),
+            tr("Check who owns the file or folder and what they allow."),
         )
     if error.errno in (errno.EIO, errno.ESTALE, errno.ENODEV, errno.ENXIO):
         return StorageLost(
-            f"The storage does not answer as it should{where}: {error.strerror}.",
-            "Check its connection and the kernel's log, then try again.",
+            tr(
+                "The storage does not answer as it should{where}: {reason}.",
+                where=where,
+                reason=error.strerror,
+            ),
+            tr("Check its connection and the kernel's log, then try again."),
         )
     if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ENOTCONN):
         return StorageLost(
-            f"Something that is needed is not there any more{where}: {error.strerror}.",
-            "Check that the storage is connected and the folder where it was, then try again.",
+            tr(
+                "Something that is needed is not there any more{where}: {reason}.",
+                where=where,
+                reason=error.strerror,
+            ),
+            tr("Check that the storage is connected and the folder where it was, then try again."),
         )
-    return VdbackupError(f"{error.strerror or error}{where}.", "The log says more.")
+    return VdbackupError(f"{error.strerror or error}{where}.", tr("The log says more."))

@@ -23,6 +23,7 @@ from vdbackup.guest.hardware import (
 )
 from vdbackup.guest.model import DeviceName, File, Firmware, Guest, Kernel, Problem, System
 from vdbackup.text import printable
+from vdbackup.translation import tr
 
 _ORDER = (
     Controller.VIRTIO,
@@ -49,8 +50,8 @@ _WORDS = {
     Controller.AHCI: "AHCI",
     Controller.IDE: "IDE",
     Controller.NVME: "NVMe",
-    Controller.PVSCSI: "VMware's SCSI (pvscsi)",
-    Controller.LSI: "LSI's SCSI of 1999 (53c895a)",
+    Controller.PVSCSI: tr("VMware's SCSI (pvscsi)"),
+    Controller.LSI: tr("LSI's SCSI of 1999 (53c895a)"),
     Controller.SAS: "LSI's SAS (1068)",
 }
 _LINUX_MIB, _DESKTOP_MIB, _OLD_WINDOWS_MIB, _WINDOWS_MIB, _LEAST_MIB = 1024, 2048, 2048, 4096, 512
@@ -94,9 +95,14 @@ def choose(
     direct = _direct(guest)
     reasons = [about_controller, about_firmware, about_memory]
     if direct is not None:
-        reasons.append("There is no boot loader, so its kernel is started directly.")
+        reasons.append(tr("There is no boot loader, so its kernel is started directly."))
     if partition:
-        reasons.append(f"The volume stands alone, so it becomes partition {partition} of a disk.")
+        reasons.append(
+            tr(
+                "The volume stands alone, so it becomes partition {partition} of a disk.",
+                partition=partition,
+            )
+        )
     if request.network:
         card, about_card = _network_card(guest)
         reasons.append(about_card)
@@ -145,7 +151,7 @@ def _controller(
 ) -> tuple[_Candidate, str]:
     if request.controller is not None:
         candidate = _Candidate(request.controller, _edit(guest, request.controller))
-        return candidate, f"{_WORDS[request.controller]}, as you asked for."
+        return candidate, tr("{words}, as you asked for.", words=_WORDS[request.controller])
     possible = [
         controller
         for controller in _ORDER
@@ -164,9 +170,12 @@ def _no_driver(guest: Guest, candidate: _Candidate) -> tuple[Problem, ...]:
         return ()
     return (
         Problem(
-            f"{guest.name or 'The system'} has no driver for a disk on "
-            f"{_WORDS[candidate.controller]}.",
-            "Choose other hardware, or install the driver and back it up again.",
+            tr(
+                "{guest} has no driver for a disk on {words}.",
+                guest=guest.name or tr("The system"),
+                words=_WORDS[candidate.controller],
+            ),
+            tr("Choose other hardware, or install the driver and back it up again."),
         ),
     )
 
@@ -178,11 +187,17 @@ def _no_such_name(candidate: _Candidate) -> tuple[Problem, ...]:
     image, name = printable(first.file.path), printable(first.name)
     return (
         Problem(
-            f"{image} starts Linux with root={name}, and no disk on "
-            f"{_WORDS[candidate.controller]} is called so. That stands in one program with the "
-            "kernel, which may be signed: it is not changed.",
-            "Choose hardware whose first disk is called so; or let the original name its root by "
-            "UUID, make its kernel image anew, and back it up again.",
+            tr(
+                "{image} starts Linux with root={name}, and no disk on {words} is called so. That "
+                "stands in one program with the kernel, which may be signed: it is not changed.",
+                image=image,
+                name=name,
+                words=_WORDS[candidate.controller],
+            ),
+            tr(
+                "Choose hardware whose first disk is called so; or let the original name its root "
+                "by UUID, make its kernel image anew, and back it up again."
+            ),
         ),
     )
 
@@ -192,8 +207,8 @@ def _no_firmware(candidate: _Candidate, firmware: Firmware) -> tuple[Problem, ..
         return ()
     return (
         Problem(
-            f"UEFI finds no disk on {_WORDS[candidate.controller]}.",
-            "Choose other hardware, such as ahci.",
+            tr("UEFI finds no disk on {words}.", words=_WORDS[candidate.controller]),
+            tr("Choose other hardware, such as ahci."),
         ),
     )
 
@@ -210,7 +225,7 @@ def _unknown(guest: Guest, possible: list[Controller]) -> tuple[_Candidate, str]
         ),
         next(controller for controller in order if controller in possible),
     )
-    why = "which drivers the system has could not be found out, and this one is the most usual"
+    why = tr("which drivers the system has could not be found out, and this one is the most usual")
     return _Candidate(controller, _renamed(guest, controller)), f"{_WORDS[controller]}: {why}."
 
 
@@ -219,19 +234,31 @@ def _why(guest: Guest, best: _Candidate) -> str:
     if edit.drivers:
         missing = ", ".join(edit.drivers)
         if not edit.possible:
-            return f"{name}: the system has no driver for any controller of QEMU's."
-        return f"{name}: no driver is there early; {missing} would have to be added."
-    system = "Windows starts" if guest.system is System.WINDOWS else "the system has"
+            return tr("{name}: the system has no driver for any controller of QEMU's.", name=name)
+        return tr(
+            "{name}: no driver is there early; {missing} would have to be added.",
+            name=name,
+            missing=missing,
+        )
+    system = tr("Windows starts") if guest.system is System.WINDOWS else tr("the system has")
     essential = [each for each in _names(guest) if each.essential]
     if edit.fixed:
-        return f"{name}: {system} its driver early."
+        return tr("{name}: {system} its driver early.", name=name, system=system)
     if any(each.essential for each in edit.names):
-        return f"{name}: {system} its driver early, but names {printable(edit.names[0].name)}."
-    if essential:
-        return (
-            f"{name}: {system} its driver early and calls its disk {printable(essential[0].name)}."
+        return tr(
+            "{name}: {system} its driver early, but names {name_2}.",
+            name=name,
+            system=system,
+            name_2=printable(edit.names[0].name),
         )
-    return f"{name}: {system} its driver early."
+    if essential:
+        return tr(
+            "{name}: {system} its driver early and calls its disk {essential}.",
+            name=name,
+            system=system,
+            essential=printable(essential[0].name),
+        )
+    return tr("{name}: {system} its driver early.", name=name, system=system)
 
 
 def _why_edited(guest: Guest, hardware: Hardware) -> str:
@@ -239,9 +266,17 @@ def _why_edited(guest: Guest, hardware: Hardware) -> str:
     name, edit = _WORDS[hardware.controller], hardware.edit
     names = ", ".join(dict.fromkeys(printable(each.name) for each in edit.names if each.essential))
     if edit.drivers:
-        return f"{name}: no driver was there early, so these were added: {', '.join(edit.drivers)}."
+        return tr(
+            "{name}: no driver was there early, so these were added: {drivers}.",
+            name=name,
+            drivers=", ".join(edit.drivers),
+        )
     if names and _knows_drivers(guest):
-        return f"{name}: the system has its driver early; what called its disk {names} was changed."
+        return tr(
+            "{name}: the system has its driver early; what called its disk {names} was changed.",
+            name=name,
+            names=names,
+        )
     return ""
 
 
@@ -303,11 +338,11 @@ def _firmware(guest: Guest, request: HardwareRequest) -> tuple[Firmware, str, tu
     if request.firmware is None:
         firmware = guest.firmware[0] if guest.firmware else Firmware.BIOS
         return firmware, guest.firmware_reason, ()
-    reason = f"{request.firmware.upper()}, as you asked for."
+    reason = tr("{firmware}, as you asked for.", firmware=request.firmware.upper())
     if guest.firmware and request.firmware not in guest.firmware:
         problem = Problem(
-            f"The disk has no boot loader for {request.firmware.upper()}.",
-            f"Start it with {guest.firmware[0].upper()} instead.",
+            tr("The disk has no boot loader for {firmware}.", firmware=request.firmware.upper()),
+            tr("Start it with {firmware} instead.", firmware=guest.firmware[0].upper()),
         )
         return request.firmware, reason, (problem,)
     return request.firmware, reason, ()
@@ -376,11 +411,11 @@ def _memory(guest: Guest, request: HardwareRequest, host_mib: int) -> tuple[int,
         if guest.version.startswith(("5.", "6.")):
             wanted = _OLD_WINDOWS_MIB
     elif guest.graphical:
-        wanted, why = _DESKTOP_MIB, "a desktop"
+        wanted, why = _DESKTOP_MIB, tr("a desktop")
     else:
-        wanted, why = _LINUX_MIB, "a system without a desktop"
+        wanted, why = _LINUX_MIB, tr("a system without a desktop")
     memory = max(_LEAST_MIB, min(wanted, host_mib // 2))
-    return memory, f"{memory} MiB of memory, for {why}."
+    return memory, tr("{memory} MiB of memory, for {why}.", memory=memory, why=why)
 
 
 def _network_card(guest: Guest) -> tuple[NetworkCard, str]:
@@ -389,7 +424,9 @@ def _network_card(guest: Guest) -> tuple[NetworkCard, str]:
         there = kernel.early | frozenset(kernel.modules)
         for card, needs in drivers.LINUX_NETWORK.items():
             if needs <= there:
-                return card, f"A network card of the kind {card}, which it has a driver for."
+                return card, tr(
+                    "A network card of the kind {card}, which it has a driver for.", card=card
+                )
     if guest.version.startswith("5."):
-        return NetworkCard.RTL8139, "A network card that Windows XP has a driver for (rtl8139)."
-    return NetworkCard.E1000E, "A network card that most systems have a driver for (e1000e)."
+        return NetworkCard.RTL8139, tr("A network card that Windows XP has a driver for (rtl8139).")
+    return NetworkCard.E1000E, tr("A network card that most systems have a driver for (e1000e).")

@@ -28,24 +28,27 @@ from vdbackup.guest.model import (
 )
 from vdbackup.guest.tree import Tree
 from vdbackup.guest.windows.inspect import inspect_windows
+from vdbackup.translation import tr
 from vdbackup.volumes.volumes import Volume
 
-_OTHER_DISK = "Boot another recovery point, or restore this one to get at its files."
+_OTHER_DISK = tr("Boot another recovery point, or restore this one to get at its files.")
 _SUBVOLUME = re.compile(r"(?:^|\s)rootflags=(?:\S*,)?subvol=([^\s,]+)")
 """The subvolume that a kernel's command line names."""
 _RUNS_HERE = ("x86_64", "i386", "")
 _NO_SYSTEM = {
     "encrypted": Problem(
-        "The disk is encrypted with LUKS, and there is nothing on it that could be started.",
-        "Back up the whole disk that the system starts from.",
+        tr("The disk is encrypted with LUKS, and there is nothing on it that could be started."),
+        tr("Back up the whole disk that the system starts from."),
     ),
     "data": Problem(
-        "There is no operating system on this disk: it holds data.",
-        "Browse its files, or attach the point's disk to another machine.",
+        tr("There is no operating system on this disk: it holds data."),
+        tr("Browse its files, or attach the point's disk to another machine."),
     ),
     "unknown": Problem(
-        "There is nothing on this disk that could be started: no boot loader, and no file "
-        "system that vdbackup knows.",
+        tr(
+            "There is nothing on this disk that could be started: no boot loader, and no file "
+            "system that vdbackup knows."
+        ),
         _OTHER_DISK,
     ),
 }
@@ -209,21 +212,25 @@ def _linux_problems(
     yield from _foreign_architecture(architecture)
     if kernel is None and not found:
         yield Problem(
-            "There is neither a boot loader nor a kernel on this disk that could be started.",
+            tr("There is neither a boot loader nor a kernel on this disk that could be started."),
             _OTHER_DISK,
         )
     encrypted = list(disk.with_kind("LUKS"))
     if encrypted and root is None:
         yield Problem(
-            "The system is encrypted with LUKS: the machine asks for its passphrase, and what is "
-            "inside could not be looked at.",
-            "Have the passphrase at hand.",
+            tr(
+                "The system is encrypted with LUKS: the machine asks for its passphrase, and what "
+                "is inside could not be looked at."
+            ),
+            tr("Have the passphrase at hand."),
             blocks=False,
         )
     if any(disk.head(volume.name)[4086:4096] == b"S1SUSPEND\0" for volume in _swaps(disk)):
         yield Problem(
-            "The system was hibernated when it was backed up: it may try to go on where it was.",
-            "If it hangs, start it with the kernel's option noresume.",
+            tr(
+                "The system was hibernated when it was backed up: it may try to go on where it was."
+            ),
+            tr("If it hangs, start it with the kernel's option noresume."),
             blocks=False,
         )
 
@@ -235,9 +242,12 @@ def _swaps(disk: Disk) -> Iterator[Volume]:
 def _foreign_architecture(architecture: str) -> Iterator[Problem]:
     if architecture not in _RUNS_HERE:
         yield Problem(
-            f"The system on this disk was made for another processor ({architecture}), and "
-            "vdbackup starts only PCs.",
-            "Boot it with an emulator of that processor.",
+            tr(
+                "The system on this disk was made for another processor ({architecture}), and "
+                "vdbackup starts only PCs.",
+                architecture=architecture,
+            ),
+            tr("Boot it with an emulator of that processor."),
         )
 
 
@@ -286,9 +296,11 @@ def _bitlocker(disk: Disk, found: loaders.Found) -> Guest:
         alone="" in disk.volumes,
         problems=(
             Problem(
-                "The disk is encrypted with BitLocker: Windows asks for its recovery key on any "
-                "other machine, and what is inside cannot be looked at.",
-                "Have the recovery key at hand, or turn BitLocker off and back it up again.",
+                tr(
+                    "The disk is encrypted with BitLocker: Windows asks for its recovery key on "
+                    "any other machine, and what is inside cannot be looked at."
+                ),
+                tr("Have the recovery key at hand, or turn BitLocker off and back it up again."),
             ),
         ),
     )
@@ -297,8 +309,10 @@ def _bitlocker(disk: Disk, found: loaders.Found) -> Guest:
 def _no_loader(found: tuple[Loader, ...]) -> Iterator[Problem]:
     if not found:
         yield Problem(
-            "There is no boot loader on this disk: Windows is on it, and what starts it is not.",
-            "Back up the whole disk that Windows starts from, not a single volume of it.",
+            tr(
+                "There is no boot loader on this disk: Windows is on it, and what starts it is not."
+            ),
+            tr("Back up the whole disk that Windows starts from, not a single volume of it."),
         )
 
 
@@ -311,11 +325,11 @@ def _nothing_known(disk: Disk, found: loaders.Found) -> Guest:
     encrypted = any(disk.with_kind("LUKS"))
     if unknown:
         problem = Problem(
-            "What its boot loader starts is not known: no system that vdbackup knows is on it.",
+            tr("What its boot loader starts is not known: no system that vdbackup knows is on it."),
             blocks=False,
         )
         return _plain(disk, found, System.OTHER, (problem,))
-    kind = "encrypted" if encrypted else "data" if disk.trees else "unknown"
+    kind = tr("encrypted") if encrypted else tr("data") if disk.trees else tr("unknown")
     return _plain(disk, found, System.NONE, (_NO_SYSTEM[kind],))
 
 

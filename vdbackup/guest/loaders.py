@@ -17,6 +17,7 @@ from vdbackup.guest.linux import menus, unified
 from vdbackup.guest.model import File, FileSystem, Firmware, Loader, LoaderKind
 from vdbackup.guest.tree import Tree
 from vdbackup.text import printable
+from vdbackup.translation import tr
 
 if TYPE_CHECKING:
     from vdbackup.guest.linux.inspect import Menu
@@ -87,11 +88,11 @@ def find(disk: Disk) -> Found:
     of_bios = _of_bios(disk, among_others=bool(of_uefi))
     system = disk.file_systems[efi] if efi is not None else None
     if of_uefi and of_bios and of_bios[0].kind is LoaderKind.GRUB:
-        reason = "The disk starts with a BIOS and with UEFI; a BIOS is the simpler of the two."
+        reason = tr("The disk starts with a BIOS and with UEFI; a BIOS is the simpler of the two.")
         return Found((*of_bios, *of_uefi), reason, system)
     if of_uefi:
         return Found((*of_uefi, *of_bios), _why_uefi(of_uefi), system)
-    reason = "The disk has a boot loader for a BIOS, and none for UEFI." if of_bios else ""
+    reason = tr("The disk has a boot loader for a BIOS, and none for UEFI.") if of_bios else ""
     return Found(tuple(of_bios), reason, system)
 
 
@@ -112,10 +113,13 @@ def _of_uefi(tree: Tree) -> list[Loader]:
 def _why_uefi(found: list[Loader]) -> str:
     first = found[0]
     if first.fallback or first.program is None:
-        return "The disk has an EFI system partition with a boot loader, so it starts with UEFI."
-    return (
-        f"The disk starts with UEFI, by a boot entry of its own computer's firmware; this machine "
-        f"gets one for {printable(first.program.path)}."
+        return tr(
+            "The disk has an EFI system partition with a boot loader, so it starts with UEFI."
+        )
+    return tr(
+        "The disk starts with UEFI, by a boot entry of its own computer's firmware; this "
+        "machine gets one for {program}.",
+        program=printable(first.program.path),
     )
 
 

@@ -10,6 +10,7 @@ import logging
 from collections.abc import Iterator
 
 from vdbackup.errors import RecoveryError
+from vdbackup.translation import tr
 from vdbackup.volumes.filesystems.node import Kind, Node, guarded, reading
 
 log = logging.getLogger(__name__)
@@ -49,7 +50,7 @@ class Tree:
     def default_path(self) -> str:
         """The path of the folder that is mounted where nobody names another one; "" for the top."""
         try:
-            with reading("The default subvolume"):
+            with reading(tr("The default subvolume")):
                 return self._root.default_path()
         except RecoveryError:
             return ""

@@ -33,6 +33,7 @@ from vdbackup.sources.devices import Candidate, candidates
 from vdbackup.sources.file_sets.choice import Choice
 from vdbackup.sources.reference import Scheme, SourceRef
 from vdbackup.text import printable
+from vdbackup.translation import tr
 
 ROOM = 92
 """Pixels that are kept for what may be said: nothing moves below the pointer meanwhile."""
@@ -92,36 +93,36 @@ class AddSourceForm(QWidget):
         column = QVBoxLayout(self)
         column.setContentsMargins(0, 0, 0, 0)
         column.setSpacing(8)
-        column.addWidget(parts.label("1. What should be backed up?", "strong"))
+        column.addWidget(parts.label(tr("1. What should be backed up?"), "strong"))
         self.devices = self._devices_list()
         column.addWidget(self.devices)
         self.source_edit = parts.field(
             "sourceEdit",
-            "A disk, an image, or files",
-            "Disk image, device or files to back up",
+            tr("A disk, an image, or files"),
+            tr("Disk image, device or files to back up"),
         )
-        choose_image = parts.button("Choose an image…", "chooseImageButton")
+        choose_image = parts.button(tr("Choose an image…"), "chooseImageButton")
         choose_image.clicked.connect(self._on_choose_image_clicked)
-        choose_files = parts.button("Choose files…", "chooseFilesButton")
+        choose_files = parts.button(tr("Choose files…"), "chooseFilesButton")
         choose_files.clicked.connect(self._on_choose_files_clicked)
         column.addLayout(_row(self.source_edit, choose_image, choose_files))
         self._machine = self._machine_row()
         column.addWidget(self._machine)
         column.addSpacing(10)
-        column.addWidget(parts.label("2. Where should the backups be kept?", "strong"))
+        column.addWidget(parts.label(tr("2. Where should the backups be kept?"), "strong"))
         self.repository_edit = parts.field(
             "repositoryEdit",
-            "A folder on another disk: a USB drive, a network share",
-            "Folder for the backups",
+            tr("A folder on another disk: a USB drive, a network share"),
+            tr("Folder for the backups"),
         )
-        choose_folder = parts.button("Choose a folder…", "chooseFolderButton")
+        choose_folder = parts.button(tr("Choose a folder…"), "chooseFolderButton")
         choose_folder.clicked.connect(self._on_choose_folder_clicked)
         column.addLayout(_row(self.repository_edit, choose_folder))
-        self.format_box = parts.ComboBox("formatBox", "Format of a first backup")
-        self.format_box.addItem("Format: VMDK, or what the disk fits into", None)
+        self.format_box = parts.ComboBox("formatBox", tr("Format of a first backup"))
+        self.format_box.addItem(tr("Format: VMDK, or what the disk fits into"), None)
         for name in BACKUP_FORMATS:
-            self.format_box.addItem(f"Format: {name.upper()}", name.value)
-        self.start_button = parts.button("Back up now", "startButton", "primary")
+            self.format_box.addItem(tr("Format: {name}", name=name.upper()), name.value)
+        self.start_button = parts.button(tr("Back up now"), "startButton", "primary")
         self.start_button.setEnabled(False)
         self.start_button.clicked.connect(self._on_start_clicked)
         last = QHBoxLayout()  # above what is said while one types: it does not move then
@@ -146,10 +147,10 @@ class AddSourceForm(QWidget):
     def _devices_list(self) -> Devices:
         made = Devices()
         made.setObjectName("candidatesList")
-        made.setAccessibleName("Disks of this computer")
+        made.setAccessibleName(tr("Disks of this computer"))
         made.setFixedHeight(122)
         made.setSelectionMode(QAbstractItemView.SelectionMode.ExtendedSelection)
-        made.setToolTip("Several, with Ctrl or Shift, are backed up as one machine")
+        made.setToolTip(tr("Several, with Ctrl or Shift, are backed up as one machine"))
         made.itemClicked.connect(self._on_device_chosen)
         made.arrow_pressed.connect(self._on_device_chosen)
         return made
@@ -160,11 +161,11 @@ class AddSourceForm(QWidget):
         row = QHBoxLayout(made)
         row.setContentsMargins(0, 0, 0, 0)
         row.setSpacing(8)
-        row.addWidget(parts.label("One machine, called", wrap=False))
-        self.machine_edit = parts.field("machineEdit", "its name", "Name of the machine")
+        row.addWidget(parts.label(tr("One machine, called"), wrap=False))
+        self.machine_edit = parts.field("machineEdit", tr("its name"), tr("Name of the machine"))
         self.machine_edit.setText(socket.gethostname().partition(".")[0])
         row.addWidget(self.machine_edit, 1)
-        row.addWidget(parts.label("all its disks as of one moment", "muted", wrap=False))
+        row.addWidget(parts.label(tr("all its disks as of one moment"), "muted", wrap=False))
         policy = made.sizePolicy()
         policy.setRetainSizeWhenHidden(True)
         made.setSizePolicy(policy)
@@ -173,15 +174,15 @@ class AddSourceForm(QWidget):
 
     def list_devices(self) -> None:
         """Look which disks there are; the list is filled when that is known."""
-        self._show_hint("Looking for disks …")
-        job = Job("List disks", lambda _task: candidates())
+        self._show_hint(tr("Looking for disks …"))
+        job = Job(tr("List disks"), lambda _task: candidates())
         self._reader.submit(job, self._on_devices_listed)
 
     def _on_devices_listed(self, job: Job[list[Candidate]]) -> None:
         if job.error:
             self._show_hint(remedies.sentences(job.error))
         elif not job.result:
-            self._show_hint("No disks are visible here. Choose an image below.")
+            self._show_hint(tr("No disks are visible here. Choose an image below."))
         else:
             self.devices.clear()
             for candidate in job.result:
@@ -225,23 +226,23 @@ class AddSourceForm(QWidget):
         images = " ".join(
             f"*.{ending}" for ending in ("img", "raw", "dd", "iso", "bin", *BACKUP_FORMATS)
         )
-        filters = [f"Disk images ({images})", "All files (*)"]
+        filters = [tr("Disk images ({images})", images=images), tr("All files (*)")]
 
         def written(paths: Sequence[str]) -> str:
             return paths[0] if len(paths) == 1 else shlex.join(paths)
 
-        title = "Choose a disk image, or all of a machine"
+        title = tr("Choose a disk image, or all of a machine")
         parts.choose_files(self, title, self.source_edit, filters, written)
 
     def _on_choose_files_clicked(self) -> None:
         def written(path: str) -> str:
             return str(SourceRef(Scheme.FILES, str(Choice((path,)))))
 
-        title = "Choose a folder whose files are to be backed up"
+        title = tr("Choose a folder whose files are to be backed up")
         parts.choose_folder(self, title, self.source_edit, written)
 
     def _on_choose_folder_clicked(self) -> None:
-        parts.choose_folder(self, "Choose a folder for the backups", self.repository_edit)
+        parts.choose_folder(self, tr("Choose a folder for the backups"), self.repository_edit)
 
     def _on_text_changed(self) -> None:
         self.refusal.say("")
@@ -254,7 +255,7 @@ class AddSourceForm(QWidget):
         if folder is None:
             self.notice.say("")
             return
-        job = Job("Judge the folder", lambda _task: _judged(sources, folder))
+        job = Job(tr("Judge the folder"), lambda _task: _judged(sources, folder))
         self._reader.submit(job, partial(self._on_judged, (sources, folder)))
 
     def _on_judged(
@@ -266,7 +267,7 @@ class AddSourceForm(QWidget):
             return  # the user typed on
         said = list(dict.fromkeys(each for found in job.result for each in found.warnings))
         if any(found.is_repository for found in job.result):
-            said.append("It holds backups already; new ones join them.")
+            said.append(tr("It holds backups already; new ones join them."))
         self.notice.say(" ".join(said))
 
     def _on_start_clicked(self) -> None:
@@ -301,8 +302,8 @@ class AddSourceDialog(parts.Dialog):
     """
 
     def __init__(self, reader: Worker, parent: QWidget | None = None) -> None:
-        super().__init__("addSourceDialog", "Add a source", 560, parent)
-        self.column.addWidget(parts.label("Add a source", "heading"))
+        super().__init__("addSourceDialog", tr("Add a source"), 560, parent)
+        self.column.addWidget(parts.label(tr("Add a source"), "heading"))
         self.form = AddSourceForm(reader)
         self.form.planned.connect(self.accept)
         self.column.addWidget(self.form)
@@ -339,9 +340,11 @@ def _item(candidate: Candidate) -> QListWidgetItem:
     indent = "      " if candidate.kind == "part" else ""
     facts = [words.size(candidate.size)]
     if candidate.mountpoints:
-        facts.append(f"in use at {', '.join(candidate.mountpoints[:2])}")
+        facts.append(
+            tr("in use at {mountpoints}", mountpoints=", ".join(candidate.mountpoints[:2]))
+        )
     if not candidate.readable:
-        facts.append("you may not read it")
+        facts.append(tr("you may not read it"))
     name = candidate.path.name
     title = candidate.title if candidate.title == name else f"{candidate.title} ({name})"
     item = QListWidgetItem(f"{indent}{printable(title)}  ·  {'  ·  '.join(facts)}")

@@ -8,9 +8,10 @@ from PySide6.QtWidgets import QFormLayout, QHBoxLayout, QLineEdit, QPushButton, 
 
 from vdbackup.gui import parts
 from vdbackup.sources.reference import SourceRef
+from vdbackup.translation import tr
 
 WIDTH = 560  # pixels
-FILTERS = ("Virtual disks (*.vmdk *.vhd *.vhdx *.qcow2 *.avhd *.avhdx)", "All files (*)")
+FILTERS = (tr("Virtual disks (*.vmdk *.vhd *.vhdx *.qcow2 *.avhd *.avhdx)"), tr("All files (*)"))
 
 
 class AdoptDialog(parts.Dialog):
@@ -21,32 +22,34 @@ class AdoptDialog(parts.Dialog):
     """
 
     def __init__(self, parent: QWidget) -> None:
-        super().__init__("adoptDialog", "Adopt a chain of disks", WIDTH, parent)
-        self.column.addWidget(parts.label("Adopt a chain of disks", "heading"))
-        about = (
-            "What another program has made, such as a disk and its snapshots, becomes a set of "
-            "recovery points. Its files are only read."
+        super().__init__("adoptDialog", tr("Adopt a chain of disks"), WIDTH, parent)
+        self.column.addWidget(parts.label(tr("Adopt a chain of disks"), "heading"))
+        about = tr(
+            "What another program has made, such as a disk and its snapshots, becomes a set "
+            "of recovery points. Its files are only read."
         )
         self.column.addWidget(parts.label(about, "muted"))
-        self.tip_edit = parts.field("adoptTip", "The newest disk of the chain", "Newest disk")
+        self.tip_edit = parts.field(
+            "adoptTip", tr("The newest disk of the chain"), tr("Newest disk")
+        )
         self.repository_edit = parts.field(
-            "adoptRepository", "A folder on another disk", "Folder for the backups"
+            "adoptRepository", tr("A folder on another disk"), tr("Folder for the backups")
         )
-        tip = parts.button("Choose a file…", "chooseTipButton")
+        tip = parts.button(tr("Choose a file…"), "chooseTipButton")
         tip.clicked.connect(
-            lambda: parts.choose_file(self, "The newest disk", self.tip_edit, FILTERS)
+            lambda: parts.choose_file(self, tr("The newest disk"), self.tip_edit, FILTERS)
         )
-        folder = parts.button("Choose a folder…", "chooseAdoptRepositoryButton")
+        folder = parts.button(tr("Choose a folder…"), "chooseAdoptRepositoryButton")
         folder.clicked.connect(
-            lambda: parts.choose_folder(self, "Where backups are kept", self.repository_edit)
+            lambda: parts.choose_folder(self, tr("Where backups are kept"), self.repository_edit)
         )
         form = QFormLayout()
         form.setHorizontalSpacing(14)
         form.setVerticalSpacing(10)
-        form.addRow("Newest disk", _row(self.tip_edit, tip))
-        form.addRow("Kept in", _row(self.repository_edit, folder))
+        form.addRow(tr("Newest disk"), _row(self.tip_edit, tip))
+        form.addRow(tr("Kept in"), _row(self.repository_edit, folder))
         self.column.addLayout(form)
-        self._go_on = parts.button("Continue", "adoptAccept", "primary")
+        self._go_on = parts.button(tr("Continue"), "adoptAccept", "primary")
         self._go_on.clicked.connect(self.accept)
         self.add_buttons(self._go_on)
         for edit in (self.tip_edit, self.repository_edit):

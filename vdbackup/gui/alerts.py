@@ -13,6 +13,7 @@ from vdbackup.gui import remedies
 from vdbackup.gui.catalogue import Entry
 from vdbackup.jobs import Job, JobState
 from vdbackup.text import printable
+from vdbackup.translation import tr
 
 Trouble = tuple[str, ...]
 """What makes a trouble the same one as before."""
@@ -37,7 +38,7 @@ class Alerts:
         """Tell of a job that has failed, and when one of the same title goes well again."""
         trouble = ("job", job.title)
         if job.state is JobState.FAILED and job.error:
-            self._begin(trouble, f"Failed: {job.title}", remedies.sentences(job.error))
+            self._begin(trouble, tr("Failed: {job}", job=job.title), remedies.sentences(job.error))
         elif job.state is JobState.FINISHED:
             self._end(trouble)
 
@@ -70,7 +71,7 @@ class Alerts:
         title = self._there.pop(trouble, "")
         if trouble in self._told:
             self._told.remove(trouble)
-            self._notify(_name(trouble), printable(title), "This is over.")
+            self._notify(_name(trouble), printable(title), tr("This is over."))
 
 
 def _name(trouble: Trouble) -> str:

@@ -20,26 +20,28 @@ from vdbackup.gui.main_window import MainWindow
 from vdbackup.gui.store import Store
 from vdbackup.locations import APPLICATION, Locations, start_log
 from vdbackup.settings import Settings
-from vdbackup.translation import language
+from vdbackup.translation import language, tr
 
-AS_ROOT = (
-    "This window has all rights on this computer, and so have the virtual machines that it starts. "
-    "Only what you may not read otherwise needs that."
+AS_ROOT = tr(
+    "This window has all rights on this computer, and so have the virtual machines that it "
+    "starts. Only what you may not read otherwise needs that."
 )
 
 
 def main(argv: Sequence[str]) -> int:
     """Show the window until it is closed; the exit status."""
     if not has_display(os.environ):
-        sys.stderr.write("There is no display to open a window on.\n")
-        sys.stderr.write("Use the command line: `vdbackup --help`.\n")
+        sys.stderr.write(tr("There is no display to open a window on.\n"))
+        sys.stderr.write(tr("Use the command line: `vdbackup --help`.\n"))
         return 1
     try:
         drawing("vdbackup")
     except FileNotFoundError as missing:
-        sys.stderr.write(f"The window's drawings are not installed: {missing}.\n")
-        sys.stderr.write("Install vdbackup again, into an environment of its own.\n")
-        sys.stderr.write("The command line works without them.\n")
+        sys.stderr.write(
+            tr("The window's drawings are not installed: {missing}.\n", missing=missing)
+        )
+        sys.stderr.write(tr("Install vdbackup again, into an environment of its own.\n"))
+        sys.stderr.write(tr("The command line works without them.\n"))
         return 1
     locations = Locations.from_environment()
     start_log(locations)
@@ -50,15 +52,15 @@ def main(argv: Sequence[str]) -> int:
     application.setDesktopFileName(APPLICATION)
     instance = Instance(locations.config)
     if not instance.claim():
-        sys.stderr.write("vdbackup is open already; its window comes forward if it can.\n")
+        sys.stderr.write(tr("vdbackup is open already; its window comes forward if it can.\n"))
         return 0
     settings, error = load(locations)
     window = MainWindow(Store(settings, locations))
     if error:
-        window.jobs.refuse("Settings", error)
+        window.jobs.refuse(tr("Settings"), error)
     if os.geteuid() == 0:
-        window.setWindowTitle("vdbackup (running as root)")
-        window.jobs.tell("Running as root", Told("", warnings=(AS_ROOT,)))
+        window.setWindowTitle(tr("vdbackup (running as root)"))
+        window.jobs.tell(tr("Running as root"), Told("", warnings=(AS_ROOT,)))
     window.show()
     wake = QTimer(interval=200)  # lets Python see Ctrl-C, which Qt's loop does not wake up for
     wake.timeout.connect(lambda: None)

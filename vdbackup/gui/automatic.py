@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from functools import partial
 
-from vdbackup.gui import words
 from vdbackup.gui.catalogue import Entry
 from vdbackup.gui.jobs import keeping
 from vdbackup.gui.runner import Runner
 from vdbackup.operations import policy
 from vdbackup.operations.schedules.arrange import SchedulePlan
 from vdbackup.repository.model import Policy
+from vdbackup.translation import tr, trn
 
 
 def change_policy(runner: Runner, entry: Entry, change: policy.Change) -> None:
@@ -18,7 +18,7 @@ def change_policy(runner: Runner, entry: Entry, change: policy.Change) -> None:
     backup_set = entry.backup_set
     if backup_set is None or change.of(present := backup_set.settings.policy) == present:
         return
-    title = f"Policy of {entry.title}"
+    title = tr("Policy of {entry}", entry=entry.title)
 
     def make() -> policy.PolicyPlan:
         return keeping.plan_policy(entry.repository, backup_set.name, change)
@@ -30,19 +30,19 @@ def change_policy(runner: Runner, entry: Entry, change: policy.Change) -> None:
     if not wanted.takes or wanted.retention == present.retention:  # takes nothing
         runner.plan(entry.repository, title, "", make, start, asks=False)
     elif wanted.keep is not None and wanted.retention == Policy(wanted.keep):
-        kept = words.plural(wanted.keep, "point")
+        kept = trn("{count} point", "{count} points", wanted.keep)
         newest = "point" if wanted.keep == 1 else kept
-        asked = f"Keep only the newest {newest} of {entry.title}"
-        runner.plan(entry.repository, asked, f"Keep {kept}", make, start)
+        asked = tr("Keep only the newest {newest} of {entry}", newest=newest, entry=entry.title)
+        runner.plan(entry.repository, asked, tr("Keep {kept}", kept=kept), make, start)
     else:
-        runner.plan(entry.repository, title, "Keep these", make, start)
+        runner.plan(entry.repository, title, tr("Keep these"), make, start)
 
 
 def change_schedule(
     runner: Runner, entry: Entry, plan: SchedulePlan | None, *, removes: bool
 ) -> None:
     """Set a source's schedule as planned, or remove the one it has."""
-    title = f"Schedule of {entry.title}"
+    title = tr("Schedule of {entry}", entry=entry.title)
     if plan is not None:
         runner.run(entry.repository, title, partial(keeping.set_schedule, plan, entry.name))
     elif removes:

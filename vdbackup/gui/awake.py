@@ -10,12 +10,13 @@ from PySide6.QtDBus import QDBusMessage
 
 from vdbackup.gui import buses
 from vdbackup.gui.buses import Address
+from vdbackup.translation import tr
 
 LOGIND = Address(
     "org.freedesktop.login1", "/org/freedesktop/login1", "org.freedesktop.login1.Manager"
 )
 WHAT = "sleep:shutdown"
-WHY = "Backups are being made or changed"
+WHY = tr("Backups are being made or changed")
 
 
 class Awake:

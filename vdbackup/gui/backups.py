@@ -31,6 +31,7 @@ from vdbackup.pace import Limit, Pace
 from vdbackup.repository.model import RecoveryPoint
 from vdbackup.settings import KnownSource
 from vdbackup.sources.reference import SourceRef
+from vdbackup.translation import tr
 
 P = TypeVar("P", bound=Plan)
 
@@ -103,8 +104,8 @@ class Backups(QObject):
         make = partial(machine_backup.plan, request)
         self._runner.plan(
             request.repository,
-            f"Back up {entry.title}",
-            "Back up",
+            tr("Back up {entry}", entry=entry.title),
+            tr("Back up"),
             make,
             lambda _plan: self._run_machine(request),
             silence=True,
@@ -116,7 +117,9 @@ class Backups(QObject):
                 self._test(request.repository, made.set_name, made.point, request.name)
 
         back_up = partial(making.back_up_machine, request, self._runner.store.machines, self._pace)
-        self._runner.run(request.repository, f"Back up {request.name}", back_up, ended)
+        self._runner.run(
+            request.repository, tr("Back up {request}", request=request.name), back_up, ended
+        )
 
     def begin_machine(
         self,
@@ -131,7 +134,7 @@ class Backups(QObject):
         request = MachineRequest(
             name, repository, tuple(sources), disk_format=disk_format, all_blocks=all_blocks
         )
-        title = f"Back up {name}"
+        title = tr("Back up {name}", name=name)
 
         def start(_plan: Plan | None) -> None:
             entry = self.add_source(sources[0], repository)
@@ -141,7 +144,7 @@ class Backups(QObject):
         self._offer(repository, title, partial(machine_backup.plan, request), start, form)
 
     def _back_up(self, entry: Entry, request: BackupRequest, *, ask: bool) -> None:
-        title = f"Back up {entry.title}"
+        title = tr("Back up {entry}", entry=entry.title)
 
         def clarify(error: VdbackupError) -> bool:
             return self._clarify(error, request, lambda other: self._back_up(entry, other, ask=ask))
@@ -162,7 +165,7 @@ class Backups(QObject):
             return
         make = partial(backup.plan, request)
         self._runner.plan(
-            request.repository, title, "Back up", make, start, silence=True, clarify=clarify
+            request.repository, title, tr("Back up"), make, start, silence=True, clarify=clarify
         )
 
     def begin(
@@ -175,7 +178,7 @@ class Backups(QObject):
 
     def _begin(self, request: BackupRequest, form: Form) -> None:
         entry = Entry(request.source, request.repository)
-        title = f"Back up {entry.title}"
+        title = tr("Back up {entry}", entry=entry.title)
 
         def start(_plan: Plan | None) -> None:
             self._back_up(self.add_source(entry.source, entry.repository), request, ask=False)
@@ -211,11 +214,11 @@ class Backups(QObject):
             if job.state is not JobState.FINISHED:
                 return
             if self._runner.store.value.ask_before_backup:
-                self._runner.ask(title, "Back up", job.outcome(), start, silence=True)
+                self._runner.ask(title, tr("Back up"), job.outcome(), start, silence=True)
             else:
                 start(None)
 
-        job = Job(f"Plan: {title}", lambda _task: make())
+        job = Job(tr("Plan: {title}", title=title), lambda _task: make())
         self._runner.workers.reader(repository).submit(job, planned)
 
     def _clarify(
@@ -260,7 +263,7 @@ class Backups(QObject):
             if job.state is JobState.FINISHED:
                 self.back_up(self.add_source(SourceRef.of_path(image), repository), ask=False)
 
-        job = Job("Make a demo disk", partial(making.make_demo_disk, image))
+        job = Job(tr("Make a demo disk"), partial(making.make_demo_disk, image))
         self._runner.workers.writer(repository).submit(job, back_up)
 
     def adopt(self, tip: SourceRef, repository: Path) -> None:
@@ -268,7 +271,7 @@ class Backups(QObject):
         self._adopt(AdoptRequest(tip, repository))
 
     def _adopt(self, request: AdoptRequest) -> None:
-        title = f"Adopt {request.tip}"
+        title = tr("Adopt {tip}", tip=request.tip)
 
         def clarify(error: VdbackupError) -> bool:
             if not isinstance(error, UnclearFormat):
@@ -289,14 +292,14 @@ class Backups(QObject):
             self._runner.run(request.repository, title, doing, ended)
 
         make = partial(adopt.plan, request)
-        self._runner.plan(request.repository, title, "Adopt", make, start, clarify=clarify)
+        self._runner.plan(request.repository, title, tr("Adopt"), make, start, clarify=clarify)
 
     def prove_boots(self, entry: Entry, point: RecoveryPoint) -> None:
         """Prove that a point boots; asks nothing, and waits for nothing but the test before."""
         self._test(entry.repository, entry.name, point, entry.title)
 
     def _test(self, repository: Path, set_name: str, point: RecoveryPoint, called: str) -> None:
-        title = f"Boot test of {called} #{point.sequence}"
+        title = tr("Boot test of {called} #{point}", called=called, point=point.sequence)
         doing = partial(
             care.boots, repository, set_name, point.id, self._runner.store.machines.boot_test()
         )

@@ -10,6 +10,7 @@ from PySide6.QtWidgets import QFormLayout, QWidget
 from vdbackup.gui import parts, words
 from vdbackup.gui.catalogue import Entry
 from vdbackup.repository.model import RecoveryPoint
+from vdbackup.translation import tr
 
 WIDTH = 520  # pixels
 
@@ -23,8 +24,8 @@ class Way(StrEnum):
 
 
 _HINTS = {
-    Way.TEXT: "Such as: login:",
-    Way.COMMAND: "Such as: test -e, or grep -q; the folder with the files is put behind it",
+    Way.TEXT: tr("Such as: login:"),
+    Way.COMMAND: tr("Such as: test -e, or grep -q; the folder with the files is put behind it"),
 }
 
 
@@ -38,28 +39,28 @@ class BisectDialog(parts.Dialog):
     """
 
     def __init__(self, entry: Entry, point: RecoveryPoint, parent: QWidget | None = None) -> None:
-        title = f"Since when does {entry.title} not work?"
+        title = tr("Since when does {entry} not work?", entry=entry.title)
         super().__init__("bisectDialog", title, WIDTH, parent)
         captured = [each for each in entry.points if each.promoted_from is None] or [*entry.points]
         self.column.addWidget(parts.label(title, "heading"))
-        about = (
-            "A few points are checked, each time the middle one of those that may be the first bad "
-            "one: of a thousand some ten. Each takes a minute or several."
+        about = tr(
+            "A few points are checked, each time the middle one of those that may be the "
+            "first bad one: of a thousand some ten. Each takes a minute or several."
         )
         self.column.addWidget(parts.label(about, "muted"))
-        self.first = _points("bisectFirst", "The first point", captured, captured[0])
-        self.last = _points("bisectLast", "The last point", captured, point)
-        self.way = parts.ComboBox("bisectWay", "A point is good if")
+        self.first = _points("bisectFirst", tr("The first point"), captured, captured[0])
+        self.last = _points("bisectLast", tr("The last point"), captured, point)
+        self.way = parts.ComboBox("bisectWay", tr("A point is good if"))
         for way in Way:
             self.way.addItem(way.value, way)
-        self.what = parts.field("bisectWhat", "", "Text or command")
+        self.what = parts.field("bisectWhat", "", tr("Text or command"))
         form = QFormLayout()
-        form.addRow("From", self.first)
-        form.addRow("To", self.last)
-        form.addRow("It is good if", self.way)
+        form.addRow(tr("From"), self.first)
+        form.addRow(tr("To"), self.last)
+        form.addRow(tr("It is good if"), self.way)
         form.addRow("", self.what)
         self.column.addLayout(form)
-        self.find_button = parts.button("Find it", "bisectAccept", "primary")
+        self.find_button = parts.button(tr("Find it"), "bisectAccept", "primary")
         self.find_button.clicked.connect(self.accept)
         self.add_buttons(self.find_button)
         for box in (self.first, self.last, self.way):

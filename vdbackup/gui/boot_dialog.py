@@ -8,6 +8,7 @@ from vdbackup.guest.hardware import Controller, HardwareRequest
 from vdbackup.guest.model import Firmware
 from vdbackup.gui import parts, words
 from vdbackup.repository.model import RecoveryPoint
+from vdbackup.translation import tr
 
 WIDTH = 460  # pixels
 
@@ -20,36 +21,38 @@ class BootDialog(parts.Dialog):
     """
 
     def __init__(self, point: RecoveryPoint, memory_mib: int, parent: QWidget) -> None:
-        title = f"Boot {words.point_title(point)}"
+        title = tr("Boot {point}", point=words.point_title(point))
         super().__init__("bootDialog", title, WIDTH, parent)
         self.column.addWidget(parts.label(title, "heading"))
-        about = "For this machine alone. What is “automatic” is chosen by what its system needs."
+        about = tr(
+            "For this machine alone. What is “automatic” is chosen by what its system needs."
+        )
         self.column.addWidget(parts.label(about, "muted"))
-        self.controller = parts.ComboBox("bootController", "What the disk is attached to")
-        self.controller.addItem("automatic", None)
+        self.controller = parts.ComboBox("bootController", tr("What the disk is attached to"))
+        self.controller.addItem(tr("automatic"), None)
         for controller in Controller:
             self.controller.addItem(controller.value, controller)
-        self.firmware = parts.ComboBox("bootFirmware", "Firmware")
-        self.firmware.addItem("automatic", None)
+        self.firmware = parts.ComboBox("bootFirmware", tr("Firmware"))
+        self.firmware.addItem(tr("automatic"), None)
         for firmware in Firmware:
             self.firmware.addItem(firmware.upper(), firmware)
-        self.memory = parts.SpinBox("bootMemory", "Memory of the virtual machine")
+        self.memory = parts.SpinBox("bootMemory", tr("Memory of the virtual machine"))
         self.memory.setRange(0, 1 << 20)
-        self.memory.setSuffix(" MiB")
-        self.memory.setSpecialValueText("what the system needs")
+        self.memory.setSuffix(tr(" MiB"))
+        self.memory.setSpecialValueText(tr("what the system needs"))
         self.memory.setSingleStep(256)
         self.memory.setValue(memory_mib)
-        self.network = QCheckBox("Let it reach out to the network")
-        self.network.setToolTip(parts.hint("Nothing of the network reaches the machine."))
+        self.network = QCheckBox(tr("Let it reach out to the network"))
+        self.network.setToolTip(parts.hint(tr("Nothing of the network reaches the machine.")))
         form = QFormLayout()
         form.setHorizontalSpacing(14)
         form.setVerticalSpacing(10)
-        form.addRow("Disk on", self.controller)
-        form.addRow("Firmware", self.firmware)
-        form.addRow("Memory", self.memory)
+        form.addRow(tr("Disk on"), self.controller)
+        form.addRow(tr("Firmware"), self.firmware)
+        form.addRow(tr("Memory"), self.memory)
         form.addRow("", self.network)
         self.column.addLayout(form)
-        boot = parts.button("Boot", "bootAccept", "primary")
+        boot = parts.button(tr("Boot"), "bootAccept", "primary")
         boot.clicked.connect(self.accept)
         self.add_buttons(boot)
 

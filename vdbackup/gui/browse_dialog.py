@@ -30,6 +30,7 @@ from vdbackup.gui.theme import Theme
 from vdbackup.jobs import Job, Task
 from vdbackup.repository.model import RecoveryPoint
 from vdbackup.text import printable
+from vdbackup.translation import tr
 
 if TYPE_CHECKING:
     from vdbackup.recovery.browse import Entry as FileEntry
@@ -72,7 +73,12 @@ class BrowseDialog(parts.Dialog):
         mounts: Path,
         parent: QWidget,
     ) -> None:
-        title = f"Files in {entry.title} #{point.sequence}, {words.when(point.created)}"
+        title = tr(
+            "Files in {entry} #{point}, {created}",
+            entry=entry.title,
+            point=point.sequence,
+            created=words.when(point.created),
+        )
         super().__init__("browseDialog", title, 640, parent)
         self.fits = False
         room = self.screen().availableSize() - QSize(0, parts.FRAME)
@@ -94,7 +100,9 @@ class BrowseDialog(parts.Dialog):
         self._notice = parts.Notice(name="browseNotice")
         self.column.addWidget(self._notice)
         self.search_edit = parts.field(
-            "searchEdit", "Search the whole point by name, and press Enter", "Search by name"
+            "searchEdit",
+            tr("Search the whole point by name, and press Enter"),
+            tr("Search by name"),
         )
         self.search_edit.setClearButtonEnabled(True)
         self.search_edit.returnPressed.connect(self._on_search_wanted)
@@ -102,12 +110,12 @@ class BrowseDialog(parts.Dialog):
         self.column.addWidget(self.search_edit)
         self.column.addWidget(self._make_lists(theme), 1)
         self.column.addWidget(self.folder_bar)
-        self.extract_button = parts.button("Extract…", "extractButton", "primary")
+        self.extract_button = parts.button(tr("Extract…"), "extractButton", "primary")
         self.extract_button.setEnabled(False)
         self.extract_button.clicked.connect(self._on_extract_clicked)
         self._make_buttons()
         others = (self._open_button, self._versions_button, self.folder_bar.mount_button)
-        self.add_buttons(self.extract_button, "Close", *others)
+        self.add_buttons(self.extract_button, tr("Close"), *others)
         self.extract_button.setDefault(False)  # Enter searches
         self._copies = TemporaryDirectory(prefix="vdbackup-", ignore_cleanup_errors=True)
         self._looked_at: Job[Seen] | None = None
@@ -115,9 +123,9 @@ class BrowseDialog(parts.Dialog):
         self._read(self.tree.invisibleRootItem(), "/")
 
     def _make_lists(self, theme: Theme) -> QSplitter:
-        about = "Files in the recovery point"
+        about = tr("Files in the recovery point")
         self.tree = FilesTree("filesTree", about, self._worker, theme)
-        about = "Files that were found"
+        about = tr("Files that were found")
         self.results = FilesTree("foundTree", about, self._worker, theme, unfolds=False)
         self._pages = QStackedWidget()
         for tree in (self.tree, self.results):
@@ -135,12 +143,14 @@ class BrowseDialog(parts.Dialog):
         return both
 
     def _make_buttons(self) -> None:
-        self._versions_button = parts.button("Versions…", "versionsButton")
-        self._versions_button.setToolTip("Each state that the chosen file had in all points")
+        self._versions_button = parts.button(tr("Versions…"), "versionsButton")
+        self._versions_button.setToolTip(tr("Each state that the chosen file had in all points"))
         self._versions_button.setEnabled(False)
         self._versions_button.clicked.connect(self._on_versions_clicked)
-        self._open_button = parts.button("Open a copy", "openCopyButton")
-        self._open_button.setToolTip("Open a copy of the chosen file with the desktop's program")
+        self._open_button = parts.button(tr("Open a copy"), "openCopyButton")
+        self._open_button.setToolTip(
+            tr("Open a copy of the chosen file with the desktop's program")
+        )
         self._open_button.setEnabled(False)
         self._open_button.clicked.connect(self._on_open_clicked)
 
@@ -159,10 +169,12 @@ class BrowseDialog(parts.Dialog):
         if not text:
             return
         self._stop_searching()
-        self.results.begin(self.results.invisibleRootItem(), "Searching …")
+        self.results.begin(self.results.invisibleRootItem(), tr("Searching …"))
         self._pages.setCurrentIndex(1)
         search = partial(self._browser.search, text)
-        self._search = self._worker.submit(Job(f"Search for {text}", search), self._on_searched)
+        self._search = self._worker.submit(
+            Job(tr("Search for {text}", text=text), search), self._on_searched
+        )
 
     def _on_search_changed(self, text: str) -> None:
         if not text:
@@ -186,22 +198,24 @@ class BrowseDialog(parts.Dialog):
         elif job.result:
             self.results.fill(root, job.result)
         else:
-            self.results.begin(root, "No file or folder is called so.")
+            self.results.begin(root, tr("No file or folder is called so."))
 
     def extract(self, destination: Path) -> None:
         """Copy the chosen files into a folder, as a job that can be seen."""
         point = self._point
-        title = f"Extract from {self._entry.title} #{point.sequence}"
+        title = tr("Extract from {entry} #{point}", entry=self._entry.title, point=point.sequence)
         what = (self._entry.repository, self._entry.name, point.id, self.chosen, destination)
         self._workers.writer(destination).submit(Job(title, partial(files.extract, *what)))
 
     def _read(self, item: QTreeWidgetItem, path: str) -> None:
-        self.tree.begin(item, "Reading …")
+        self.tree.begin(item, tr("Reading …"))
 
         def listing(_task: Task) -> _Listing:
             return _Listing(self._browser.listing(path), self._browser.warnings(path))
 
-        self._worker.submit(Job(f"List {path}", listing), partial(self._on_listed, item))
+        self._worker.submit(
+            Job(tr("List {path}", path=path), listing), partial(self._on_listed, item)
+        )
 
     def _on_listed(self, item: QTreeWidgetItem, job: Job[_Listing]) -> None:
         if not shiboken6.isValid(item):  # it was sorted anew meanwhile
@@ -242,16 +256,20 @@ class BrowseDialog(parts.Dialog):
         if file is None:
             self.preview.say(NOTHING)
         elif file.size > MAX_FILE:
-            self.preview.say(f"It is too large to be shown here: {words.size(file.size)}.")
+            self.preview.say(
+                tr("It is too large to be shown here: {size}.", size=words.size(file.size))
+            )
         else:
-            self.preview.say("Reading …")
+            self.preview.say(tr("Reading …"))
             path = file.path
 
             def seen(task: Task) -> Seen:
                 task.cancel.wait(LINGERS)  # who goes through a list by the keys wants none of them
                 return look(self._browser.content(path, task))
 
-            self._looked_at = self._worker.submit(Job(f"Look at {path}", seen), self._on_seen)
+            self._looked_at = self._worker.submit(
+                Job(tr("Look at {path}", path=path), seen), self._on_seen
+            )
 
     def _on_seen(self, job: Job[Seen]) -> None:
         if job is not self._looked_at:
@@ -278,10 +296,10 @@ class BrowseDialog(parts.Dialog):
             if job.error:
                 self._notice.say(remedies.sentences(job.error), "bad")
             elif job.result is not None and not desktop.open_file(job.result):
-                self._notice.say("No program of the desktop opens that file.", "warning")
+                self._notice.say(tr("No program of the desktop opens that file."), "warning")
 
         copying = partial(self._browser.copy, path, folder)
-        self._worker.submit(Job(f"Open {path}", copying), opened)
+        self._worker.submit(Job(tr("Open {path}", path=path), copying), opened)
 
     def _on_versions_clicked(self) -> None:
         self.versions_wanted.emit(self.chosen[0])
@@ -290,7 +308,7 @@ class BrowseDialog(parts.Dialog):
         self._notice.say(remedies.sentences(error), "bad")
 
     def _on_extract_clicked(self) -> None:
-        dialog = QFileDialog(self, "Extract into a folder")
+        dialog = QFileDialog(self, tr("Extract into a folder"))
         dialog.setAttribute(Qt.WidgetAttribute.WA_DeleteOnClose)
         dialog.setFileMode(QFileDialog.FileMode.Directory)
         dialog.setOption(QFileDialog.Option.ShowDirsOnly)

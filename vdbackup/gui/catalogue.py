@@ -29,6 +29,7 @@ from vdbackup.repository.repository import DamagedSet, Repository
 from vdbackup.settings import KnownSource
 from vdbackup.sources.reference import SourceRef
 from vdbackup.text import printable
+from vdbackup.translation import tr
 
 
 @dataclass(frozen=True)
@@ -64,7 +65,13 @@ class Entry:
         if not self.shares_name:
             return printable(called)
         known = self.backup_set or self.machine
-        return printable(f"{called if known else self.source} in {self.repository}")
+        return printable(
+            tr(
+                "{called} in {repository}",
+                called=called if known else self.source,
+                repository=self.repository,
+            )
+        )
 
     @property
     def name(self) -> str:
@@ -109,7 +116,7 @@ class Entry:
     def parent_of(self, point: RecoveryPoint) -> str:
         """What to call a point's parent on the screen."""
         parent = self.point(point.parent)
-        return f"#{parent.sequence}" if parent else "its parent"
+        return f"#{parent.sequence}" if parent else tr("its parent")
 
     def chain(self, point: RecoveryPoint) -> list[RecoveryPoint]:
         """The point and what it reads through, the full last; quick, for dragging."""
@@ -285,7 +292,10 @@ class Catalogue(QObject):
             if waiting and waiting.covers(changed):  # it has not begun: it sees what is there then
                 continue
             sources = [source for source in known.sources if source.repository == folder]
-            job = Job(f"Read {folder}", partial(self._read_now, folder, sources, changed))
+            job = Job(
+                tr("Read {folder}", folder=folder),
+                partial(self._read_now, folder, sources, changed),
+            )
             self._waiting[folder] = changed
             self._workers.reader(folder).submit(job, partial(self._on_read, folder))
 

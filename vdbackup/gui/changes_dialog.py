@@ -16,6 +16,7 @@ from vdbackup.gui.jobs.worker import Workers
 from vdbackup.jobs import Job, Task
 from vdbackup.repository.model import RecoveryPoint
 from vdbackup.text import printable
+from vdbackup.translation import grouped, tr
 
 if TYPE_CHECKING:
     from vdbackup.recovery.history.differences import Difference, Differences
@@ -54,7 +55,7 @@ class _Changes(parts.Dialog):
     def _make_list(self, columns: Sequence[str]) -> QTreeWidget:
         made = QTreeWidget()
         made.setObjectName("changesList")
-        made.setAccessibleName("Files and folders")
+        made.setAccessibleName(tr("Files and folders"))
         made.setHeaderLabels(list(columns))
         made.setUniformRowHeights(True)
         made.header().setStretchLastSection(False)
@@ -69,7 +70,7 @@ class _Changes(parts.Dialog):
             self._worker.cancel(self._job)
         self._notice.say("", "")
         self.list.clear()
-        self.said.setText("Comparing what the points hold …")
+        self.said.setText(tr("Comparing what the points hold …"))
         self._job = self._worker.submit(Job(self._title, do), partial(self._on_ended, show))
 
     def _on_ended(self, show: Callable[[Job[object]], None], job: Job[object]) -> None:
@@ -99,7 +100,9 @@ class SizeDialog(_Changes):
     def __init__(
         self, entry: Entry, point: RecoveryPoint, workers: Workers, parent: QWidget
     ) -> None:
-        title = f"Why point #{point.sequence} of {entry.title} is so large"
+        title = tr(
+            "Why point #{point} of {entry} is so large", point=point.sequence, entry=entry.title
+        )
         super().__init__("sizeDialog", title, ["Whose", "Changed"], workers, parent)
         self.column.addWidget(self.list, 1)
         self.add_close_button()
@@ -107,10 +110,18 @@ class SizeDialog(_Changes):
 
     def _show(self, job: Job[object]) -> None:
         found: Sizes = job.result  # type: ignore[assignment]
-        before = f"changed since #{found.before.sequence}" if found.before else "hold data"
+        before = (
+            tr("changed since #{before}", before=found.before.sequence)
+            if found.before
+            else tr("hold data")
+        )
         self.said.setText(
-            f"It stores {words.size(found.stored)}, in blocks of 64 KiB. "
-            f"{words.size(found.changed)} {before}; of that:"
+            tr(
+                "It stores {size}, in blocks of 64 KiB. {size_2} {before}; of that:",
+                size=words.size(found.stored),
+                size_2=words.size(found.changed),
+                before=before,
+            )
         )
         self._add_files(found.shares)
         for what, count in sorted(found.others, key=lambda other: -other[1]):
@@ -128,7 +139,9 @@ class SizeDialog(_Changes):
             above, _, name = share.path.rpartition("/")
             made[share.path] = _row(made[above], printable(name), share.bytes)
         if len(shares) > MOST:
-            item = QTreeWidgetItem(made[""], [f"{len(shares) - MOST:,} more have less each"])
+            item = QTreeWidgetItem(
+                made[""], [tr("{count} more have less each", count=grouped(len(shares) - MOST))]
+            )
             _in_italics(item)
 
 
@@ -142,13 +155,17 @@ class DifferencesDialog(_Changes):
     def __init__(
         self, entry: Entry, point: RecoveryPoint, workers: Workers, parent: QWidget
     ) -> None:
-        title = f"What differs between point #{point.sequence} of {entry.title} and another"
+        title = tr(
+            "What differs between point #{point} of {entry} and another",
+            point=point.sequence,
+            entry=entry.title,
+        )
         columns = ["File", "Changed", "What"]
         super().__init__("differencesDialog", title, columns, workers, parent)
         self._entry, self._point = entry, point
         self.list.setRootIsDecorated(False)
         self.list.setColumnWidth(WHAT, 180)
-        self.other = parts.ComboBox("otherPoint", "Compare with")
+        self.other = parts.ComboBox("otherPoint", tr("Compare with"))
         for each in reversed(entry.points):
             if each.id != point.id:
                 self.other.addItem(words.point_title(each), each.id)
@@ -156,7 +173,7 @@ class DifferencesDialog(_Changes):
         if before:
             self.other.setCurrentIndex(self.other.findData(before[-1].id))
         row = QHBoxLayout()
-        row.addWidget(parts.label("Compare with", wrap=False))
+        row.addWidget(parts.label(tr("Compare with"), wrap=False))
         row.addWidget(self.other, 1)
         self.column.insertLayout(1, row)
         self.column.addWidget(self.list, 1)
@@ -175,11 +192,21 @@ class DifferencesDialog(_Changes):
     def _show(self, job: Job[object]) -> None:
         found: Differences = job.result  # type: ignore[assignment]
         count = len(found.files)
-        files = "1 file or folder differs" if count == 1 else f"{count:,} files and folders differ"
-        more = f" The first {MOST:,} are shown." if count > MOST else ""
+        files = (
+            tr("1 file or folder differs")
+            if count == 1
+            else tr("{count} files and folders differ", count=grouped(count))
+        )
+        more = tr(" The first {most} are shown.", most=grouped(MOST)) if count > MOST else ""
         self.said.setText(
-            f"From #{found.before.sequence} to #{found.after.sequence}: {files}, and "
-            f"{words.size(found.changed)} of the disk.{more}"
+            tr(
+                "From #{before} to #{after}: {files}, and {size} of the disk.{more}",
+                before=found.before.sequence,
+                after=found.after.sequence,
+                files=files,
+                size=words.size(found.changed),
+                more=more,
+            )
         )
         self.list.addTopLevelItems([_difference(each) for each in found.files[:MOST]])
         self.warn(found.warnings)

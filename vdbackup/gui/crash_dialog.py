@@ -24,6 +24,7 @@ from PySide6.QtWidgets import QPlainTextEdit, QWidget
 from vdbackup import __version__
 from vdbackup.gui import parts, words
 from vdbackup.text import printable
+from vdbackup.translation import grouped, tr
 
 log = logging.getLogger(__name__)
 
@@ -77,15 +78,22 @@ class Faults:
         """What happened, for a person."""
         last = list(self.found.values())[-1]
         count = sum(each.times for each in self.found.values()) + self.others
-        times = "" if count == 1 else f" It is one of {count:,} faults since this was opened."
+        times = (
+            ""
+            if count == 1
+            else tr(" It is one of {count} faults since this was opened.", count=grouped(count))
+        )
         return f"{words.breakable(last.title)}.{times}"
 
     @property
     def report(self) -> str:
         """All that whoever mends it wants to know."""
-        head = (
-            f"vdbackup {__version__}, Python {platform.python_version()}, "
-            f"PySide {PySide6.__version__}, {platform.platform()}"
+        head = tr(
+            "vdbackup {version}, Python {python_version}, PySide {version_2}, {platform}",
+            version=__version__,
+            python_version=platform.python_version(),
+            version_2=PySide6.__version__,
+            platform=platform.platform(),
         )
         found = (f"{each.times} x\n{each.trace}" for each in self.found.values())
         return words.shown_lines("\n\n".join((head, *found)))
@@ -99,37 +107,41 @@ class CrashDialog(parts.Dialog):
     """
 
     def __init__(self, faults: Faults, parent: QWidget | None = None) -> None:
-        super().__init__("crashDialog", "A fault in vdbackup", WIDTH, parent)
+        super().__init__("crashDialog", tr("A fault in vdbackup"), WIDTH, parent)
         self.setAttribute(Qt.WidgetAttribute.WA_QuitOnClose, on=False)  # the window counts alone
         self._faults = faults
-        self.column.addWidget(parts.label("Something went wrong in this window", "heading"))
+        self.column.addWidget(parts.label(tr("Something went wrong in this window"), "heading"))
         self._sentence = parts.label(selectable=True)
         self._sentence.setObjectName("crashSentence")
         self.column.addWidget(self._sentence)
         self.column.addWidget(
             parts.label(
-                "This is a fault of vdbackup. What you asked for last may not have been done: look "
-                "before you do it again. Jobs and virtual machines that run go on, and a recovery "
-                "point counts only once it is whole."
+                tr(
+                    "This is a fault of vdbackup. What you asked for last may not have been done: "
+                    "look before you do it again. Jobs and virtual machines that run go on, and a "
+                    "recovery point counts only once it is whole."
+                )
             )
         )
         where = words.breakable(str(faults.log_file))
-        self.column.addWidget(parts.label(f"The log has all of it: {where}", selectable=True))
+        self.column.addWidget(
+            parts.label(tr("The log has all of it: {where}", where=where), selectable=True)
+        )
         self._details = QPlainTextEdit()
         self._details.setObjectName("crashDetails")
-        self._details.setAccessibleName("Details of the fault")
+        self._details.setAccessibleName(tr("Details of the fault"))
         self._details.setReadOnly(True)
         self._details.setFont(QFontDatabase.systemFont(QFontDatabase.SystemFont.FixedFont))
         self._details.setLineWrapMode(QPlainTextEdit.LineWrapMode.NoWrap)
         self._details.setFixedHeight(self._details.fontMetrics().lineSpacing() * LINES)
-        fold = parts.Fold("Details", self._details)
+        fold = parts.Fold(tr("Details"), self._details)
         fold.setObjectName("crashFold")
         self.column.addWidget(fold)
         self.column.addWidget(self._details)
-        self.copy_button = parts.button("Copy", "crashCopy")
-        self.copy_button.setToolTip("Copy the details, to put them into a report")
+        self.copy_button = parts.button(tr("Copy"), "crashCopy")
+        self.copy_button.setToolTip(tr("Copy the details, to put them into a report"))
         self.copy_button.clicked.connect(self._on_copy_clicked)
-        self.close_button = self.add_buttons(self.copy_button, "Close")
+        self.close_button = self.add_buttons(self.copy_button, tr("Close"))
         self.press_by_enter(self.close_button)
         self.say()
 
@@ -137,7 +149,7 @@ class CrashDialog(parts.Dialog):
         """Show what is known by now."""
         self._sentence.setText(self._faults.sentence)
         self._details.setPlainText(self._faults.report)
-        self.copy_button.setText("Copy")
+        self.copy_button.setText(tr("Copy"))
         self.fit()
 
     @property
@@ -148,7 +160,7 @@ class CrashDialog(parts.Dialog):
     @Slot()
     def _on_copy_clicked(self) -> None:
         QGuiApplication.clipboard().setText(self._faults.report)
-        self.copy_button.setText("Copied")
+        self.copy_button.setText(tr("Copied"))
 
 
 def _loop_is_over_or_not_begun() -> bool:
@@ -198,8 +210,10 @@ class CrashWatch(QObject):
             title = " ".join("".join(traceback.format_exception_only(kind, error)).split())
             self._caught.emit(Fault(title, text))
             if _loop_is_over_or_not_begun():
-                where = f"The log has all of it: {self._log_file}"
-                sys.stderr.write(f"vdbackup: {printable(f'{title}. {where}')}\n")
+                where = tr("The log has all of it: {log_file}", log_file=self._log_file)
+                sys.stderr.write(
+                    tr("vdbackup: {printable}\n", printable=printable(f"{title}. {where}"))
+                )
 
     @Slot(object)
     def _on_caught(self, fault: Fault) -> None:

@@ -33,24 +33,25 @@ from vdbackup.repository.model import (
     RecoveryPoint,
     Rehearsal,
 )
+from vdbackup.translation import tr, trn
 
 LOWEST = 120  # pixels of facts that stay in sight
 ROWS = {
-    "time": "Time",
-    "type": "Type",
-    "stored": "Stored",
-    "moment": "Moment",
-    "read": "Read",
-    "verified": "Verified",
-    "booted": "Boot-tested",
+    "time": tr("Time"),
+    "type": tr("Type"),
+    "stored": tr("Stored"),
+    "moment": tr("Moment"),
+    "read": tr("Read"),
+    "verified": tr("Verified"),
+    "booted": tr("Boot-tested"),
     "rehearsed": "Restore",
     "proven": "Proven",
-    "chain": "Chain",
-    "machine": "Machine",
-    "merged": "Stands for",
-    "promoted": "Made from",
-    "pinned": "Pinned",
-    "id": "Id",
+    "chain": tr("Chain"),
+    "machine": tr("Machine"),
+    "merged": tr("Stands for"),
+    "promoted": tr("Made from"),
+    "pinned": tr("Pinned"),
+    "id": tr("Id"),
 }
 
 
@@ -60,7 +61,7 @@ class Facts(QScrollArea):
     def __init__(self, inside: QWidget) -> None:
         super().__init__()
         self._inside = inside
-        self.setAccessibleName("Facts of the recovery point")
+        self.setAccessibleName(tr("Facts of the recovery point"))
         self.setFrameShape(QFrame.Shape.NoFrame)
         self.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
         self.setWidgetResizable(True)
@@ -90,7 +91,7 @@ class PointDetails(QFrame):
     def __init__(self, parent: QWidget | None = None) -> None:
         super().__init__(parent)
         self.setObjectName("pointDetails")
-        self.setAccessibleName("Details of the recovery point")
+        self.setAccessibleName(tr("Details of the recovery point"))
         self.setProperty("pane", "true")
         self.point_id = ""
         self._offered: dict[str, QPushButton] = {}
@@ -170,10 +171,10 @@ class PointDetails(QFrame):
             widget.setVisible(chosen)
         self._warnings.say(_notice(entry, point) if entry and point else "")
         if entry is None or point is None:
-            self._title.setText("Recovery point")
-            self._subtitle.setText("Choose one in the timeline to see what is known of it.")
+            self._title.setText(tr("Recovery point"))
+            self._subtitle.setText(tr("Choose one in the timeline to see what is known of it."))
             return
-        self._title.setText(f"Recovery point #{point.sequence}")
+        self._title.setText(tr("Recovery point #{point}", point=point.sequence))
         self.show_age(point)
         for key, text in self._facts_of(entry, point).items():
             self._values[key].setText(text)
@@ -208,7 +209,7 @@ class PointDetails(QFrame):
     def _facts_of(self, entry: Entry, point: RecoveryPoint) -> dict[str, str]:
         return {
             "time": words.when_exactly(point.created),
-            "type": point.type.value,
+            "type": tr(point.type),
             "stored": _stored_in_words(entry.chain(point)),
             "moment": _moment_in_words(point.reading.consistency) if point.reading else "",
             "read": _read_in_words(point.reading) if point.reading else "",
@@ -218,7 +219,11 @@ class PointDetails(QFrame):
             "proven": _proof_in_words(point),
             "chain": _chain_in_words(entry.chain(point)),
             "machine": _machine_in_words(entry, point),
-            "merged": f"{words.plural(point.merged_count, 'older point')} merged into it",
+            "merged": trn(
+                "{count} older point merged into it",
+                "{count} older points merged into it",
+                point.merged_count,
+            ),
             "promoted": _promotion_in_words(point.promoted_from),
             "pinned": _pin_in_words(entry.pins.get(point.id)),
             "id": point.id.replace("-", "-\u200b"),  # may be broken where it has a hyphen
@@ -241,28 +246,39 @@ def _show_where_ready(button: QPushButton, action: QAction) -> None:
     button.setVisible(action.isEnabled())
 
 
-LONG_CHAIN = (
-    "A long chain: backups, restores and machines take longer with each layer, and a damaged one "
-    "costs all points after it. Let the source keep fewer points, or make the next backup a full."
+LONG_CHAIN = tr(
+    "A long chain: backups, restores and machines take longer with each layer, and a damaged "
+    "one costs all points after it. Let the source keep fewer points, or make the next backup "
+    "a full."
 )
 
 
 def _stored_in_words(chain: list[RecoveryPoint]) -> str:
     point = chain[0]
     if not point.stored_bytes and len(chain) > 1:
-        return f"nothing has changed since #{chain[1].sequence}"
-    return f"{words.size(point.stored_bytes)} of {words.size(point.virtual_size)}"
+        return tr("nothing has changed since #{point}", point=chain[1].sequence)
+    return tr(
+        "{size} of {size_2}",
+        size=words.size(point.stored_bytes),
+        size_2=words.size(point.virtual_size),
+    )
 
 
 def _chain_in_words(chain: list[RecoveryPoint]) -> str:
     """What a point reads through, or that some of it is missing: then it cannot be read."""
     if _is_broken(chain):
-        return f"broken: what #{chain[-1].sequence} reads through is missing"
+        return tr("broken: what #{point} reads through is missing", point=chain[-1].sequence)
     parents = ", ".join(f"#{each.sequence}" for each in chain[1:5])
     if not parents:
-        return "stands alone"
+        return tr("stands alone")
     more = "…" if len(chain) > 5 else ""
-    return f"{words.plural(len(chain), 'layer')}, reads through {parents}{more}"
+    return trn(
+        "{count} layer, reads through {parents}{more}",
+        "{count} layers, reads through {parents}{more}",
+        len(chain),
+        parents=parents,
+        more=more,
+    )
 
 
 def _notice(entry: Entry, point: RecoveryPoint) -> str:
@@ -275,8 +291,9 @@ def _proof_in_words(point: RecoveryPoint) -> str:
     """Whether all that can be proven of a point is, and since when; else what is missing."""
     if point.proven:
         return words.age(point.proven)
-    both = "" if point.is_of_files else ", and boot-tested,"
-    return f"not until it is verified{both} with success"
+    if point.is_of_files:
+        return tr("not until it is verified with success")
+    return tr("not until it is verified, and boot-tested, with success")
 
 
 def _machine_in_words(entry: Entry, point: RecoveryPoint) -> str:
@@ -285,11 +302,21 @@ def _machine_in_words(entry: Entry, point: RecoveryPoint) -> str:
         return ""
     moment = entry.moment_of(point)
     if moment is None:
-        return f"of this disk alone, not of a moment of {words.breakable(entry.title)}"
+        return tr(
+            "of this disk alone, not of a moment of {entry}", entry=words.breakable(entry.title)
+        )
     disks = [f"{name} #{each.sequence}" for name, each in moment.points.items()]
-    found = f"moment {moment.moment.number}: {', '.join(map(words.breakable, disks))}"
+    found = tr(
+        "moment {moment}: {names}",
+        moment=moment.moment.number,
+        names=", ".join(map(words.breakable, disks)),
+    )
     if moment.missing:
-        return f"{found}; not whole, {words.breakable(', '.join(moment.missing))} missing"
+        return tr(
+            "{found}; not whole, {missing} missing",
+            found=found,
+            missing=words.breakable(", ".join(moment.missing)),
+        )
     return found
 
 
@@ -304,25 +331,33 @@ def _is_long(chain: list[RecoveryPoint]) -> bool:
 def _moment_in_words(consistency: Consistency) -> str:
     """What makes a point its source as of one moment, or that nothing did."""
     if consistency.how is How.UNMOUNTED:
-        return "not in use while it was read"
-    return consistency.sentence or "in use while it was read"
+        return tr("not in use while it was read")
+    return consistency.sentence or tr("in use while it was read")
 
 
 def _read_in_words(reading: Reading) -> str:
     """How much of the source was read for it, why all of it, and what was left out as free."""
     read = words.size(reading.read_bytes)
     if reading.changes_from is ChangesFrom.TRACKER:
-        read = f"{read}: what has changed was known"
+        read = tr("{read}: what has changed was known", read=read)
     elif reading.scan_reason:
-        read = f"everything ({read}), because {words.breakable(reading.scan_reason)}"
+        read = tr(
+            "everything ({read}), because {scan_reason}",
+            read=read,
+            scan_reason=words.breakable(reading.scan_reason),
+        )
     free = sum(length for _, length in reading.not_read)
-    return f"{read}; {words.size(free)} of free space left out" if free else read
+    return (
+        tr("{read}; {size} of free space left out", read=read, size=words.size(free))
+        if free
+        else read
+    )
 
 
 def _pin_in_words(pin: Pin | None) -> str:
     if pin is None:
         return ""
-    since = f"since {words.when(pin.since)}"
+    since = tr("since {since}", since=words.when(pin.since))
     return f"{words.breakable(pin.note)} ({since})" if pin.note else since
 
 
@@ -330,12 +365,20 @@ def _promotion_in_words(promotion: Promotion | None) -> str:
     if promotion is None:
         return ""
     title = words.breakable(promotion.title)
-    return f"a virtual machine on {title}, ended {words.when_exactly(promotion.ended)}"
+    return tr(
+        "a virtual machine on {title}, ended {ended}",
+        title=title,
+        ended=words.when_exactly(promotion.ended),
+    )
 
 
 def _rehearsal_in_words(found: Rehearsal | None) -> str:
     """How long the machine would be away: "back in 14 minutes, rehearsed yesterday 09:12"."""
     if found is None:
         return ""
-    when = f"rehearsed {words.when(found.at)}"
-    return f"back in {duration(found.seconds)}, {when}" if found.ok else f"failed, {when}"
+    when = tr("rehearsed {at}", at=words.when(found.at))
+    return (
+        tr("back in {seconds}, {when}", seconds=duration(found.seconds), when=when)
+        if found.ok
+        else tr("failed, {when}", when=when)
+    )

@@ -37,6 +37,7 @@ from vdbackup.recovery.sessions.saved import SavedSession
 from vdbackup.repository.model import RecoveryPoint
 from vdbackup.settings import Settings
 from vdbackup.sources.reference import SourceRef
+from vdbackup.translation import tr
 
 
 class Dialogs(QObject):
@@ -122,7 +123,7 @@ class Dialogs(QObject):
 
     def open_backups(self) -> None:
         """Let the user name a folder with backups, and show them."""
-        dialog = QFileDialog(self._window, "Open the folder that holds the backups")
+        dialog = QFileDialog(self._window, tr("Open the folder that holds the backups"))
         dialog.setFileMode(QFileDialog.FileMode.Directory)
         dialog.setAttribute(Qt.WidgetAttribute.WA_DeleteOnClose)
         dialog.fileSelected.connect(lambda folder: self.show_backups(Path(folder)))
@@ -130,7 +131,7 @@ class Dialogs(QObject):
 
     def show_backups(self, folder: Path) -> None:
         """Show the backups in a folder, if there are some."""
-        title = f"Open {folder}"
+        title = tr("Open {folder}", folder=folder)
 
         def opened(job: Job[Path]) -> None:
             if job.error:
@@ -153,7 +154,9 @@ class Dialogs(QObject):
             leave()
             return
         plan = repositories.plan_leaving(repository, names)
-        dialog = PlanDialog("Remove from the list?", "Remove from the list", plan, self._window)
+        dialog = PlanDialog(
+            tr("Remove from the list?"), tr("Remove from the list"), plan, self._window
+        )
         dialog.accepted.connect(leave)
         dialog.open()
 
@@ -247,6 +250,8 @@ class Dialogs(QObject):
     def discard(self, saved: SavedSession, written: int) -> None:
         """Let what a machine wrote go, once the user has seen what that is."""
         plan = sessions.plan_discard(saved, written)
-        dialog = PlanDialog(f"Discard what {saved.title} wrote?", "Discard", plan, self._window)
+        dialog = PlanDialog(
+            tr("Discard what {saved} wrote?", saved=saved.title), tr("Discard"), plan, self._window
+        )
         dialog.accepted.connect(lambda: self._sessions.discard(saved))
         dialog.open()

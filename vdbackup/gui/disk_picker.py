@@ -14,6 +14,7 @@ from vdbackup.gui.jobs.worker import Worker
 from vdbackup.jobs import Job
 from vdbackup.operations.restore import RestoreTarget
 from vdbackup.text import printable
+from vdbackup.translation import tr
 
 PATH = Qt.ItemDataRole.UserRole
 _SHOWN = 3  # partitions that are named; of more, how many
@@ -31,7 +32,7 @@ class DiskPicker(QListWidget):
     def __init__(self, parent: QWidget | None = None) -> None:
         super().__init__(parent)
         self.setObjectName("targetsList")
-        self.setAccessibleName("Disks of this computer to restore to")
+        self.setAccessibleName(tr("Disks of this computer to restore to"))
         self.setFixedHeight(176)
         self.setWordWrap(True)
         self.setSpacing(2)
@@ -39,14 +40,14 @@ class DiskPicker(QListWidget):
 
     def look(self, reader: Worker, make: Callable[[], list[RestoreTarget]]) -> None:
         """Look which disks there are; the list is filled when that is known."""
-        self._hint("Looking for disks …")
-        reader.submit(Job("List disks", lambda _task: make()), self._on_listed)
+        self._hint(tr("Looking for disks …"))
+        reader.submit(Job(tr("List disks"), lambda _task: make()), self._on_listed)
 
     def _on_listed(self, job: Job[list[RestoreTarget]]) -> None:
         if job.error:
             self._hint(remedies.sentences(job.error))
         elif not job.result:
-            self._hint("No disks are visible here. Name a file below.")
+            self._hint(tr("No disks are visible here. Name a file below."))
         else:
             self.clear()
             for target in job.result:
@@ -83,9 +84,9 @@ def facts_of(target: RestoreTarget) -> str:
     name = device.path.name
     facts = [f"{device.model} ({name})" if device.model else name, words.size(device.size)]
     if target.is_origin:
-        facts.append("where it came from")
+        facts.append(tr("where it came from"))
     if device.serial:
-        facts.append(f"serial number {device.serial}")
+        facts.append(tr("serial number {serial}", serial=device.serial))
     return "  ·  ".join(facts)
 
 
@@ -105,9 +106,9 @@ def lying_on(target: RestoreTarget) -> str:
     """What would be lost, in a line."""
     contents = target.device.contents
     if not contents:
-        return "Nothing is known to lie on it."
+        return tr("Nothing is known to lie on it.")
     shown = [each.words for each in contents[:_SHOWN]]
     if len(contents) > _SHOWN:
-        shown.append(f"and {len(contents) - _SHOWN} more")
+        shown.append(tr("and {count} more", count=len(contents) - _SHOWN))
     said = "; ".join(shown)
     return f"{said[:1].upper()}{said[1:]}"

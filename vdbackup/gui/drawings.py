@@ -5,6 +5,8 @@ from __future__ import annotations
 from importlib.resources import files
 from pathlib import Path
 
+from vdbackup.translation import tr
+
 FOLDERS = (
     Path(str(files("vdbackup") / "resources")),  # a real path: Qt's style sheets name files
     Path(__file__).resolve().parents[2] / "resources",
@@ -17,4 +19,6 @@ def drawing(name: str) -> Path:
         file = folder / f"{name}.svg"
         if file.is_file():
             return file
-    raise FileNotFoundError(f"no {name}.svg in {' or '.join(map(str, FOLDERS))}")
+    raise FileNotFoundError(
+        tr("no {name}.svg in {names}", name=name, names=tr(" or ").join(map(str, FOLDERS)))
+    )

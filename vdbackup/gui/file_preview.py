@@ -14,6 +14,7 @@ from PySide6.QtWidgets import QLabel, QPlainTextEdit, QStackedWidget
 
 from vdbackup.gui import parts
 from vdbackup.text import printable
+from vdbackup.translation import grouped, tr
 
 MAX_FILE = 16 << 20
 """Bytes of the largest file that is looked at."""
@@ -22,7 +23,7 @@ MAX_TEXT = 64 << 10
 FORMATS = (b"png", b"jpeg", b"jpg", b"gif", b"bmp")
 MAX_MEMORY = 128  # MiB of a picture
 MAX_SIDE = 1600  # pixels of what is kept of it
-NOTHING = "Choose a file to see what it holds."
+NOTHING = tr("Choose a file to see what it holds.")
 
 
 @dataclass(frozen=True)
@@ -37,12 +38,12 @@ class Seen:
 def look(data: bytes) -> Seen:
     """What the bytes of a file are; on any thread."""
     if not data:
-        return Seen(sentence="The file is empty.")
+        return Seen(sentence=tr("The file is empty."))
     if (picture := _picture(data)) is not None:
         return Seen(picture=picture)
     if (text := _text(data)) is not None:
         return Seen(text=text)
-    return Seen(sentence="This is neither a text nor a picture that can be shown here.")
+    return Seen(sentence=tr("This is neither a text nor a picture that can be shown here."))
 
 
 def _picture(data: bytes) -> QImage | None:
@@ -74,7 +75,7 @@ def _text(data: bytes) -> str | None:
         if len(data) <= MAX_TEXT or error.start < len(beginning) - 4:
             return None
         text = beginning[: error.start].decode("utf-8")
-    more = f"\n… ({len(data):,} bytes)" if len(data) > MAX_TEXT else ""
+    more = tr("\n… ({count} bytes)", count=grouped(len(data))) if len(data) > MAX_TEXT else ""
     return printable(text, but="\n\t") + more
 
 
@@ -89,9 +90,9 @@ class FilePreview(QStackedWidget):
         self.said.setAlignment(Qt.AlignmentFlag.AlignCenter)
         self.text = QPlainTextEdit()
         self.text.setReadOnly(True)
-        self.text.setAccessibleName("Beginning of the file")
+        self.text.setAccessibleName(tr("Beginning of the file"))
         self.picture = QLabel()
-        self.picture.setAccessibleName("Picture")
+        self.picture.setAccessibleName(tr("Picture"))
         self.picture.setAlignment(Qt.AlignmentFlag.AlignCenter)
         self.picture.setMinimumSize(1, 1)
         self._whole = QPixmap()

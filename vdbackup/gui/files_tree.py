@@ -21,6 +21,7 @@ from vdbackup.gui import icons, words
 from vdbackup.gui.jobs.worker import Worker
 from vdbackup.gui.theme import Theme
 from vdbackup.jobs import Job
+from vdbackup.translation import tr
 
 if TYPE_CHECKING:
     from vdbackup.recovery.browse import Entry
@@ -60,7 +61,7 @@ class FilesTree(QTreeWidget):
         self._order = (NAME, Qt.SortOrder.AscendingOrder)
         self._folder_icon = icons.icon("icon-browse", theme, theme.accent)
         self._file_icon = icons.icon("icon-file", theme, theme.muted)
-        self.setHeaderLabels(["Name", "Size", "Modified"])
+        self.setHeaderLabels([tr("Name"), tr("Size"), tr("Modified")])
         self.setSelectionMode(QAbstractItemView.SelectionMode.ExtendedSelection)
         self.setUniformRowHeights(True)  # else 10,000 files are measured one by one
         self.setRootIsDecorated(unfolds)

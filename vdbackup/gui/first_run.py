@@ -18,6 +18,7 @@ from PySide6.QtWidgets import (
 from vdbackup.gui import icons, parts
 from vdbackup.gui.add_source import AddSourceForm
 from vdbackup.gui.jobs.worker import Worker
+from vdbackup.translation import tr
 
 AIR = 24  # pixels above
 CHOICE_WIDTH = 250  # pixels of what stands beside the form
@@ -42,7 +43,7 @@ class FirstRunPage(QScrollArea):
     def __init__(self, reader: Worker, demo_folder: Path, parent: QWidget | None = None) -> None:
         super().__init__(parent)
         self.setObjectName("firstRunPage")
-        self.setAccessibleName("Welcome")
+        self.setAccessibleName(tr("Welcome"))
         self.setWidgetResizable(True)
         self.setFrameShape(QFrame.Shape.NoFrame)
         inside = QWidget()
@@ -85,28 +86,37 @@ class FirstRunPage(QScrollArea):
         row.addWidget(picture)
         texts = QVBoxLayout()
         texts.setSpacing(4)
-        texts.addWidget(parts.label("Back up a disk, and boot it whenever you like", "title"))
-        sentence = (
-            "Every recovery point is a virtual disk. Drag the timeline to the one you want, and "
-            "start it in a virtual machine: no restore, nothing in the backup changes."
+        texts.addWidget(parts.label(tr("Back up a disk, and boot it whenever you like"), "title"))
+        sentence = tr(
+            "Every recovery point is a virtual disk. Drag the timeline to the one you want, "
+            "and start it in a virtual machine: no restore, nothing in the backup changes."
         )
         texts.addWidget(parts.label(sentence, "muted"))
         row.addLayout(texts, 1)
         return row
 
     def _demo(self, folder: Path) -> QWidget:
-        sentence = (
-            "Makes a small disk that boots, and its backups, in\n"
-            f"{_breakable(folder)}\nDelete that folder when you have seen enough."
+        sentence = tr(
+            "Makes a small disk that boots, and its backups, in\n{folder}\nDelete that folder "
+            "when you have seen enough.",
+            folder=_breakable(folder),
         )
         return self._choice(
-            "Just looking?", sentence, "Try it with a demo disk", "demoButton", self.demo_wanted
+            tr("Just looking?"),
+            sentence,
+            tr("Try it with a demo disk"),
+            "demoButton",
+            self.demo_wanted,
         )
 
     def _existing(self) -> QWidget:
-        sentence = "Show the recovery points in a folder that was used before."
+        sentence = tr("Show the recovery points in a folder that was used before.")
         return self._choice(
-            "Backups from before?", sentence, "Open a folder…", "openButton", self.open_wanted
+            tr("Backups from before?"),
+            sentence,
+            tr("Open a folder…"),
+            "openButton",
+            self.open_wanted,
         )
 
     def _choice(

@@ -14,6 +14,7 @@ from vdbackup.gui.jobs.worker import Worker
 from vdbackup.jobs import Job
 from vdbackup.recovery.mount.mounting import Mounted
 from vdbackup.text import printable
+from vdbackup.translation import tr
 
 
 class FolderBar(QWidget):
@@ -35,15 +36,15 @@ class FolderBar(QWidget):
         super().__init__()
         self.setObjectName("folderBar")
         self._folder, self._worker = folder, worker
-        self.mount_button = parts.button("Mount as a folder", "mountButton")
-        self.mount_button.setToolTip("Show the files of this point in any program, read-only")
+        self.mount_button = parts.button(tr("Mount as a folder"), "mountButton")
+        self.mount_button.setToolTip(tr("Show the files of this point in any program, read-only"))
         self.mount_button.clicked.connect(self._on_mount_clicked)
         self._notice = parts.Notice(name="folderNotice")
-        self._open_button = parts.button("Open the folder", "openFolderButton")
+        self._open_button = parts.button(tr("Open the folder"), "openFolderButton")
         self._open_button.clicked.connect(self._on_open_clicked)
-        self._unmount_button = parts.button("Unmount", "unmountButton")
+        self._unmount_button = parts.button(tr("Unmount"), "unmountButton")
         self._unmount_button.clicked.connect(self._on_unmount_clicked)
-        self.leave = QCheckBox("Leave it when this window is closed")
+        self.leave = QCheckBox(tr("Leave it when this window is closed"))
         self.leave.setObjectName("leaveMounted")
         self.leave.setChecked(folder.stays)
         self.leave.toggled.connect(self._on_leave_toggled)
@@ -59,8 +60,11 @@ class FolderBar(QWidget):
 
     def _show(self, *, is_mounted: bool) -> None:
         self._notice.say(
-            f"These files are the folder {printable(str(self._folder.where))}. As long as they "
-            "are, the point is neither merged nor deleted."
+            tr(
+                "These files are the folder {where}. As long as they are, the point is neither "
+                "merged nor deleted.",
+                where=printable(str(self._folder.where)),
+            )
         )
         self.setVisible(is_mounted)
         self.mount_button.setEnabled(not is_mounted)
@@ -72,10 +76,10 @@ class FolderBar(QWidget):
         self._worker.submit(Job(title, work), self._on_done)
 
     def _on_mount_clicked(self) -> None:
-        self._submit("Mount as a folder", self._folder.mount)
+        self._submit(tr("Mount as a folder"), self._folder.mount)
 
     def _on_unmount_clicked(self) -> None:
-        self._submit("Unmount the folder", self._folder.unmount)
+        self._submit(tr("Unmount the folder"), self._folder.unmount)
 
     def _on_done(self, job: Job[object]) -> None:
         self._show(is_mounted=self._folder.is_mounted)

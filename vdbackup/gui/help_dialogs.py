@@ -20,20 +20,21 @@ from PySide6.QtWidgets import (
 from vdbackup import __version__
 from vdbackup.gui import parts
 from vdbackup.gui.drawings import FOLDERS
+from vdbackup.translation import marked, tr
 
 PAGE = Qt.ItemDataRole.UserRole
 MARGIN = 12  # pixels around the text of a page
 IN_TIMELINE = {
-    "Left, Right": "Go to the point before, or after",
-    "Up, Down": "Go to the lane above, or below",
-    "Page Up, Page Down": "Go ten points back, or forth",
-    "Home, End": "Go to the first point, or the newest",
-    "+, -": "Show a shorter time, or a longer one",
-    "Return": "Boot the point",
-    "Menu, Shift+F10": "Show what can be done to it",
+    marked("Left, Right"): tr("Go to the point before, or after"),
+    marked("Up, Down"): tr("Go to the lane above, or below"),
+    marked("Page Up, Page Down"): tr("Go ten points back, or forth"),
+    marked("Home, End"): tr("Go to the first point, or the newest"),
+    "+, -": tr("Show a shorter time, or a longer one"),
+    marked("Return"): tr("Boot the point"),
+    marked("Menu, Shift+F10"): tr("Show what can be done to it"),
 }
-SENTENCE = "Backs volumes up straight into virtual disks that a virtual machine can boot."
-LICENCE = "GNU General Public License, version 3 or later. It comes without any warranty."
+SENTENCE = tr("Backs volumes up straight into virtual disks that a virtual machine can boot.")
+LICENCE = tr("GNU General Public License, version 3 or later. It comes without any warranty.")
 
 
 class ManualDialog(parts.Dialog):
@@ -45,16 +46,16 @@ class ManualDialog(parts.Dialog):
     """
 
     def __init__(self, parent: QWidget) -> None:
-        super().__init__("manualDialog", "Manual", 480, parent)
+        super().__init__("manualDialog", tr("Manual"), 480, parent)
         self.fits = False
         room = self.screen().availableSize()
         self.resize(min(960, room.width()), min(680, room.height() - parts.FRAME))
         self.pages = QListWidget()
         self.pages.setSpacing(3)
         self.pages.setWordWrap(True)
-        self.pages.setAccessibleName("Pages of the manual")
+        self.pages.setAccessibleName(tr("Pages of the manual"))
         self.text = QTextBrowser()
-        self.text.setAccessibleName("Page of the manual")
+        self.text.setAccessibleName(tr("Page of the manual"))
         self.text.setOpenLinks(False)
         self.text.anchorClicked.connect(self._on_link_clicked)
         for page in manual_pages():
@@ -96,22 +97,22 @@ class ShortcutsDialog(parts.Dialog):
     """Every action that has keys, and what the keys do in the timeline."""
 
     def __init__(self, actions: Iterable[QAction], parent: QWidget) -> None:
-        super().__init__("shortcutsDialog", "Keyboard shortcuts", 420, parent)
+        super().__init__("shortcutsDialog", tr("Keyboard shortcuts"), 420, parent)
         inside = QWidget()
         grid = QGridLayout(inside)
         grid.setContentsMargins(0, 0, 8, 0)
         grid.setHorizontalSpacing(18)
         grid.setColumnStretch(1, 1)
-        self._add(grid, "Everywhere", {_keys(action): action.text() for action in actions})
-        self._add(grid, "In the timeline", IN_TIMELINE)
-        self.column.addWidget(parts.Scrolled(inside, "Keyboard shortcuts"), 1)
+        self._add(grid, tr("Everywhere"), {_keys(action): action.text() for action in actions})
+        self._add(grid, tr("In the timeline"), IN_TIMELINE)
+        self.column.addWidget(parts.Scrolled(inside, tr("Keyboard shortcuts")), 1)
         self.add_close_button()
 
     def _add(self, grid: QGridLayout, title: str, keys: dict[str, str]) -> None:
         grid.addWidget(parts.label(title, "strong"), grid.rowCount(), 0, 1, 2)
         for pressed, what in keys.items():
             row = grid.rowCount()
-            grid.addWidget(parts.label(pressed, wrap=False), row, 0)
+            grid.addWidget(parts.label(tr(pressed), wrap=False), row, 0)
             grid.addWidget(parts.label(what, "muted"), row, 1)
 
 
@@ -119,10 +120,14 @@ class AboutDialog(parts.Dialog):
     """The version, for whoever reports something, and the licence."""
 
     def __init__(self, parent: QWidget) -> None:
-        super().__init__("aboutDialog", "About vdbackup", 420, parent)
-        self.column.addWidget(parts.label(f"vdbackup {__version__}", "heading"))
+        super().__init__("aboutDialog", tr("About vdbackup"), 420, parent)
+        self.column.addWidget(parts.label(tr("vdbackup {version}", version=__version__), "heading"))
         self.column.addWidget(parts.label(SENTENCE))
-        with_what = f"With Python {platform.python_version()} and Qt {qVersion()}."
+        with_what = tr(
+            "With Python {python_version} and Qt {qversion}.",
+            python_version=platform.python_version(),
+            qversion=qVersion(),
+        )
         self.column.addWidget(parts.label(with_what, "muted", selectable=True))
         self.column.addWidget(parts.label(LICENCE, "muted"))
         self.add_close_button()

@@ -13,6 +13,7 @@ from vdbackup.gui.jobs.history import History
 from vdbackup.gui.jobs.record import End, EndedJob
 from vdbackup.gui.theme import Theme
 from vdbackup.text import printable
+from vdbackup.translation import tr
 
 BEGAN, TITLE, SENTENCE, TOOK = range(4)  # columns
 KEY = Qt.ItemDataRole.UserRole
@@ -30,13 +31,13 @@ class HistoryDialog(parts.Dialog):
     """
 
     def __init__(self, history: History, theme: Theme, parent: QWidget) -> None:
-        super().__init__("historyDialog", "Earlier jobs", 640, parent)
+        super().__init__("historyDialog", tr("Earlier jobs"), 640, parent)
         self.fits = False
         room = self.screen().availableSize()
         self.resize(QSize(900, 520).boundedTo(room - QSize(0, parts.FRAME)))
         self._history, self._theme = history, theme
-        self.column.addWidget(parts.label("Earlier jobs", "heading"))
-        about = "What was done in this window and before. Unfold a job to see how it went."
+        self.column.addWidget(parts.label(tr("Earlier jobs"), "heading"))
+        about = tr("What was done in this window and before. Unfold a job to see how it went.")
         self.column.addWidget(parts.label(about, "muted"))
         self.list = self._make_list()
         self.column.addWidget(self.list, 1)
@@ -47,8 +48,8 @@ class HistoryDialog(parts.Dialog):
     def _make_list(self) -> QTreeWidget:
         made = QTreeWidget()
         made.setObjectName("historyList")
-        made.setAccessibleName("Jobs that have ended, newest first")
-        made.setHeaderLabels(["Begun", "Job", "What came of it", "Took"])
+        made.setAccessibleName(tr("Jobs that have ended, newest first"))
+        made.setHeaderLabels([tr("Begun"), tr("Job"), tr("What came of it"), tr("Took")])
         made.setUniformRowHeights(True)
         header = made.header()
         header.setStretchLastSection(False)
@@ -69,7 +70,7 @@ class HistoryDialog(parts.Dialog):
                 item.child(row).setFirstColumnSpanned(True)
             item.setExpanded(item.data(BEGAN, KEY) in open_ones)
         if not newest:
-            empty = QTreeWidgetItem(self.list, ["No job has ended yet."])
+            empty = QTreeWidgetItem(self.list, [tr("No job has ended yet.")])
             empty.setFirstColumnSpanned(True)
             empty.setFlags(Qt.ItemFlag.NoItemFlags)
 

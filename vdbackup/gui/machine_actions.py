@@ -9,6 +9,7 @@ from vdbackup.gui.machines.session import Machine, Order, SessionThread
 from vdbackup.gui.machines.sessions_list import Offer
 from vdbackup.gui.needs import Chosen, Desk, OfPaused, OfRunning, OfSession
 from vdbackup.recovery.sessions.saved import SavedSession
+from vdbackup.translation import tr
 
 
 def _can_reopen(saved: SavedSession) -> bool:
@@ -23,20 +24,20 @@ def _can_be_point(saved: SavedSession) -> bool:
 OF_RUNNING = (
     Action(
         "poweroffButton",
-        "Power off",
-        "Press the machine's power button",
+        tr("Power off"),
+        tr("Press the machine's power button"),
         OfRunning(lambda _desk, machine: machine.order(Order.POWER_OFF)),
     ),
     Action(
         "killButton",
-        "Kill",
-        "End the machine at once, as if its plug were pulled",
+        tr("Kill"),
+        tr("End the machine at once, as if its plug were pulled"),
         OfRunning(lambda _desk, machine: machine.order(Order.KILL)),
     ),
     Action(
         "goonButton",
-        "Go on",
-        "Let the machine go on that waits for its storage",
+        tr("Go on"),
+        tr("Let the machine go on that waits for its storage"),
         OfPaused(lambda _desk, machine: machine.order(Order.RESUME)),
     ),
 )
@@ -44,32 +45,32 @@ OF_RUNNING = (
 OF_SAVED = (
     Action(
         "poweroffButton",
-        "Power off",
-        "Press the machine's power button",
+        tr("Power off"),
+        tr("Press the machine's power button"),
         OfSession(lambda desk, saved: desk.sessions.stop(saved), lambda saved: saved.running),
     ),
     Action(
         "killButton",
-        "Kill",
-        "End the machine at once, as if its plug were pulled",
+        tr("Kill"),
+        tr("End the machine at once, as if its plug were pulled"),
         OfSession(lambda desk, saved: desk.sessions.kill(saved), lambda saved: saved.running),
     ),
     Action(
         "reopenButton",
-        "Reopen",
-        "Start the machine again where it was left",
+        tr("Reopen"),
+        tr("Start the machine again where it was left"),
         OfSession(lambda desk, saved: desk.sessions.reopen(saved), _can_reopen),
     ),
     Action(
         "makeapointButton",
-        "Make a point",
-        "Make a recovery point of what the machine wrote",
+        tr("Make a point"),
+        tr("Make a recovery point of what the machine wrote"),
         OfSession(lambda desk, saved: desk.sessions.promote(saved), _can_be_point),
     ),
     Action(
         "discardButton",
-        "Discard",
-        "Delete what the machine wrote",
+        tr("Discard"),
+        tr("Delete what the machine wrote"),
         OfSession(
             lambda desk, saved: desk.sessions.ask_to_discard(saved),
             lambda saved: not saved.running,

@@ -20,6 +20,7 @@ from vdbackup.operations.machine_restore import file_of
 from vdbackup.operations.restore import RestoreTarget
 from vdbackup.repository.machine import MomentPoints
 from vdbackup.text import printable
+from vdbackup.translation import tr
 
 
 class MachineRestoreDialog(RestoreChoices):
@@ -35,12 +36,16 @@ class MachineRestoreDialog(RestoreChoices):
         self, repository: Path, moment: MomentPoints, reader: Worker, parent: QWidget | None = None
     ) -> None:
         machine = printable(moment.moment.machine)
-        title = f"Restore moment {moment.moment.number} of {machine}"
+        title = tr(
+            "Restore moment {moment} of {machine}", moment=moment.moment.number, machine=machine
+        )
         super().__init__("machineRestoreDialog", title, 640, parent)
         self.column.addWidget(parts.label(title, "heading"))
-        sentence = (
-            f"Writes all {len(moment.points)} disks, as they were {words.when(moment.created)}, "
-            "and checks each block on its way. Nothing is written before all places are found fit."
+        sentence = tr(
+            "Writes all {count} disks, as they were {created}, and checks each block on its "
+            "way. Nothing is written before all places are found fit.",
+            count=len(moment.points),
+            created=words.when(moment.created),
         )
         self.column.addWidget(parts.label(sentence, "muted"))
         form = QFormLayout()
@@ -48,33 +53,39 @@ class MachineRestoreDialog(RestoreChoices):
         form.setVerticalSpacing(10)
         self.places: dict[str, parts.ComboBox] = {}
         for name, point in moment.points.items():
-            box = parts.ComboBox(f"placeBox-{name}", f"Where {printable(name)} goes")
-            box.addItem("A file in the folder below", None)
+            box = parts.ComboBox(f"placeBox-{name}", tr("Where {name} goes", name=printable(name)))
+            box.addItem(tr("A file in the folder below"), None)
             box.currentIndexChanged.connect(self._on_place_chosen)
             self.places[name] = box
             size = words.size(point.virtual_size)
             form.addRow(parts.label(f"{printable(name)}, {size}", wrap=False), box)
             make = partial(restoring.targets, repository, name, point.virtual_size)
-            reader.submit(Job("List disks", partial(_now, make)), partial(self._on_listed, name))
+            reader.submit(
+                Job(tr("List disks"), partial(_now, make)), partial(self._on_listed, name)
+            )
         self.target_edit = parts.field(
-            "targetEdit", "A folder, in which each disk becomes a file", "Folder to restore to"
+            "targetEdit",
+            tr("A folder, in which each disk becomes a file"),
+            tr("Folder to restore to"),
         )
-        choose = parts.button("Choose a folder…", "chooseTargetButton")
+        choose = parts.button(tr("Choose a folder…"), "chooseTargetButton")
         choose.clicked.connect(self._on_choose_clicked)
         row = QHBoxLayout()
         row.setSpacing(8)
         row.addWidget(self.target_edit, 1)
         row.addWidget(choose)
-        self.format_box = parts.ComboBox("formatBox", "Format of the files")
-        self.format_box.addItem("Raw images", DiskFormat.RAW.value)
+        self.format_box = parts.ComboBox("formatBox", tr("Format of the files"))
+        self.format_box.addItem(tr("Raw images"), DiskFormat.RAW.value)
         for each in BACKUP_FORMATS:
-            self.format_box.addItem(f"{each.upper()}, stand-alone virtual disks", each.value)
-        form.addRow("Folder", row)
-        form.addRow("Format of the files", self.format_box)
+            self.format_box.addItem(
+                tr("{which}, stand-alone virtual disks", which=each.upper()), each.value
+            )
+        form.addRow(tr("Folder"), row)
+        form.addRow(tr("Format of the files"), self.format_box)
         form.addRow("", self.overwrite_box)
         form.addRow("", self.damage_box)
         self.column.addLayout(form)
-        self.accept_button = parts.button("Continue", "restoreAccept", "primary")
+        self.accept_button = parts.button(tr("Continue"), "restoreAccept", "primary")
         self.accept_button.setEnabled(False)
         self.accept_button.clicked.connect(self.accept)
         self.add_buttons(self.accept_button)
@@ -105,7 +116,7 @@ class MachineRestoreDialog(RestoreChoices):
         self.accept_button.setEnabled(not in_folder or bool(self.target_edit.text().strip()))
 
     def _on_choose_clicked(self) -> None:
-        parts.choose_folder(self, "Restore to", self.target_edit)
+        parts.choose_folder(self, tr("Restore to"), self.target_edit)
 
     def _on_listed(self, name: str, job: Job[list[RestoreTarget]]) -> None:
         """Offer the disks; one that nothing may be written to is grey, and says why."""

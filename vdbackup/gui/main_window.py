@@ -54,6 +54,7 @@ from vdbackup.gui.tray import Tray
 from vdbackup.operations.changed import ANY, NOTHING
 from vdbackup.repository.model import RecoveryPoint
 from vdbackup.settings import WindowState
+from vdbackup.translation import tr
 
 MINUTE = 60_000  # milliseconds
 SETS = ("chooseSchedule", "choosePolicy", "forgetSource")
@@ -134,7 +135,7 @@ class MainWindow(QMainWindow):
         self.details.offer(self.actions_["actionBrowse"])
         self.details.offer(self.actions_["actionRestore"])
         self.details.offer_where_ready(self.actions_["actionPin"], self.actions_["actionUnpin"])
-        hint = "Make a machine of the point for virt-manager, VirtualBox or VMware"
+        hint = tr("Make a machine of the point for virt-manager, VirtualBox or VMware")
         self.details.offer_menu(self.actions_.open_menu, hint)
         self.jobs = JobsPanel()
         left = self.store.value.window
@@ -162,10 +163,10 @@ class MainWindow(QMainWindow):
             splitter.setHandleWidth(1)
             splitter.setChildrenCollapsible(False)
         self.setCentralWidget(body)
-        stay = parts.button("Stay open", "stayOpen")
+        stay = parts.button(tr("Stay open"), "stayOpen")
         stay.clicked.connect(self.ending.stay)
         self.statusBar().addWidget(
-            parts.label("vdbackup closes when all of this is done.", "strong")
+            parts.label(tr("vdbackup closes when all of this is done."), "strong")
         )
         self.statusBar().addPermanentWidget(stay)
         self.statusBar().setSizeGripEnabled(False)
@@ -177,13 +178,13 @@ class MainWindow(QMainWindow):
         column = QVBoxLayout(left)
         column.setContentsMargins(6, 13, 6, 8)
         column.setSpacing(6)
-        heading = parts.label("Sources", "heading", wrap=False)
+        heading = parts.label(tr("Sources"), "heading", wrap=False)
         heading.setContentsMargins(8, 0, 0, 0)
         column.addWidget(heading)
         column.addWidget(self.sources, 1)
-        add = QPushButton("+  Add a source…")
+        add = QPushButton(tr("+  Add a source…"))
         add.clicked.connect(self.actions_["actionAddSource"].trigger)
-        opening = parts.button("Open backups…", "openBackupsButton")
+        opening = parts.button(tr("Open backups…"), "openBackupsButton")
         opening.setToolTip(self.actions_["actionOpenBackups"].toolTip())
         opening.clicked.connect(self.actions_["actionOpenBackups"].trigger)
         for button in (add, opening):
@@ -220,7 +221,7 @@ class MainWindow(QMainWindow):
         self.dialogs.foretold.connect(self.panel.set_going)
         self.dialogs.point_wanted.connect(self._show_point)
         self.ending.changed.connect(self._on_ending_changed)
-        self.store.failed.connect(lambda error: self.jobs.refuse("Settings", error))
+        self.store.failed.connect(lambda error: self.jobs.refuse(tr("Settings"), error))
         self.operations.restored.connect(self.rescue.offer)
         self.sessions.changed.connect(self._on_sessions_changed)
         self.sessions.told.connect(self.jobs.tell)

@@ -10,6 +10,7 @@ from PySide6.QtWidgets import QMenu, QMenuBar, QWidget
 
 from vdbackup.gui.actions import Actions
 from vdbackup.gui.source_actions import OF_LISTED
+from vdbackup.translation import marked, tr
 
 FILE = (
     "actionAddSource",
@@ -23,7 +24,7 @@ FILE = (
     "actionQuit",
 )
 SOURCE = ("actionBackUp", "", *(each.name for each in OF_LISTED))
-OPEN_WITH = "Open with"
+OPEN_WITH = tr("Open with")
 POINT = (
     "actionBootInVm",
     "actionBootWith",
@@ -48,7 +49,12 @@ POINT = (
     "actionShowDisk",
 )
 HELP = ("actionManual", "actionShortcuts", "actionAbout")
-MENUS = {"&File": FILE, "&Source": SOURCE, "&Point": POINT, "&Help": HELP}
+MENUS = {
+    marked("&File"): FILE,
+    marked("&Source"): SOURCE,
+    marked("&Point"): POINT,
+    marked("&Help"): HELP,
+}
 """The names of actions by menu; where one is empty, a line separates."""
 
 
@@ -63,12 +69,12 @@ class MenuBar(QMenuBar):
     def __init__(self, actions: Actions, parent: QWidget) -> None:
         super().__init__(parent)
         self.setObjectName("menuBar")
-        self.setAccessibleName("Menus")
+        self.setAccessibleName(tr("Menus"))
         made = {title: self._menu(title, names, actions) for title, names in MENUS.items()}
         self.source, self.point = made["&Source"], made["&Point"]
 
     def _menu(self, title: str, names: tuple[str, ...], actions: Actions) -> QMenu:
-        menu = self.addMenu(title)
+        menu = self.addMenu(tr(title))
         menu.setObjectName(f"menu{title.strip('&')}")
         menu.setToolTipsVisible(True)
         for name in names:

@@ -12,6 +12,7 @@ from vdbackup.gui.machines.session import Machine, SessionThread
 from vdbackup.operations import tracking
 from vdbackup.recovery.sessions.saved import SavedSession
 from vdbackup.repository.model import RecoveryPoint
+from vdbackup.translation import tr
 
 if TYPE_CHECKING:
     from vdbackup.gui.backups import Backups
@@ -33,7 +34,7 @@ class Chosen:
     @property
     def parent(self) -> str:
         """What the point's parent is called."""
-        return self.entry.parent_of(self.point) if self.entry and self.point else "its parent"
+        return self.entry.parent_of(self.point) if self.entry and self.point else tr("its parent")
 
 
 class Desk(Protocol):

@@ -34,6 +34,7 @@ from vdbackup.recovery.sessions.saved import SavedSession
 from vdbackup.repository.machine import MomentPoints
 from vdbackup.repository.model import RecoveryPoint
 from vdbackup.repository.repository import Repository
+from vdbackup.translation import tr
 
 P = TypeVar("P", bound=Plan)
 T = TypeVar("T")
@@ -60,8 +61,13 @@ class Operations(QObject):
         folder = self._sessions_folder
         self._change(
             entry,
-            f"Merge #{point.sequence} of {entry.title} into {entry.parent_of(point)}",
-            "Merge",
+            tr(
+                "Merge #{point} of {entry} into {point_2}",
+                point=point.sequence,
+                entry=entry.title,
+                point_2=entry.parent_of(point),
+            ),
+            tr("Merge"),
             lambda repository, name: merge.plan(repository, name, point.id),
             lambda plan, task: care.merge_point(plan, folder, task),
         )
@@ -70,8 +76,12 @@ class Operations(QObject):
         """Copy a set into a new one in another format."""
         self._change(
             entry,
-            f"Convert {entry.title} to {disk_format.upper()}",
-            "Convert",
+            tr(
+                "Convert {entry} to {disk_format}",
+                entry=entry.title,
+                disk_format=disk_format.upper(),
+            ),
+            tr("Convert"),
             lambda repository, name: convert.plan(repository, name, disk_format),
             making.convert_set,
         )
@@ -83,8 +93,12 @@ class Operations(QObject):
         folder = self._sessions_folder
         self._change(
             entry,
-            f"Change the hardware of #{point.sequence} of {entry.title}",
-            "Change its overlay",
+            tr(
+                "Change the hardware of #{point} of {entry}",
+                point=point.sequence,
+                entry=entry.title,
+            ),
+            tr("Change its overlay"),
             lambda repository, name: retarget.plan(repository, name, point.id, wish, drivers),
             lambda plan, task: care.retarget_point(plan, folder, task),
         )
@@ -94,8 +108,8 @@ class Operations(QObject):
         folder = self._sessions_folder
         self._change(
             entry,
-            f"Delete #{point.sequence} of {entry.title}",
-            "Delete",
+            tr("Delete #{point} of {entry}", point=point.sequence, entry=entry.title),
+            tr("Delete"),
             lambda repository, name: delete.plan(repository, name, point.id),
             lambda plan, task: care.delete_point(plan, folder, task),
         )
@@ -103,7 +117,7 @@ class Operations(QObject):
     def verify(self, entry: Entry, points: Sequence[RecoveryPoint]) -> None:
         """Check points against their digests; asks nothing, as nothing is changed."""
         ids = {entry.name: tuple(point.id for point in points)}
-        which = f"#{points[0].sequence}" if len(points) == 1 else "all points"
+        which = f"#{points[0].sequence}" if len(points) == 1 else tr("all points")
         for moment in filter(None, map(entry.moment_of, points)):
             for name, point in moment.points.items():
                 if name != entry.name:
@@ -111,12 +125,16 @@ class Operations(QObject):
         for name, own in ids.items():
             doing = partial(care.verify_points, entry.repository, name, own)
             disk = f", {name}" if entry.machine else ""
-            self._runner.run(entry.repository, f"Verify {which} of {entry.title}{disk}", doing)
+            self._runner.run(
+                entry.repository,
+                tr("Verify {which} of {entry}{disk}", which=which, entry=entry.title, disk=disk),
+                doing,
+            )
 
     def repair(self, repository: Path) -> None:
         """Finish what was interrupted, and rebuild from the disks what is missing or damaged."""
         doing = partial(repositories.repair_all, repository, self._sessions_folder)
-        self._runner.run(repository, f"Repair {repository}", doing)
+        self._runner.run(repository, tr("Repair {repository}", repository=repository), doing)
 
     def _restore_machine(self, entry: Entry, moment: MomentPoints) -> None:
         """Write each disk of a machine to where the user chooses."""
@@ -133,11 +151,13 @@ class Operations(QObject):
                 ignore_damage=dialog.ignore_damage,
                 journals=self._runner.store.locations.restores,
             )
-            title = f"Restore moment {moment.moment.number} of {entry.title}"
+            title = tr(
+                "Restore moment {moment} of {entry}", moment=moment.moment.number, entry=entry.title
+            )
             self._change(
                 entry,
                 title,
-                "Overwrite and restore" if dialog.overwrite else "Restore",
+                tr("Overwrite and restore") if dialog.overwrite else tr("Restore"),
                 lambda repository, _name: machine_restore.plan(wanted(repository)),
                 restoring.restore_machine,
             )
@@ -171,8 +191,8 @@ class Operations(QObject):
             )
             self._change(
                 entry,
-                f"Restore #{point.sequence} of {entry.title}",
-                "Overwrite and restore" if dialog.overwrite else "Restore",
+                tr("Restore #{point} of {entry}", point=point.sequence, entry=entry.title),
+                tr("Overwrite and restore") if dialog.overwrite else tr("Restore"),
                 lambda repository, name: restore.plan(wanted(repository, name)),
                 restoring.restore_point,
                 ended,
@@ -188,7 +208,7 @@ class Operations(QObject):
 
     def promote(self, saved: SavedSession, ask: bool) -> None:
         """Make a recovery point of what a virtual machine wrote; the session goes with that."""
-        title = f"Make a recovery point of {saved.title}"
+        title = tr("Make a recovery point of {saved}", saved=saved.title)
         try:
             repository = saved.origin.repository
         except VdbackupError as error:
@@ -201,7 +221,7 @@ class Operations(QObject):
 
         if ask:
             make = partial(promote.plan, saved, not_running=True)
-            self._runner.plan(repository, title, "Make the point", make, start)
+            self._runner.plan(repository, title, tr("Make the point"), make, start)
         else:
             start(None)
 
@@ -215,15 +235,15 @@ class Operations(QObject):
 
     def pin(self, entry: Entry, point: RecoveryPoint, note: str | None) -> None:
         """Let a point stay, for the reason in the note, or unpin it where there is none."""
-        verb = "Unpin" if note is None else "Pin"
+        verb = tr("Unpin") if note is None else tr("Pin")
         doing = partial(keeping.pin, entry.repository, entry.name, point.id, note)
-        title = f"{verb} #{point.sequence} of {entry.title}"
+        title = tr("{verb} #{point} of {entry}", verb=verb, point=point.sequence, entry=entry.title)
         self._runner.run(entry.repository, title, doing)
 
     def bisect(self, entry: Entry, between: tuple[str, str], check: Check) -> None:
         """Find the first point that a check calls bad; waits for nothing but the test before."""
         doing = partial(changes.bisect, entry.repository, entry.name, check, between)
-        job = Job(f"Find when {entry.title} stopped working", doing)
+        job = Job(tr("Find when {entry} stopped working", entry=entry.title), doing)
         self._runner.submit(self._runner.workers.tester(entry.repository), entry.repository, job)
 
     @property
@@ -232,7 +252,7 @@ class Operations(QObject):
 
     def _on_interrupted(self, repository: Path) -> None:
         doing = partial(repositories.finish_merges, repository, self._sessions_folder)
-        self._runner.run(repository, "Finish what was interrupted", doing)
+        self._runner.run(repository, tr("Finish what was interrupted"), doing)
 
     def _change(
         self,

@@ -30,6 +30,7 @@ from PySide6.QtWidgets import (
 
 from vdbackup.gui import words
 from vdbackup.text import printable
+from vdbackup.translation import tr
 
 TIP = Qt.ItemDataRole.ToolTipRole
 FRAME = 40  # pixels that a window's title takes, before the desktop has said how many
@@ -254,7 +255,7 @@ class Dialog(QDialog):
         self.column.setSpacing(12)
 
     def add_buttons(
-        self, accept: QPushButton, cancel: str = "Cancel", *others: QPushButton
+        self, accept: QPushButton, cancel: str = tr("Cancel"), *others: QPushButton
     ) -> QPushButton:
         """Add the row of buttons at the end, in the desktop's order; returns the cancelling one.
 
@@ -274,7 +275,7 @@ class Dialog(QDialog):
 
     def add_close_button(self) -> None:
         """Add the one button of a dialog that only shows something."""
-        close = button("Close", "closeButton", "primary")
+        close = button(tr("Close"), "closeButton", "primary")
         close.clicked.connect(self.accept)
         box = QDialogButtonBox()
         box.addButton(close, QDialogButtonBox.ButtonRole.AcceptRole)

@@ -7,6 +7,7 @@ from PySide6.QtWidgets import QWidget
 from vdbackup.gui import parts, words
 from vdbackup.records import MAX_SENTENCE
 from vdbackup.repository.model import RecoveryPoint
+from vdbackup.translation import tr
 
 WIDTH = 420  # pixels
 
@@ -19,14 +20,18 @@ class PinDialog(parts.Dialog):
     """
 
     def __init__(self, point: RecoveryPoint, parent: QWidget | None = None) -> None:
-        super().__init__("pinDialog", f"Pin #{point.sequence}", WIDTH, parent)
-        self.column.addWidget(parts.label(f"Pin {words.point_title(point)}", "heading"))
-        about = "It stays until you unpin it: nothing deletes it or merges it away."
+        super().__init__("pinDialog", tr("Pin #{point}", point=point.sequence), WIDTH, parent)
+        self.column.addWidget(
+            parts.label(tr("Pin {point}", point=words.point_title(point)), "heading")
+        )
+        about = tr("It stays until you unpin it: nothing deletes it or merges it away.")
         self.column.addWidget(parts.label(about, "muted"))
-        self.note = parts.field("pinNote", "Why it stays, such as “before the upgrade”", "Note")
+        self.note = parts.field(
+            "pinNote", tr("Why it stays, such as “before the upgrade”"), tr("Note")
+        )
         self.note.setMaxLength(MAX_SENTENCE)
         self.column.addWidget(self.note)
-        pin = parts.button("Pin", "pinAccept", "primary")
+        pin = parts.button(tr("Pin"), "pinAccept", "primary")
         pin.clicked.connect(self.accept)
         self.add_buttons(pin)
         self.note.setFocus()

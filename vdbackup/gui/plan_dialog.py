@@ -9,6 +9,7 @@ from PySide6.QtWidgets import QCheckBox, QPlainTextEdit, QWidget
 from vdbackup.gui import parts, words
 from vdbackup.jobs import Plan
 from vdbackup.text import printable
+from vdbackup.translation import grouped, tr
 
 WIDTH = 460  # pixels
 FEW = 6  # names that are read in a sentence; more are a list
@@ -41,22 +42,34 @@ class PlanDialog(parts.Dialog):
         column.addWidget(parts.label(printable(plan.summary)))
         column.addWidget(parts.Notice(printable(plan.hindrance), "planHindrance", "bad"))
         if plan.bytes_to_copy:
-            sentence = f"At most {words.size(plan.bytes_to_copy)} will be read or written."
+            sentence = tr(
+                "At most {size} will be read or written.", size=words.size(plan.bytes_to_copy)
+            )
             column.addWidget(parts.label(sentence, "muted"))
         if plan.invalidates:
-            column.addWidget(parts.Notice(f"No longer there afterwards: {_few(plan.invalidates)}."))
+            column.addWidget(
+                parts.Notice(
+                    tr(
+                        "No longer there afterwards: {invalidates}.",
+                        invalidates=_few(plan.invalidates),
+                    )
+                )
+            )
         if len(plan.invalidates) > FEW:
             names = QPlainTextEdit("\n".join(map(printable, plan.invalidates)))
             names.setReadOnly(True)
-            names.setAccessibleName("What is no longer there afterwards")
+            names.setAccessibleName(tr("What is no longer there afterwards"))
             names.setFixedHeight(150)
             column.addWidget(names)
-        details = [*_listed("Makes", plan.creates), *_listed("Changes or deletes", plan.replaces)]
+        details = [
+            *_listed(tr("Makes"), plan.creates),
+            *_listed(tr("Changes or deletes"), plan.replaces),
+        ]
         if details:
             lines = parts.label("\n".join(details), "muted", selectable=True)
-            column.addWidget(parts.Fold("Files", lines))
+            column.addWidget(parts.Fold(tr("Files"), lines))
             column.addWidget(lines)
-        self.never_again = QCheckBox("Do not ask again before a backup")
+        self.never_again = QCheckBox(tr("Do not ask again before a backup"))
         self.never_again.setObjectName("neverAgain")
         self.never_again.setVisible(offer_silence and not plan.hindrance)
         column.addWidget(self.never_again)
@@ -71,7 +84,11 @@ class PlanDialog(parts.Dialog):
 
 
 def _few(names: Sequence[str]) -> str:
-    return ", ".join(map(printable, names)) if len(names) <= FEW else f"the {len(names):,} below"
+    return (
+        ", ".join(map(printable, names))
+        if len(names) <= FEW
+        else tr("the {count} below", count=grouped(len(names)))
+    )
 
 
 def _listed(title: str, names: Sequence[str]) -> list[str]:

@@ -29,20 +29,21 @@ from vdbackup.operations import policy
 from vdbackup.operations.policy import OFF, Change
 from vdbackup.repository.model import MAX_KEPT, Policy
 from vdbackup.repository.repository import Repository
+from vdbackup.translation import grouped, markedn, tr, trn
 
 WIDTH = 660  # pixels
 NARROW = 150  # pixels of a field
 LOWEST = 150  # pixels of the list
 _SETTLED = 250  # milliseconds without a key, after which a rule is meant
 _HOURS = 24
-_ABOUT = (
-    "A point stays if any of these keeps it, and pinned points always do. Others are merged or "
-    "deleted after the next backup; a merge keeps the newest moment of what it joins."
+_ABOUT = tr(
+    "A point stays if any of these keeps it, and pinned points always do. Others are merged "
+    "or deleted after the next backup; a merge keeps the newest moment of what it joins."
 )
 OUTCOMES = {
-    Outcome.STAYS: "stays",
-    Outcome.GOES: "goes",
-    Outcome.LATER: "goes later",
+    Outcome.STAYS: tr("stays"),
+    Outcome.GOES: tr("goes"),
+    Outcome.LATER: tr("goes later"),
 }
 
 Index = QModelIndex | QPersistentModelIndex
@@ -61,18 +62,19 @@ class RuleField:
 
     name: str
     title: str
-    suffix: str
-    off: str = "none"
+    suffix: tuple[str, str]
+    off: str = tr("none")
 
 
+HOURS = markedn(" hour", " hours")
 RULES = (
-    RuleField("keep", "The newest", " points"),
-    RuleField("keep_within", "All of the last", " days"),
-    RuleField("daily", "One a day, of", " days"),
-    RuleField("weekly", "One a week, of", " weeks"),
-    RuleField("monthly", "One a month, of", " months"),
-    RuleField("yearly", "One a year, of", " years"),
-    RuleField("at_most", "Together at most", " points", "any number"),
+    RuleField("keep", tr("The newest"), markedn(" point", " points")),
+    RuleField("keep_within", tr("All of the last"), markedn(" day", " days")),
+    RuleField("daily", tr("One a day, of"), markedn(" day", " days")),
+    RuleField("weekly", tr("One a week, of"), markedn(" week", " weeks")),
+    RuleField("monthly", tr("One a month, of"), markedn(" month", " months")),
+    RuleField("yearly", tr("One a year, of"), markedn(" year", " years")),
+    RuleField("at_most", tr("Together at most"), markedn(" point", " points"), tr("any number")),
 )
 
 
@@ -100,7 +102,7 @@ class PolicyDialog(parts.Dialog):
     def __init__(
         self, entry: Entry, worker: Worker, theme: Theme, parent: QWidget | None = None
     ) -> None:
-        title = f"Points of {entry.title} that stay"
+        title = tr("Points of {entry} that stay", entry=entry.title)
         super().__init__("policyDialog", title, WIDTH, parent)
         self._entry, self._worker = entry, worker
         backup_set = entry.backup_set
@@ -113,11 +115,11 @@ class PolicyDialog(parts.Dialog):
         self.column.addWidget(parts.label(title, "heading"))
         self.column.addWidget(parts.label(_ABOUT, "muted"))
         self.column.addLayout(self._form())
-        self.said = parts.Notice("Looking…", "policySaid")
+        self.said = parts.Notice(tr("Looking…"), "policySaid")
         self.column.addWidget(self.said)
         self._model = FatesModel(theme, self)
         self.column.addWidget(_table(self._model), 1)
-        self._save = parts.button("Save", "policySave", "primary")
+        self._save = parts.button(tr("Save"), "policySave", "primary")
         self._save.clicked.connect(self.accept)
         self.add_buttons(self._save)
         self._look()
@@ -157,7 +159,7 @@ class PolicyDialog(parts.Dialog):
             in_hours = each.name == "keep_within" and self._unit == 1
             field.setRange(0, MAX_KEPT // _HOURS)
             field.setMinimumWidth(NARROW)
-            name_number(field, " hours" if in_hours else each.suffix)
+            name_number(field, *(HOURS if in_hours else each.suffix))
             field.setSpecialValueText(each.off)
             value = getattr(self._present, each.name) or 0
             field.setValue(value // self._unit if each.name == "keep_within" else value)
@@ -203,11 +205,11 @@ class PolicyDialog(parts.Dialog):
         self.foretold.emit(frozenset(going))
 
 
-def name_number(field: parts.SpinBox, plural: str) -> None:
+def name_number(field: parts.SpinBox, one: str, many: str) -> None:
     """Let a field say what its number counts, of one in the singular, too."""
 
     def show(number: int) -> None:
-        field.setSuffix(plural.removesuffix("s") if number == 1 else plural)
+        field.setSuffix(trn(one, many, number))
 
     field.valueChanged.connect(show)
     show(field.value())
@@ -217,16 +219,27 @@ def sentence(wanted: Policy, going: int, every: int) -> str:
     """What the rules mean, for a person."""
     kept = policy.in_words(wanted)
     if not wanted.takes:
-        return "All points stay."
+        return tr("All points stay.")
     if not going:
-        return f"Kept: {kept}. The next backup takes none of {words.plural(every, 'point')}."
-    return f"Kept: {kept}. The next backup takes {going:,} of {words.plural(every, 'point')}."
+        return trn(
+            "Kept: {kept}. The next backup takes none of {count} point.",
+            "Kept: {kept}. The next backup takes none of {count} points.",
+            every,
+            kept=kept,
+        )
+    return trn(
+        "Kept: {kept}. The next backup takes {going} of {count} point.",
+        "Kept: {kept}. The next backup takes {going} of {count} points.",
+        every,
+        kept=kept,
+        going=grouped(going),
+    )
 
 
 class FatesModel(QAbstractTableModel):
     """What becomes of each point, the newest first."""
 
-    TITLES = ("#", "Time", "Next backup", "Why")
+    TITLES = ("#", tr("Time"), tr("Next backup"), tr("Why"))
 
     def __init__(self, theme: Theme, parent: QWidget | None = None) -> None:
         super().__init__(parent)
@@ -275,7 +288,7 @@ class FatesModel(QAbstractTableModel):
 def _table(model: FatesModel) -> QTableView:
     table = QTableView()
     table.setObjectName("policyFates")
-    table.setAccessibleName("What becomes of each point")
+    table.setAccessibleName(tr("What becomes of each point"))
     table.setModel(model)
     table.setMinimumHeight(LOWEST)
     table.setSelectionBehavior(QAbstractItemView.SelectionBehavior.SelectRows)

@@ -10,19 +10,20 @@ from vdbackup.gui import parts
 from vdbackup.gui.machines.session import AtEnd, SessionThread
 from vdbackup.jobs import Job, JobState
 from vdbackup.text import printable
+from vdbackup.translation import tr
 
 WIDTH = 480  # pixels
 MAX_LINES = 8  # lines that are shown of each kind
 
 WAITS = {
-    JobState.QUEUED: ", which waits for its turn: it will not be begun",
-    JobState.PAUSED: ", which is paused: it will not go on",
-    JobState.WAITING: ", which waits: it will not go on",
+    JobState.QUEUED: tr(", which waits for its turn: it will not be begun"),
+    JobState.PAUSED: tr(", which is paused: it will not go on"),
+    JobState.WAITING: tr(", which waits: it will not go on"),
 }
 BECOMES = {
-    AtEnd.DISCARD: "what it wrote is thrown away",
-    AtEnd.KEEP: "what it wrote is kept",
-    AtEnd.PROMOTE: "what it wrote becomes a recovery point",
+    AtEnd.DISCARD: tr("what it wrote is thrown away"),
+    AtEnd.KEEP: tr("what it wrote is kept"),
+    AtEnd.PROMOTE: tr("what it wrote becomes a recovery point"),
 }
 
 
@@ -34,8 +35,8 @@ class QuitDialog(parts.Dialog):
     """
 
     def __init__(self, parent: QWidget | None = None) -> None:
-        super().__init__("quitQuestion", "Quit?", WIDTH, parent)
-        self.column.addWidget(parts.label("Quit, while this is running?", "heading"))
+        super().__init__("quitQuestion", tr("Quit?"), WIDTH, parent)
+        self.column.addWidget(parts.label(tr("Quit, while this is running?"), "heading"))
         self._jobs = parts.label()
         self._jobs.setObjectName("runningJobs")
         self._machines = parts.label()
@@ -45,12 +46,12 @@ class QuitDialog(parts.Dialog):
             self.column.addWidget(widget)
         self.column.addWidget(
             parts.label(
-                "“Quit when done” closes the window as soon as all of it has ended.", "muted"
+                tr("“Quit when done” closes the window as soon as all of it has ended."), "muted"
             )
         )
-        self.stop_button = parts.button("Stop and quit", "stopAndQuit", "danger")
-        self.wait_button = parts.button("Quit when done", "quitWhenDone")
-        self.stay_button = self.add_buttons(self.stop_button, "Keep working", self.wait_button)
+        self.stop_button = parts.button(tr("Stop and quit"), "stopAndQuit", "danger")
+        self.wait_button = parts.button(tr("Quit when done"), "quitWhenDone")
+        self.stay_button = self.add_buttons(self.stop_button, tr("Keep working"), self.wait_button)
         self.press_by_enter(self.stay_button)
         self.stay_button.setFocus()
 
@@ -63,15 +64,18 @@ class QuitDialog(parts.Dialog):
         """Say what runs at this moment, and what becomes of it where it is stopped."""
         before = self.text
         lines = [f"•  {printable(job.title)}{WAITS.get(job.state, '')}" for job in jobs]
-        self._jobs.setText(_listed("Cancelled, with no recovery point harmed:", lines))
+        self._jobs.setText(_listed(tr("Cancelled, with no recovery point harmed:"), lines))
         self._jobs.setVisible(bool(lines))
         lines = [f"•  {printable(each.boot.title)}: {BECOMES[each.at_end]}" for each in machines]
-        self._machines.setText(_listed("Virtual machines, switched off without notice:", lines))
+        self._machines.setText(_listed(tr("Virtual machines, switched off without notice:"), lines))
         self._machines.setVisible(bool(lines))
         lost = [printable(each.boot.title) for each in machines if each.at_end is AtEnd.DISCARD]
         self._losses.say(
-            f"Lost with that: what {', '.join(lost[:MAX_LINES])} wrote. “Keep working” lets you "
-            "choose otherwise in the list of virtual machines."
+            tr(
+                "Lost with that: what {lost} wrote. “Keep working” lets you choose otherwise in "
+                "the list of virtual machines.",
+                lost=", ".join(lost[:MAX_LINES]),
+            )
             if lost
             else ""
         )
@@ -80,5 +84,7 @@ class QuitDialog(parts.Dialog):
 
 
 def _listed(title: str, lines: Sequence[str]) -> str:
-    more = [f"    and {len(lines) - MAX_LINES} more"] if len(lines) > MAX_LINES else []
+    more = (
+        [tr("    and {count} more", count=len(lines) - MAX_LINES)] if len(lines) > MAX_LINES else []
+    )
     return "\n".join((title, *lines[:MAX_LINES], *more))

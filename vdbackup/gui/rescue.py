@@ -17,6 +17,7 @@ from vdbackup.gui.jobs.outcome import Outcome
 from vdbackup.gui.runner import Runner
 from vdbackup.jobs import Job, Work
 from vdbackup.recovery.bootable.making import BootablePlan
+from vdbackup.translation import tr
 
 T = TypeVar("T")
 WIDTH = 560  # pixels
@@ -31,35 +32,38 @@ class MediumDialog(parts.Dialog):
     """
 
     def __init__(self, parent: QWidget) -> None:
-        title = "Make a rescue medium"
+        title = tr("Make a rescue medium")
         super().__init__("mediumDialog", title, WIDTH, parent)
         self.column.addWidget(parts.label(title, "heading"))
-        about = (
-            "An image for a USB stick or a CD, for a computer that starts no more: it starts from "
-            "that, finds the backups on attached disks, and restores them in this very window."
+        about = tr(
+            "An image for a USB stick or a CD, for a computer that starts no more: it starts "
+            "from that, finds the backups on attached disks, and restores them in this very "
+            "window."
         )
         self.column.addWidget(parts.label(about, "muted"))
-        self.target_edit = parts.field("mediumEdit", "A new file, rescue.iso", "File of the image")
-        choose = parts.button("Choose a file…", "chooseMediumButton")
+        self.target_edit = parts.field(
+            "mediumEdit", tr("A new file, rescue.iso"), tr("File of the image")
+        )
+        choose = parts.button(tr("Choose a file…"), "chooseMediumButton")
         choose.clicked.connect(self._on_choose_clicked)
         row = QHBoxLayout()
         row.setSpacing(8)
         row.addWidget(self.target_edit, 1)
         row.addWidget(choose)
         self.text_box = QCheckBox(
-            "Without the window: it asks in text, is smaller, and made sooner"
+            tr("Without the window: it asks in text, is smaller, and made sooner")
         )
         self.text_box.setObjectName("textBox")
-        self.overwrite_box = QCheckBox("Replace the file if there is one")
+        self.overwrite_box = QCheckBox(tr("Replace the file if there is one"))
         self.overwrite_box.setObjectName("overwriteBox")
         form = QFormLayout()
         form.setHorizontalSpacing(14)
         form.setVerticalSpacing(10)
-        form.addRow("Image", row)
+        form.addRow(tr("Image"), row)
         form.addRow("", self.text_box)
         form.addRow("", self.overwrite_box)
         self.column.addLayout(form)
-        self.accept_button = parts.button("Continue", "mediumAccept", "primary")
+        self.accept_button = parts.button(tr("Continue"), "mediumAccept", "primary")
         self.accept_button.setEnabled(False)
         self.accept_button.clicked.connect(self.accept)
         self.add_buttons(self.accept_button)
@@ -73,8 +77,8 @@ class MediumDialog(parts.Dialog):
         return Path(self.target_edit.text().strip()).expanduser()
 
     def _on_choose_clicked(self) -> None:
-        filters = ["Disc images (*.iso)", "All files (*)"]
-        parts.choose_file(self, "Rescue medium", self.target_edit, filters, new=True)
+        filters = [tr("Disc images (*.iso)"), tr("All files (*)")]
+        parts.choose_file(self, tr("Rescue medium"), self.target_edit, filters, new=True)
 
 
 class Rescue(QObject):
@@ -87,7 +91,7 @@ class Rescue(QObject):
     def make_medium(self) -> None:
         """Let the user name an image, see what is planned, and make it."""
         dialog = MediumDialog(self._runner.window)
-        title = "Make a rescue medium"
+        title = tr("Make a rescue medium")
 
         def plan() -> None:
             window, overwrite = not dialog.text_box.isChecked(), dialog.overwrite_box.isChecked()
@@ -97,7 +101,7 @@ class Rescue(QObject):
             self._runner.plan(
                 None,
                 title,
-                "Make it",
+                tr("Make it"),
                 make,
                 lambda plan: self._run(title, partial(rescue_work.make_medium, plan)),
             )
@@ -112,12 +116,12 @@ class Rescue(QObject):
         """
         if os.geteuid() != 0:
             return
-        title = f"Make {disk} start on this computer"
+        title = tr("Make {disk} start on this computer", disk=disk)
 
         def ask(plan: BootablePlan) -> None:
             if plan.needed:
                 doing = partial(rescue_work.make_bootable, plan)
-                self._runner.ask(title, "Do that", plan, lambda _: self._run(title, doing))
+                self._runner.ask(title, tr("Do that"), plan, lambda _: self._run(title, doing))
 
         def holds_no_system(error: VdbackupError) -> bool:
             return isinstance(error, NotRetargeted)

@@ -7,6 +7,7 @@ from pathlib import Path
 from PySide6.QtWidgets import QCheckBox, QLineEdit, QWidget
 
 from vdbackup.gui import parts
+from vdbackup.translation import tr
 
 
 class RestoreChoices(parts.Dialog):
@@ -22,9 +23,9 @@ class RestoreChoices(parts.Dialog):
 
     def __init__(self, name: str, title: str, width: int, parent: QWidget | None) -> None:
         super().__init__(name, title, width, parent)
-        self.overwrite_box = QCheckBox("Overwrite what is there")
+        self.overwrite_box = QCheckBox(tr("Overwrite what is there"))
         self.overwrite_box.setObjectName("overwriteBox")
-        self.damage_box = QCheckBox("Even if it is damaged: restore what is whole")
+        self.damage_box = QCheckBox(tr("Even if it is damaged: restore what is whole"))
         self.damage_box.setObjectName("damageBox")
 
     @property

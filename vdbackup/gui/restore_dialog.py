@@ -24,6 +24,7 @@ from vdbackup.recovery.packages import PACKAGES
 from vdbackup.repository.model import RecoveryPoint
 from vdbackup.sources.inventory import Content
 from vdbackup.text import printable
+from vdbackup.translation import tr
 
 
 class RestoreDialog(RestoreChoices):
@@ -39,64 +40,73 @@ class RestoreDialog(RestoreChoices):
     def __init__(
         self, entry: Entry, point: RecoveryPoint, reader: Worker, parent: QWidget | None = None
     ) -> None:
-        title = f"Restore recovery point #{point.sequence}"
+        title = tr("Restore recovery point #{point}", point=point.sequence)
         super().__init__("restoreDialog", title, 640, parent)
         self._picked: Path | None = None
         self._sizes = {0: point.virtual_size}
         self.column.addWidget(parts.label(title, "heading"))
-        sentence = (
-            f"Writes the disk of {words.size(point.virtual_size)}, as it was "
-            f"{words.when(point.created)}, and checks each block on its way."
+        sentence = tr(
+            "Writes the disk of {size}, as it was {created}, and checks each block on its way.",
+            size=words.size(point.virtual_size),
+            created=words.when(point.created),
         )
         self.column.addWidget(parts.label(sentence, "muted"))
-        self.parts_box = parts.ComboBox("partsBox", "What of the disk is restored")
-        self.parts_box.addItem(f"The whole disk, {words.size(point.virtual_size)}", 0)
+        self.parts_box = parts.ComboBox("partsBox", tr("What of the disk is restored"))
+        self.parts_box.addItem(tr("The whole disk, {size}", size=words.size(point.virtual_size)), 0)
         self.picker = DiskPicker()
         self.picker.chosen.connect(self._on_disk_chosen)
         self.target_edit = parts.field(
-            "targetEdit", "A new file, or a device such as /dev/sdX", "File or device to restore to"
+            "targetEdit",
+            tr("A new file, or a device such as /dev/sdX"),
+            tr("File or device to restore to"),
         )
-        choose = parts.button("Choose a file…", "chooseTargetButton")
+        choose = parts.button(tr("Choose a file…"), "chooseTargetButton")
         choose.clicked.connect(self._on_choose_clicked)
         row = QHBoxLayout()
         row.setSpacing(8)
         row.addWidget(self.target_edit, 1)
         row.addWidget(choose)
-        self.format_box = parts.ComboBox("formatBox", "Format of a file")
-        self.format_box.addItem("Raw image", DiskFormat.RAW.value)
+        self.format_box = parts.ComboBox("formatBox", tr("Format of a file"))
+        self.format_box.addItem(tr("Raw image"), DiskFormat.RAW.value)
         for each in BACKUP_FORMATS:
-            self.format_box.addItem(f"{each.upper()}, a stand-alone virtual disk", each.value)
+            self.format_box.addItem(
+                tr("{which}, a stand-alone virtual disk", which=each.upper()), each.value
+            )
         for name, package in PACKAGES.items():
             self.format_box.addItem(package.words, str(name))
-        self.resize_box = QCheckBox("Fit the partitions to a disk of another size")
+        self.resize_box = QCheckBox(tr("Fit the partitions to a disk of another size"))
         self.resize_box.setObjectName("resizeBox")
         self.resize_box.setToolTip(
             parts.hint(
-                "One partition takes what a larger disk has more; for a smaller one, file systems "
-                "are made smaller. The backup stays as it is."
+                tr(
+                    "One partition takes what a larger disk has more; for a smaller one, file "
+                    "systems are made smaller. The backup stays as it is."
+                )
             )
         )
-        self.delta_box = QCheckBox("Write only what differs from what is there")
+        self.delta_box = QCheckBox(tr("Write only what differs from what is there"))
         self.delta_box.setObjectName("deltaBox")
         self.delta_box.setToolTip(
             parts.hint(
-                "For a device, or a raw image, that holds an older or a damaged state. It is read "
-                "and compared first."
+                tr(
+                    "For a device, or a raw image, that holds an older or a damaged state. It is "
+                    "read and compared first."
+                )
             )
         )
         form = QFormLayout()
         form.setHorizontalSpacing(14)
         form.setVerticalSpacing(10)
-        form.addRow("Restore", self.parts_box)
-        form.addRow("To a disk", self.picker)
-        form.addRow("Or to a file", row)
-        form.addRow("Format of a file", self.format_box)
+        form.addRow(tr("Restore"), self.parts_box)
+        form.addRow(tr("To a disk"), self.picker)
+        form.addRow(tr("Or to a file"), row)
+        form.addRow(tr("Format of a file"), self.format_box)
         form.addRow("", self.overwrite_box)
         form.addRow("", self.resize_box)
         form.addRow("", self.delta_box)
         form.addRow("", self.damage_box)
         self.column.addLayout(form)
-        self.accept_button = parts.button("Continue", "restoreAccept", "primary")
+        self.accept_button = parts.button(tr("Continue"), "restoreAccept", "primary")
         self.accept_button.setEnabled(False)
         self.accept_button.clicked.connect(self.accept)
         self.add_buttons(self.accept_button)
@@ -115,7 +125,8 @@ class RestoreDialog(RestoreChoices):
             )
 
         job = Job(
-            "List partitions", partial(restoring.parts_of, entry.repository, entry.name, point.id)
+            tr("List partitions"),
+            partial(restoring.parts_of, entry.repository, entry.name, point.id),
         )
         reader.submit(job, self._on_parts_known)
         look_again()
@@ -147,8 +158,8 @@ class RestoreDialog(RestoreChoices):
 
     def _on_choose_clicked(self) -> None:
         images = " ".join(f"*.{ending}" for ending in ("img", "raw", "ova", *BACKUP_FORMATS))
-        filters = [f"Disk images ({images})", "All files (*)"]
-        parts.choose_file(self, "Restore to", self.target_edit, filters, new=True)
+        filters = [tr("Disk images ({images})", images=images), tr("All files (*)")]
+        parts.choose_file(self, tr("Restore to"), self.target_edit, filters, new=True)
 
     def _on_disk_chosen(self, path: Path) -> None:
         """Whoever chooses a disk here has seen what lies on it, and is asked once more."""

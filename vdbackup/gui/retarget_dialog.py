@@ -9,12 +9,13 @@ from PySide6.QtWidgets import QFormLayout, QHBoxLayout, QWidget
 from vdbackup.guest.hardware import Controller
 from vdbackup.gui import parts, words
 from vdbackup.repository.model import RecoveryPoint
+from vdbackup.translation import tr
 
 WIDTH = 520  # pixels
 WISHES = {
-    "auto": "automatic: whatever boots, changed only if nothing else does",
+    "auto": tr("automatic: whatever boots, changed only if nothing else does"),
     **{each.value: each.value for each in Controller},
-    "none": "none: an empty overlay again",
+    "none": tr("none: an empty overlay again"),
 }
 
 
@@ -27,22 +28,24 @@ class RetargetDialog(parts.Dialog):
     """
 
     def __init__(self, point: RecoveryPoint, parent: QWidget) -> None:
-        title = f"Hardware of {words.point_title(point)}"
+        title = tr("Hardware of {point}", point=words.point_title(point))
         super().__init__("retargetDialog", title, WIDTH, parent)
         self.column.addWidget(parts.label(title, "heading"))
-        about = "What its system needs for that is written to its overlay; the backup stays as is."
+        about = tr(
+            "What its system needs for that is written to its overlay; the backup stays as is."
+        )
         self.column.addWidget(parts.label(about, "muted"))
-        self.hardware = parts.ComboBox("retargetHardware", "What the disk is attached to")
+        self.hardware = parts.ComboBox("retargetHardware", tr("What the disk is attached to"))
         for wish, text in WISHES.items():
             self.hardware.addItem(text, wish)
         self.drivers_edit = parts.field(
             "retargetDrivers",
-            "Of a Windows that lacks them, as virtio-win.iso holds them",
-            "Folder with drivers",
+            tr("Of a Windows that lacks them, as virtio-win.iso holds them"),
+            tr("Folder with drivers"),
         )
-        choose = parts.button("Choose…", "chooseDriversButton")
+        choose = parts.button(tr("Choose…"), "chooseDriversButton")
         choose.clicked.connect(
-            lambda: parts.choose_folder(self, "The folder with drivers", self.drivers_edit)
+            lambda: parts.choose_folder(self, tr("The folder with drivers"), self.drivers_edit)
         )
         row = QHBoxLayout()
         row.setSpacing(8)
@@ -51,10 +54,10 @@ class RetargetDialog(parts.Dialog):
         form = QFormLayout()
         form.setHorizontalSpacing(14)
         form.setVerticalSpacing(10)
-        form.addRow("Disk on", self.hardware)
-        form.addRow("Drivers", row)
+        form.addRow(tr("Disk on"), self.hardware)
+        form.addRow(tr("Drivers"), row)
         self.column.addLayout(form)
-        go_on = parts.button("Continue", "retargetAccept", "primary")
+        go_on = parts.button(tr("Continue"), "retargetAccept", "primary")
         go_on.clicked.connect(self.accept)
         self.add_buttons(go_on)
 

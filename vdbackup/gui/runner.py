@@ -21,6 +21,7 @@ from vdbackup.gui.plan_dialog import PlanDialog
 from vdbackup.gui.store import Store
 from vdbackup.jobs import Job, JobState, Plan, Work, retry_when_cleared
 from vdbackup.operations.changed import ANY
+from vdbackup.translation import tr
 
 T = TypeVar("T")
 P = TypeVar("P", bound=Plan)
@@ -77,7 +78,7 @@ class Runner(QObject):
             elif job.state is JobState.FINISHED:
                 start(job.outcome())
 
-        job = Job(f"Plan: {title}", lambda _task: make())
+        job = Job(tr("Plan: {title}", title=title), lambda _task: make())
         self.workers.reader(repository).submit(job, planned)
 
     def ask(

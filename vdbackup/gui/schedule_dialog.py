@@ -19,31 +19,32 @@ from vdbackup.operations.schedules.arrange import SchedulePlan
 from vdbackup.operations.schedules.store import Outcome, Run, Schedule, Store
 from vdbackup.operations.schedules.timing import Timing
 from vdbackup.text import printable
+from vdbackup.translation import tr
 
 WIDTH = 560  # pixels
 _HEIGHT = 190  # pixels of the units' text
 NEVER = ""
 CHOICES = {
-    NEVER: "Only when I say so",
-    "5m": "Every 5 minutes",
-    "15m": "Every 15 minutes",
-    "30m": "Every 30 minutes",
-    "hourly": "Hourly",
-    "360m": "Every 6 hours",
-    "daily": "Daily",
-    "weekly": "Weekly, on Mondays",
-    "monthly": "Monthly, on the 1st",
-    "login": "At login",
-    "plug": "When the drive with the backups is plugged in",
+    NEVER: tr("Only when I say so"),
+    "5m": tr("Every 5 minutes"),
+    "15m": tr("Every 15 minutes"),
+    "30m": tr("Every 30 minutes"),
+    "hourly": tr("Hourly"),
+    "360m": tr("Every 6 hours"),
+    "daily": tr("Daily"),
+    "weekly": tr("Weekly, on Mondays"),
+    "monthly": tr("Monthly, on the 1st"),
+    "login": tr("At login"),
+    "plug": tr("When the drive with the backups is plugged in"),
 }
-_ABOUT = (
-    "It is backed up with the window open or closed. What was missed while the computer was off is "
-    "made up once."
+_ABOUT = tr(
+    "It is backed up with the window open or closed. What was missed while the computer was "
+    "off is made up once."
 )
-DAMAGED = "The schedule that it had makes no sense any more. Save another one, or save none."
-RUNS_DAMAGED = (
-    "How its last scheduled backups ended is not known any more: the record of that is damaged. "
-    "The next one is noted anew."
+DAMAGED = tr("The schedule that it had makes no sense any more. Save another one, or save none.")
+RUNS_DAMAGED = tr(
+    "How its last scheduled backups ended is not known any more: the record of that is "
+    "damaged. The next one is noted anew."
 )
 RAN = {
     Outcome.DONE: "good",
@@ -65,7 +66,7 @@ class ScheduleDialog(parts.Dialog):
     def __init__(
         self, entry: Entry, store: Store, worker: Worker, parent: QWidget | None = None
     ) -> None:
-        title = f"Schedule of {entry.title}"
+        title = tr("Schedule of {entry}", entry=entry.title)
         super().__init__("scheduleDialog", title, WIDTH, parent)
         self._store, self._worker = store, worker
         folder = entry.repository.absolute()
@@ -83,14 +84,14 @@ class ScheduleDialog(parts.Dialog):
         self._units = QPlainTextEdit()
         self._units.setReadOnly(True)
         self._units.setObjectName("scheduleUnits")
-        self._units.setAccessibleName("What systemd is told")
+        self._units.setAccessibleName(tr("What systemd is told"))
         self._units.setFont(QFontDatabase.systemFont(QFontDatabase.SystemFont.FixedFont))
         self._units.setLineWrapMode(QPlainTextEdit.LineWrapMode.NoWrap)
         self._units.setFixedHeight(_HEIGHT)
-        self._fold = parts.Fold("What systemd is told", self._units)
+        self._fold = parts.Fold(tr("What systemd is told"), self._units)
         self.column.addWidget(self._fold)
         self.column.addWidget(self._units)
-        self._save = parts.button("Save", "scheduleSave", "primary")
+        self._save = parts.button(tr("Save"), "scheduleSave", "primary")
         self._save.clicked.connect(self.accept)
         self.add_buttons(self._save)
         self._on_chosen()
@@ -119,26 +120,26 @@ class ScheduleDialog(parts.Dialog):
         form.setHorizontalSpacing(14)
         form.setVerticalSpacing(8)
         form.setFieldGrowthPolicy(QFormLayout.FieldGrowthPolicy.FieldsStayAtSizeHint)
-        self.every = parts.ComboBox("scheduleEvery", "How often it is backed up")
+        self.every = parts.ComboBox("scheduleEvery", tr("How often it is backed up"))
         chosen = self._present.every if self._present else NEVER
         choices = CHOICES if chosen in CHOICES else {**CHOICES, chosen: _in_words(self._wanted)}
         for every, name in choices.items():
             self.every.addItem(name, every)
         self.every.setCurrentIndex(list(choices).index(chosen))
-        self.at = parts.TimeField("scheduleAt", "Time of the day")
+        self.at = parts.TimeField("scheduleAt", tr("Time of the day"))
         self.at.setDisplayFormat("HH:mm")
         time = self._wanted.timing.time
         self.at.setTime(QTime(time.hour, time.minute))
-        self.on_mains = QCheckBox("Not while the computer runs on its battery")
+        self.on_mains = QCheckBox(tr("Not while the computer runs on its battery"))
         self.on_mains.setChecked(self._wanted.on_mains)
-        self.delay = parts.SpinBox("scheduleDelay", "Up to so many minutes later")
+        self.delay = parts.SpinBox("scheduleDelay", tr("Up to so many minutes later"))
         self.delay.setRange(0, 24 * 60)
-        self.delay.setSuffix(" minutes at most")
-        self.delay.setSpecialValueText("none")
+        self.delay.setSuffix(tr(" minutes at most"))
+        self.delay.setSpecialValueText(tr("none"))
         self.delay.setValue(self._wanted.random_delay // 60)
-        form.addRow(parts.label("How often", wrap=False), self.every)
-        form.addRow(parts.label("At", wrap=False), self.at)
-        form.addRow(parts.label("Random delay", wrap=False), self.delay)
+        form.addRow(parts.label(tr("How often"), wrap=False), self.every)
+        form.addRow(parts.label(tr("At"), wrap=False), self.at)
+        form.addRow(parts.label(tr("Random delay"), wrap=False), self.delay)
         form.addRow(parts.label("", wrap=False), self.on_mains)
         self._rows = form
         self.every.currentIndexChanged.connect(self._on_chosen)
@@ -167,7 +168,7 @@ class ScheduleDialog(parts.Dialog):
         if wanted is None:
             self._units.hide()
             self._save.setEnabled(self._has_one)
-            self.said.say("It is backed up when you say so, and not automatically.", "")
+            self.said.say(tr("It is backed up when you say so, and not automatically."), "")
             return
         self._save.setEnabled(False)
         job = Job(self.windowTitle(), lambda _task: arrange.plan(self._store, wanted))
@@ -199,9 +200,11 @@ class ScheduleDialog(parts.Dialog):
 def _no_systemd(plan: SchedulePlan) -> str:
     """What is to be done by hand."""
     if not plan.cron:
-        return "systemd does not run here, and cron cannot do that: choose another time."
+        return tr("systemd does not run here, and cron cannot do that: choose another time.")
     line = words.breakable(plan.cron)
-    return f"systemd does not run here: add this line to your crontab (crontab -e): {line}"
+    return tr(
+        "systemd does not run here: add this line to your crontab (crontab -e): {line}", line=line
+    )
 
 
 def _lines(text: str) -> str:
@@ -215,6 +218,11 @@ def _in_words(schedule: Schedule) -> str:
 
 def run_in_words(run: Run) -> str:
     """How the last run ended, for a person."""
-    how = {Outcome.FAILED: "failed", Outcome.WARNED: "was made, with warnings"}
+    how = {Outcome.FAILED: tr("failed"), Outcome.WARNED: tr("was made, with warnings")}
     sentence = f" {words.breakable(run.sentence)}" if run.outcome in how else ""
-    return f"The last backup {how.get(run.outcome, 'was made')}, {words.when(run.began)}.{sentence}"
+    return tr(
+        "The last backup {how}, {began}.{sentence}",
+        how=how.get(run.outcome, tr("was made")),
+        began=words.when(run.began),
+        sentence=sentence,
+    )

@@ -19,11 +19,12 @@ from vdbackup.locations import Locations
 from vdbackup.operations import policy
 from vdbackup.repository.model import BootTests, Policy
 from vdbackup.settings import Settings, ThemeChoice
+from vdbackup.translation import tr
 
 THEMES = {
-    ThemeChoice.AUTO: "As the desktop",
-    ThemeChoice.LIGHT: "Light",
-    ThemeChoice.DARK: "Dark",
+    ThemeChoice.AUTO: tr("As the desktop"),
+    ThemeChoice.LIGHT: tr("Light"),
+    ThemeChoice.DARK: tr("Dark"),
 }
 
 NAMES_WIDTH = 130  # pixels
@@ -47,7 +48,7 @@ class SettingsDialog(parts.Dialog):
         entries: list[Entry],
         parent: QWidget | None = None,
     ) -> None:
-        super().__init__("settingsDialog", "Settings", 540, parent)
+        super().__init__("settingsDialog", tr("Settings"), 540, parent)
         self._settings = settings
         self._locations = locations
         self.keep: list[tuple[Entry, KeepField]] = []
@@ -61,8 +62,8 @@ class SettingsDialog(parts.Dialog):
         self._add_machines(column)
         self._add_locations(column)
         column.addStretch(1)
-        self.column.addWidget(parts.Scrolled(inside, "Settings"), 1)
-        save = parts.button("Save", "settingsSave", "primary")
+        self.column.addWidget(parts.Scrolled(inside, tr("Settings")), 1)
+        save = parts.button(tr("Save"), "settingsSave", "primary")
         save.clicked.connect(self.accept)
         self.add_buttons(save)
 
@@ -98,90 +99,96 @@ class SettingsDialog(parts.Dialog):
         ]
 
     def _add_window(self, column: QVBoxLayout) -> None:
-        form = _section(column, "Window")
-        self.theme = parts.ComboBox("themeChoice", "Colours")
+        form = _section(column, tr("Window"))
+        self.theme = parts.ComboBox("themeChoice", tr("Colours"))
         for choice, name in THEMES.items():
             self.theme.addItem(name, choice.value)
         self.theme.setCurrentIndex(list(THEMES).index(self._settings.theme))
-        form.addRow(_name("Colours"), self.theme)
-        self.animations = QCheckBox("Show how points are merged")
+        form.addRow(_name(tr("Colours")), self.theme)
+        self.animations = QCheckBox(tr("Show how points are merged"))
         self.animations.setChecked(self._settings.animations)
         form.addRow(_name(""), self.animations)
-        self.tray = QCheckBox("Stay in the tray when the window is closed")
+        self.tray = QCheckBox(tr("Stay in the tray when the window is closed"))
         self.tray.setChecked(self._settings.tray)
-        self.tray.setToolTip("Where the desktop has one. What is scheduled is backed up anyway.")
+        self.tray.setToolTip(
+            tr("Where the desktop has one. What is scheduled is backed up anyway.")
+        )
         form.addRow(_name(""), self.tray)
 
     def _add_backups(self, column: QVBoxLayout, entries: list[Entry]) -> None:
-        form = _section(column, "Backups")
-        self.ask = QCheckBox("Show what will be done before each backup")
+        form = _section(column, tr("Backups"))
+        self.ask = QCheckBox(tr("Show what will be done before each backup"))
         self.ask.setChecked(self._settings.ask_before_backup)
         form.addRow(_name(""), self.ask)
-        self.used_only = QCheckBox("Leave out free space, and space for swapping")
+        self.used_only = QCheckBox(tr("Leave out free space, and space for swapping"))
         self.used_only.setChecked(not self._settings.all_blocks)
         self.used_only.setToolTip(
-            "Backups are quicker and smaller. What was deleted cannot be undeleted from them."
+            tr("Backups are quicker and smaller. What was deleted cannot be undeleted from them.")
         )
         form.addRow(_name(""), self.used_only)
-        self.limit = parts.SpinBox("limit", "How fast a backup goes at most")
+        self.limit = parts.SpinBox("limit", tr("How fast a backup goes at most"))
         self.limit.setRange(0, 100_000)
-        self.limit.setSuffix(" MiB/s at most")
-        self.limit.setSpecialValueText("as fast as possible")
+        self.limit.setSuffix(tr(" MiB/s at most"))
+        self.limit.setSpecialValueText(tr("as fast as possible"))
         self.limit.setSingleStep(10)
         self.limit.setValue(self._settings.limit_mib)
-        form.addRow(_name("Speed"), self.limit)
-        self.remind = parts.SpinBox("remindAfter", "Remind after so many days without a backup")
+        form.addRow(_name(tr("Speed")), self.limit)
+        self.remind = parts.SpinBox("remindAfter", tr("Remind after so many days without a backup"))
         self.remind.setRange(1, 365)
-        self.remind.setSuffix(" days without a backup")
+        self.remind.setSuffix(tr(" days without a backup"))
         self.remind.setValue(self._settings.remind_after_days)
-        form.addRow(_name("Remind after"), self.remind)
+        form.addRow(_name(tr("Remind after")), self.remind)
         for entry in entries:
             present = entry.backup_set.settings.policy if entry.backup_set else Policy()
             self._add_keep(form, entry, present)
-            box = QCheckBox("Boot-test each new point")
+            box = QCheckBox(tr("Boot-test each new point"))
             box.setChecked(present.boot_test is BootTests.EACH)
-            box.setToolTip("It is started unseen after its backup; you see whether it comes up.")
-            box.setAccessibleName(f"Boot-test each new point of {entry.title}")
+            box.setToolTip(
+                tr("It is started unseen after its backup; you see whether it comes up.")
+            )
+            box.setAccessibleName(tr("Boot-test each new point of {entry}", entry=entry.title))
             form.addRow(_name(""), box)
             self.boot_test.append((entry, box))
 
     def _add_keep(self, form: QFormLayout, entry: Entry, present: Policy) -> None:
         """How many points a source keeps; where other rules say that, what they are."""
         if present.retention != Policy(present.keep):
-            form.addRow(_name(f"{entry.title} keeps"), parts.label(policy.in_words(present)))
+            form.addRow(
+                _name(tr("{entry} keeps", entry=entry.title)), parts.label(policy.in_words(present))
+            )
             return
         field = KeepField(present.keep, entry.title)
-        form.addRow(_name(f"{entry.title} keeps"), field)
+        form.addRow(_name(tr("{entry} keeps", entry=entry.title)), field)
         self.keep.append((entry, field))
 
     def _add_machines(self, column: QVBoxLayout) -> None:
-        form = _section(column, "Virtual machines")
-        self.memory = parts.SpinBox("memory", "Memory of a virtual machine")
+        form = _section(column, tr("Virtual machines"))
+        self.memory = parts.SpinBox("memory", tr("Memory of a virtual machine"))
         self.memory.setRange(0, 1 << 20)
-        self.memory.setSuffix(" MiB")
+        self.memory.setSuffix(tr(" MiB"))
         self.memory.setValue(self._settings.memory_mib)
-        self.memory.setSpecialValueText("what the system needs")
+        self.memory.setSpecialValueText(tr("what the system needs"))
         self.memory.setSingleStep(256)
-        form.addRow(_name("Memory"), self.memory)
-        self.headless = QCheckBox("Run without a display")
+        form.addRow(_name(tr("Memory")), self.memory)
+        self.headless = QCheckBox(tr("Run without a display"))
         self.headless.setChecked(self._settings.headless)
         form.addRow(_name(""), self.headless)
 
     def _add_locations(self, column: QVBoxLayout) -> None:
-        form = _section(column, "Locations")
+        form = _section(column, tr("Locations"))
         self.sessions = QLineEdit(str(self._settings.sessions(self._locations)))
-        self.sessions.setAccessibleName("Folder that virtual machines write to")
-        choose = parts.button("Choose…", "chooseSessionsButton")
+        self.sessions.setAccessibleName(tr("Folder that virtual machines write to"))
+        choose = parts.button(tr("Choose…"), "chooseSessionsButton")
         choose.clicked.connect(
-            lambda: parts.choose_folder(self, "Where virtual machines write", self.sessions)
+            lambda: parts.choose_folder(self, tr("Where virtual machines write"), self.sessions)
         )
         row = QHBoxLayout()
         row.setSpacing(8)
         row.addWidget(self.sessions, 1)
         row.addWidget(choose)
-        form.addRow(_name("VMs write to"), row)
-        form.addRow(_name("Settings"), _path(self._locations.settings_file))
-        form.addRow(_name("Log"), _path(self._locations.log_file))
+        form.addRow(_name(tr("VMs write to")), row)
+        form.addRow(_name(tr("Settings")), _path(self._locations.settings_file))
+        form.addRow(_name(tr("Log")), _path(self._locations.log_file))
 
 
 class KeepField(QWidget):
@@ -192,11 +199,13 @@ class KeepField(QWidget):
 
     def __init__(self, keep: int | None, name: str) -> None:
         super().__init__()
-        self.choice = parts.ComboBox("keepChoice", f"Points that {name} keeps")
-        self.choice.addItem("all points", None)
-        self.choice.addItem("only the newest", True)
-        self.choice.setToolTip("Older points are merged or deleted after the next backup.")
-        self.number = parts.SpinBox("keepNumber", f"Number of newest points that {name} keeps")
+        self.choice = parts.ComboBox("keepChoice", tr("Points that {name} keeps", name=name))
+        self.choice.addItem(tr("all points"), None)
+        self.choice.addItem(tr("only the newest"), True)
+        self.choice.setToolTip(tr("Older points are merged or deleted after the next backup."))
+        self.number = parts.SpinBox(
+            "keepNumber", tr("Number of newest points that {name} keeps", name=name)
+        )
         self.number.setRange(1, 100_000)
         self.number.setValue(keep or USUAL_KEEP)
         self.choice.setCurrentIndex(0 if keep is None else 1)

@@ -8,6 +8,7 @@ from vdbackup.gui.action import Action
 from vdbackup.gui.needs import Chosen, OfAlone, OfBackedUp, OfDevice, OfListed, OfNew
 from vdbackup.sources.reference import SourceRef
 from vdbackup.text import printable
+from vdbackup.translation import tr
 
 
 def _literal(path: SourceRef | Path | str) -> str:
@@ -16,101 +17,117 @@ def _literal(path: SourceRef | Path | str) -> str:
 
 
 def _forget_text(chosen: Chosen) -> str:
-    return f"Remove {_literal(chosen.entry.source)} from this list" if chosen.entry else ""
+    return (
+        tr("Remove {source} from this list", source=_literal(chosen.entry.source))
+        if chosen.entry
+        else ""
+    )
 
 
 def _schedule_text(chosen: Chosen) -> str:
-    return f"Schedule of {_literal(chosen.entry.title)}…" if chosen.entry else ""
+    return tr("Schedule of {entry}…", entry=_literal(chosen.entry.title)) if chosen.entry else ""
 
 
 def _policy_text(chosen: Chosen) -> str:
-    return f"Points of {_literal(chosen.entry.title)} that stay…" if chosen.entry else ""
+    return (
+        tr("Points of {entry} that stay…", entry=_literal(chosen.entry.title))
+        if chosen.entry
+        else ""
+    )
 
 
 def _track_text(chosen: Chosen) -> str:
-    return f"Changed blocks of {_literal(chosen.entry.source)}…" if chosen.entry else ""
+    return (
+        tr("Changed blocks of {source}…", source=_literal(chosen.entry.source))
+        if chosen.entry
+        else ""
+    )
 
 
 def _repair_text(chosen: Chosen) -> str:
-    return f"Repair what is in {_literal(chosen.entry.repository)}" if chosen.entry else ""
+    return (
+        tr("Repair what is in {repository}", repository=_literal(chosen.entry.repository))
+        if chosen.entry
+        else ""
+    )
 
 
 def _leave_text(chosen: Chosen) -> str:
     if chosen.entry is None:
         return ""
     folder = _literal(chosen.entry.repository)
-    return f"Remove all of {folder} from this list (the backups stay)"
+    return tr("Remove all of {folder} from this list (the backups stay)", folder=folder)
 
 
 def _about_text(chosen: Chosen) -> str:
-    return f"About {_literal(chosen.entry.title)}" if chosen.entry else ""
+    return tr("About {entry}", entry=_literal(chosen.entry.title)) if chosen.entry else ""
 
 
 OF_LISTED = (
     Action(
         "aboutSource",
-        "About this source",
-        "Show how it is, how much it holds, and what it does automatically",
+        tr("About this source"),
+        tr("Show how it is, how much it holds, and what it does automatically"),
         OfListed(lambda desk, entry: desk.show_source(entry)),
         text_of=_about_text,
     ),
     Action(
         "chooseSchedule",
-        "Schedule…",
-        "Say when it is backed up automatically",
+        tr("Schedule…"),
+        tr("Say when it is backed up automatically"),
         OfBackedUp(lambda desk, entry: desk.dialogs.schedule(entry)),
         text_of=_schedule_text,
     ),
     Action(
         "choosePolicy",
-        "Points that stay…",
-        "Say which points stay, and see which go",
+        tr("Points that stay…"),
+        tr("Say which points stay, and see which go"),
         OfBackedUp(lambda desk, entry: desk.dialogs.choose_policy(entry)),
         text_of=_policy_text,
     ),
     Action(
         "trackSource",
-        "Changed blocks…",
-        "See which blocks of the disk change, so that backups read only those",
+        tr("Changed blocks…"),
+        tr("See which blocks of the disk change, so that backups read only those"),
         OfDevice(lambda desk, entry: desk.dialogs.track(entry)),
         text_of=_track_text,
     ),
     Action(
         "convertSet",
-        "Convert…",
-        "Copy all points into a new set in another format",
+        tr("Convert…"),
+        tr("Copy all points into a new set in another format"),
         OfAlone(lambda desk, entry: desk.dialogs.convert(entry)),
     ),
     Action(
         "copySource",
-        "Copy its path",
-        "Put the source's path on the clipboard",
+        tr("Copy its path"),
+        tr("Put the source's path on the clipboard"),
         OfListed(lambda desk, entry: desk.copy(str(entry.source))),
     ),
     Action(
         "showRepository",
-        "Open the folder of its backups",
-        "Show the folder that holds the backups in the file manager",
+        tr("Open the folder of its backups"),
+        tr("Show the folder that holds the backups in the file manager"),
         OfListed(lambda desk, entry: desk.show_folder(entry.repository)),
     ),
     Action(
         "forgetSource",
-        "Remove this source from this list",
-        "Let a source that has not been backed up leave the list",
+        tr("Remove this source from this list"),
+        tr("Let a source that has not been backed up leave the list"),
         OfNew(lambda desk, entry: desk.dialogs.forget(entry)),
         text_of=_forget_text,
     ),
     Action(
         "repairRepository",
-        "Repair what is in this folder",
-        "Finish what was interrupted, and rebuild from the disks what is missing or damaged",
+        tr("Repair what is in this folder"),
+        tr("Finish what was interrupted, and rebuild from the disks what is missing or damaged"),
         OfListed(lambda desk, entry: desk.operations.repair(entry.repository)),
         text_of=_repair_text,
     ),
     Action(
         "leaveRepository",
-        "Remove all of this folder from this list",
-        "Let all that is backed up to the folder leave the list; the backups stay",
+        tr("Remove all of this folder from this list"),
+        tr("Let all that is backed up to the folder leave the list; the backups stay"),
         OfListed(lambda desk, entry: desk.dialogs.leave(entry.repository)),
         text_of=_leave_text,
     ),

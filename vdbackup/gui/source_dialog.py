@@ -12,9 +12,10 @@ from vdbackup.gui.catalogue import Entry
 from vdbackup.gui.schedule_dialog import RAN, run_in_words
 from vdbackup.operations import policy
 from vdbackup.text import printable
+from vdbackup.translation import tr, trn
 
-HELD = "Nothing needs somebody."
-BY_HAND = "when you say so"
+HELD = tr("Nothing needs somebody.")
+BY_HAND = tr("when you say so")
 
 
 class SourceDialog(parts.Dialog):
@@ -25,7 +26,7 @@ class SourceDialog(parts.Dialog):
     """
 
     def __init__(self, entry: Entry, actions: Sequence[QAction], parent: QWidget) -> None:
-        super().__init__("sourceDialog", f"About {entry.title}", 520, parent)
+        super().__init__("sourceDialog", tr("About {entry}", entry=entry.title), 520, parent)
         self.column.addWidget(parts.label(entry.title, "heading"))
         inside = QWidget()
         form = QFormLayout(inside)
@@ -36,7 +37,7 @@ class SourceDialog(parts.Dialog):
             value = parts.label(words.breakable(fact), selectable=True)
             value.setAccessibleName(name)
             form.addRow(parts.label(name, "muted", wrap=False), value)
-        self.column.addWidget(parts.Scrolled(inside, "Facts"), 1)
+        self.column.addWidget(parts.Scrolled(inside, tr("Facts")), 1)
         self._add_health(entry)
         self._add_actions(actions)
         self.add_close_button()
@@ -72,13 +73,17 @@ def facts(entry: Entry) -> dict[str, str]:
     found, points = entry.backup_set, entry.points
     said = {"Source": str(entry.source), "Backups in": str(entry.repository)}
     if found is None:
-        return {**said, "Points": "none yet"}
+        return {**said, "Points": tr("none yet")}
     stored = sum(point.stored_bytes for point in points)
-    said["Points"] = words.plural(len(points), "point")
+    said["Points"] = trn("{count} point", "{count} points", len(points))
     if points:
         newest = points[-1]
         said["Newest"] = words.point_title(newest)
-        said["Holds"] = f"{words.size(stored)} stored, of {words.size(newest.virtual_size)}"
+        said["Holds"] = tr(
+            "{size} stored, of {size_2}",
+            size=words.size(stored),
+            size_2=words.size(newest.virtual_size),
+        )
     said["Format"] = found.settings.format.upper()
     said["Points that stay"] = policy.in_words(found.settings.policy)
     health = entry.health

@@ -8,6 +8,7 @@ from vdbackup.disks.contents import UnclearFormat
 from vdbackup.disks.names import DiskFormat
 from vdbackup.errors import OtherSource
 from vdbackup.gui import parts
+from vdbackup.translation import tr
 
 WIDTH = 520  # pixels
 
@@ -21,21 +22,21 @@ class FormatDialog(parts.Dialog):
     """
 
     def __init__(self, error: UnclearFormat, parent: QWidget | None = None) -> None:
-        super().__init__("formatQuestion", "What is this?", WIDTH, parent)
+        super().__init__("formatQuestion", tr("What is this?"), WIDTH, parent)
         self.chosen = ""
         column = self.column
-        column.addWidget(parts.label("What is this?", "heading"))
+        column.addWidget(parts.label(tr("What is this?"), "heading"))
         column.addWidget(parts.label(error.title))
         column.addWidget(parts.label(error.advice, "muted"))
         self.buttons = {choice: self._button(choice) for choice in error.choices}
         first, *others = self.buttons.values()
-        self.press_by_enter(self.add_buttons(first, "Cancel", *others))
+        self.press_by_enter(self.add_buttons(first, tr("Cancel"), *others))
 
     def _button(self, choice: DiskFormat) -> QPushButton:
         text = (
-            "Back up byte for byte"
+            tr("Back up byte for byte")
             if choice == DiskFormat.RAW
-            else f"Back up the {choice.upper()} disk"
+            else tr("Back up the {choice} disk", choice=choice.upper())
         )
         made = parts.button(text, f"choose-{choice}")
         made.clicked.connect(lambda: self._on_chosen(choice))
@@ -55,7 +56,7 @@ class OtherSourceDialog(parts.Dialog):
     """
 
     def __init__(self, error: OtherSource, parent: QWidget | None = None) -> None:
-        title = "Another disk" if error.sure else "The same disk?"
+        title = tr("Another disk") if error.sure else tr("The same disk?")
         super().__init__("otherSourceQuestion", title, WIDTH, parent)
         self.goes_on = False
         column = self.column
@@ -64,7 +65,10 @@ class OtherSourceDialog(parts.Dialog):
         disks.setHorizontalSpacing(14)
         disks.setColumnStretch(1, 1)
         for row, (what, disk) in enumerate(
-            ((f"Backed up in {error.set_name}", error.known), ("There now", error.now))
+            (
+                (tr("Backed up in {set_name}", set_name=error.set_name), error.known),
+                (tr("There now"), error.now),
+            )
         ):
             disks.addWidget(parts.label(what, "muted", wrap=False), row, 0)
             disks.addWidget(parts.label(disk, "strong", selectable=True), row, 1)
@@ -73,17 +77,20 @@ class OtherSourceDialog(parts.Dialog):
         column.addWidget(parts.Notice(reasons, "sourceReasons"))
         column.addWidget(
             parts.label(
-                f"A set of its own leaves all points of {error.set_name} as they are. If it is the "
-                f"same disk after all, go on in {error.set_name}: nothing older is merged or "
-                "deleted this time.",
+                tr(
+                    "A set of its own leaves all points of {set_name} as they are. If it is the "
+                    "same disk after all, go on in {set_name}: nothing older is merged or deleted "
+                    "this time.",
+                    set_name=error.set_name,
+                ),
                 "muted",
             )
         )
-        self.own_button = parts.button("Begin a set of its own", "ownSet", "primary")
+        self.own_button = parts.button(tr("Begin a set of its own"), "ownSet", "primary")
         self.own_button.clicked.connect(self.accept)
-        self.same_button = parts.button("Go on in that set", "sameSource")
+        self.same_button = parts.button(tr("Go on in that set"), "sameSource")
         self.same_button.clicked.connect(self._on_same)
-        self.add_buttons(self.own_button, "Cancel", self.same_button)
+        self.add_buttons(self.own_button, tr("Cancel"), self.same_button)
 
     def _on_same(self) -> None:
         self.goes_on = True

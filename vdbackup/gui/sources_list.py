@@ -20,19 +20,20 @@ from vdbackup.gui.catalogue import Entry
 from vdbackup.gui.theme import Theme
 from vdbackup.operations.health import Concern
 from vdbackup.text import printable
+from vdbackup.translation import tr, trn
 
 ENTRY = Qt.ItemDataRole.UserRole
 LOWEST = 130  # pixels: two sources stay in sight beside many machines
 
 
 NEEDED = {
-    Concern.UNREADABLE: "damaged",
-    Concern.NO_POINTS: "no whole point",
-    Concern.LATE: "late!",
-    Concern.FAILED: "last failed!",
-    Concern.DAMAGED: "data damaged",
-    Concern.NOT_BOOTING: "does not boot",
-    Concern.SOON_FULL: "storage soon full",
+    Concern.UNREADABLE: tr("damaged"),
+    Concern.NO_POINTS: tr("no whole point"),
+    Concern.LATE: tr("late!"),
+    Concern.FAILED: tr("last failed!"),
+    Concern.DAMAGED: tr("data damaged"),
+    Concern.NOT_BOOTING: tr("does not boot"),
+    Concern.SOON_FULL: tr("storage soon full"),
 }
 """What needs somebody, behind the age of the last point."""
 ROLES = {Concern.FAILED: "bad", Concern.DAMAGED: "bad", Concern.NO_POINTS: "bad"}
@@ -43,10 +44,10 @@ def hint(entry: Entry) -> str:
     where = (printable(str(path)) for path in (entry.source, entry.repository))
     lines = ["\nbacked up to ".join(where)]
     if entry.machine:
-        lines.append(f"Disks: {printable(', '.join(entry.machine.sets))}")
+        lines.append(tr("Disks: {sets}", sets=printable(", ".join(entry.machine.sets))))
     found = entry.health
     if found and found.schedule:
-        lines.append(f"{found.schedule.timing.words}, automatically")
+        lines.append(tr("{words}, automatically", words=found.schedule.timing.words))
     lines += [printable(each.sentence) for each in found.findings] if found else []
     return "\n".join(lines)
 
@@ -54,26 +55,28 @@ def hint(entry: Entry) -> str:
 def status(entry: Entry, remind_after_days: int) -> tuple[str, str, str]:
     """(first line, second line, role of the second: "muted", "warning" or "bad")."""
     if entry.problem:
-        return "cannot be read", printable(entry.problem.title), "bad"
+        return tr("cannot be read"), printable(entry.problem.title), "bad"
     if entry.backup_set and entry.backup_set.broken:
         names = printable(", ".join(each.name for each in entry.backup_set.broken))
         refused = all(each.refused for each in entry.backup_set.broken)
-        what = "may not be read" if refused else "damaged"
-        return words.plural(len(entry.points), "point"), f"{what}: {names}", "bad"
+        what = tr("may not be read") if refused else tr("damaged")
+        return trn("{count} point", "{count} points", len(entry.points)), f"{what}: {names}", "bad"
     if not entry.points:
-        return "no recovery points yet", "never backed up", "warning"
+        return tr("no recovery points yet"), tr("never backed up"), "warning"
     if entry.machine and entry.halves:
         numbers = ", ".join(f"#{each.moment.number}" for each in entry.halves)
-        return _counted(entry), f"not whole: moment {numbers}", "warning"
+        return _counted(entry), tr("not whole: moment {numbers}", numbers=numbers), "warning"
     return _counted(entry), *_age(entry, remind_after_days)
 
 
 def _counted(entry: Entry) -> str:
     """How many points there are; of a machine its moments."""
     if entry.machine is None:
-        return words.plural(len(entry.points), "point")
-    disks = words.plural(len(entry.machine.sets), "disk")
-    return f"{disks}, {words.plural(len(entry.moments), 'moment')}"
+        return trn("{count} point", "{count} points", len(entry.points))
+    disks = trn("{count} disk", "{count} disks", len(entry.machine.sets))
+    return trn(
+        "{disks}, {count} moment", "{disks}, {count} moments", len(entry.moments), disks=disks
+    )
 
 
 def _age(entry: Entry, remind_after_days: int) -> tuple[str, str]:
@@ -82,12 +85,12 @@ def _age(entry: Entry, remind_after_days: int) -> tuple[str, str]:
     last = (captured or entry.points[-1]).created
     days = words.days_since(last)
     if days >= remind_after_days:
-        return f"no backup for {words.plural(days, 'day')}!", "warning"
+        return trn("no backup for {count} day!", "no backup for {count} days!", days), "warning"
     findings = entry.health.findings if entry.health else ()
     if findings and findings[0].needs_somebody:
         about = findings[0].about
         return f"{words.age(last)}: {NEEDED[about]}", ROLES.get(about, "warning")
-    quiet = ", not proven lately" if any(f.about is Concern.UNPROVEN for f in findings) else ""
+    quiet = tr(", not proven lately") if any(f.about is Concern.UNPROVEN for f in findings) else ""
     return f"{words.age(last)}{quiet}", "muted"
 
 
@@ -106,7 +109,7 @@ class SourcesList(QListWidget):
     def __init__(self, theme: Theme, remind_after_days: int, parent: QWidget | None = None) -> None:
         super().__init__(parent)
         self.setObjectName("sourcesList")
-        self.setAccessibleName("Sources")
+        self.setAccessibleName(tr("Sources"))
         self.setFrameShape(QFrame.Shape.NoFrame)
         self.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
         self.setItemDelegate(_Delegate(self))

@@ -8,13 +8,14 @@ from PySide6.QtWidgets import QSizePolicy, QToolBar, QToolButton, QWidget
 
 from vdbackup.gui.action import Action, Place
 from vdbackup.gui.actions import Actions, in_toolbar
+from vdbackup.translation import tr
 
 
 class ToolBar(QToolBar):
     """Shows icons alone where the window is too narrow for names, so that none is out of reach."""
 
     def __init__(self, actions: Actions) -> None:
-        super().__init__("Actions")
+        super().__init__(tr("Actions"))
         self.setObjectName("toolbar")
         self.setMovable(False)
         self.setContextMenuPolicy(Qt.ContextMenuPolicy.PreventContextMenu)

@@ -15,12 +15,13 @@ from vdbackup.gui.jobs.worker import Worker
 from vdbackup.jobs import Job, JobState
 from vdbackup.operations import tracking
 from vdbackup.operations.tracking import Tracking
+from vdbackup.translation import tr
 
 WIDTH = 520  # pixels
-_ABOUT = (
-    "While a disk is tracked, the kernel marks which of its blocks change. A backup then reads "
-    "those alone: seconds instead of all of the disk. It costs next to nothing, lasts until the "
-    "computer is started anew, and begins with one backup that reads everything."
+_ABOUT = tr(
+    "While a disk is tracked, the kernel marks which of its blocks change. A backup then "
+    "reads those alone: seconds instead of all of the disk. It costs next to nothing, lasts "
+    "until the computer is started anew, and begins with one backup that reads everything."
 )
 
 
@@ -33,20 +34,24 @@ class TrackingDialog(parts.Dialog):
     """
 
     def __init__(self, entry: Entry, worker: Worker, parent: QWidget | None = None) -> None:
-        super().__init__("trackingDialog", f"Changed blocks of {entry.title}", WIDTH, parent)
+        super().__init__(
+            "trackingDialog", tr("Changed blocks of {entry}", entry=entry.title), WIDTH, parent
+        )
         self._device = entry.source.path
         name = entry.backup_set.name if entry.backup_set else None
         self._look = partial(tracking.look, self._device, entry.repository, name)
         self._worker = worker
-        self.column.addWidget(parts.label(f"Changed blocks of {entry.title}", "heading"))
-        self.said = parts.Notice("Looking…", "trackingSaid")
+        self.column.addWidget(
+            parts.label(tr("Changed blocks of {entry}", entry=entry.title), "heading")
+        )
+        self.said = parts.Notice(tr("Looking…"), "trackingSaid")
         self.column.addWidget(self.said)
         self.column.addWidget(parts.label(_ABOUT, "muted"))
-        self.begin_button = parts.button("Track changes", "trackButton", "primary")
-        self.end_button = parts.button("Track them no more", "untrackButton")
+        self.begin_button = parts.button(tr("Track changes"), "trackButton", "primary")
+        self.end_button = parts.button(tr("Track them no more"), "untrackButton")
         self.begin_button.clicked.connect(lambda: self._change(tracking.begin))
         self.end_button.clicked.connect(lambda: self._change(tracking.end))
-        self.press_by_enter(self.add_buttons(self.begin_button, "Close", self.end_button))
+        self.press_by_enter(self.add_buttons(self.begin_button, tr("Close"), self.end_button))
         self._run(self._look)
 
     def _change(self, change: Callable[[Path], object]) -> None:
@@ -54,7 +59,7 @@ class TrackingDialog(parts.Dialog):
             change(self._device)
             return self._look()
 
-        self.said.say("One moment…", "")
+        self.said.say(tr("One moment…"), "")
         self._run(done)
 
     def _run(self, what: Callable[[], Tracking]) -> None:
@@ -80,11 +85,24 @@ class TrackingDialog(parts.Dialog):
 def sentence(known: Tracking) -> str:
     """What there is to say of it."""
     if known.since is None:
-        return f"Changes of {known.disk} are not tracked: each backup reads everything."
+        return tr(
+            "Changes of {disk} are not tracked: each backup reads everything.", disk=known.disk
+        )
     since = words.when_exactly(known.since.isoformat())
     if known.doubt:
-        return f"All of {known.disk} is read by the next backup, because {known.doubt}."
-    begun = f"Changes of {known.disk} are tracked since {since}."
+        return tr(
+            "All of {disk} is read by the next backup, because {doubt}.",
+            disk=known.disk,
+            doubt=known.doubt,
+        )
+    begun = tr("Changes of {disk} are tracked since {since}.", disk=known.disk, since=since)
     if known.changed is None:
-        return f"{begun} The next backup reads everything; those after it what has changed."
-    return f"{begun} The next backup reads what has changed by now: {words.size(known.changed)}."
+        return tr(
+            "{begun} The next backup reads everything; those after it what has changed.",
+            begun=begun,
+        )
+    return tr(
+        "{begun} The next backup reads what has changed by now: {size}.",
+        begun=begun,
+        size=words.size(known.changed),
+    )

@@ -11,10 +11,11 @@ from PySide6.QtCore import QObject, Qt, Signal
 from PySide6.QtGui import QBrush, QColor, QIcon, QPainter, QPixmap
 from PySide6.QtWidgets import QMenu, QSystemTrayIcon, QWidget
 
-from vdbackup.gui import icons, words
+from vdbackup.gui import icons
 from vdbackup.gui.catalogue import Entry
 from vdbackup.gui.theme import Theme
 from vdbackup.text import printable
+from vdbackup.translation import tr, trn
 
 PIXELS = 64  # of the icon; the tray makes it smaller
 MARK = 0.5  # of its width
@@ -51,8 +52,10 @@ class Tray(QObject):
         self.needs_somebody = False
         self.hint = ""
         self.menu = QMenu(parent)
-        self.menu.addAction("Open vdbackup").triggered.connect(lambda _checked: self.opened.emit())
-        self.menu.addAction("Quit").triggered.connect(lambda _checked: self.quit_wanted.emit())
+        self.menu.addAction(tr("Open vdbackup")).triggered.connect(
+            lambda _checked: self.opened.emit()
+        )
+        self.menu.addAction(tr("Quit")).triggered.connect(lambda _checked: self.quit_wanted.emit())
         self._icon.setContextMenu(self.menu)
         self._icon.activated.connect(self._on_activated)
 
@@ -77,10 +80,11 @@ class Tray(QObject):
         ]
         names = [printable(entry.title) for entry in troubled[:MOST]]
         if len(troubled) > MOST:
-            names.append(f"and {len(troubled) - MOST} more")
-        needs = "needs" if len(troubled) == 1 else "need"
-        said = f"{words.plural(len(troubled), 'source')} {needs} somebody"
-        self.hint = "\n".join([f"vdbackup: {said}", *names]) if troubled else "vdbackup"
+            names.append(tr("and {count} more", count=len(troubled) - MOST))
+        said = trn("{count} source needs somebody", "{count} sources need somebody", len(troubled))
+        self.hint = (
+            "\n".join([tr("vdbackup: {said}", said=said), *names]) if troubled else "vdbackup"
+        )
         self.needs_somebody = bool(troubled)
         self._draw()
 

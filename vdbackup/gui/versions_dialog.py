@@ -14,6 +14,7 @@ from vdbackup.gui.jobs import files
 from vdbackup.gui.jobs.worker import Workers
 from vdbackup.jobs import Job
 from vdbackup.text import iso, printable
+from vdbackup.translation import tr
 
 if TYPE_CHECKING:
     from vdbackup.recovery.history.versions import Version, Versions
@@ -37,7 +38,7 @@ class VersionsDialog(parts.Dialog):
     files_wanted = Signal(str)
 
     def __init__(self, entry: Entry, path: str, workers: Workers, parent: QWidget) -> None:
-        title = f"Versions of {printable(path)}"
+        title = tr("Versions of {path}", path=printable(path))
         super().__init__("versionsDialog", title, 560, parent)
         self.fits = False
         self.resize(640, 400)
@@ -48,11 +49,13 @@ class VersionsDialog(parts.Dialog):
         self.column.addWidget(self._notice)
         self.list = self._make_list()
         self.column.addWidget(self.list, 1)
-        self._files_button = parts.button("Show the files of that point", "versionFiles", "primary")
+        self._files_button = parts.button(
+            tr("Show the files of that point"), "versionFiles", "primary"
+        )
         self._files_button.setEnabled(False)
         self._files_button.clicked.connect(self._on_files_clicked)
-        self.add_buttons(self._files_button, "Close")
-        waiting = QTreeWidgetItem(self.list, ["Looking through the points …"])
+        self.add_buttons(self._files_button, tr("Close"))
+        waiting = QTreeWidgetItem(self.list, [tr("Looking through the points …")])
         waiting.setFlags(Qt.ItemFlag.NoItemFlags)
         search = partial(files.versions, entry.repository, entry.name, path)
         self._job = self._worker.submit(Job(title, search), self._on_found)
@@ -60,8 +63,8 @@ class VersionsDialog(parts.Dialog):
     def _make_list(self) -> QTreeWidget:
         made = QTreeWidget()
         made.setObjectName("versionsList")
-        made.setAccessibleName("States of the file, newest first")
-        made.setHeaderLabels(["Points", "Since", "Size", "Modified"])
+        made.setAccessibleName(tr("States of the file, newest first"))
+        made.setHeaderLabels([tr("Points"), tr("Since"), tr("Size"), tr("Modified")])
         made.setRootIsDecorated(False)
         made.setUniformRowHeights(True)
         made.header().setStretchLastSection(False)
@@ -109,10 +112,10 @@ def _item(version: Version) -> QTreeWidgetItem:
     first, last = version.points[0], version.points[-1]
     numbers = f"#{first.sequence}"
     if first is not last:
-        numbers += f" to #{last.sequence}"
+        numbers += tr(" to #{last}", last=last.sequence)
     stat = version.stat
     if stat is None:
-        size, modified = "not there", ""
+        size, modified = tr("not there"), ""
     else:
         size = words.size(stat.size) if stat.kind == "file" else str(stat.kind)
         moment = iso(stat.modified)

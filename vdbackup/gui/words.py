@@ -103,11 +103,6 @@ def shown_lines(text: str) -> str:
     return printable(text, but="\n\u200b")
 
 
-def plural(count: int, word: str) -> str:
-    """A counted thing: "1 point", "27 points"."""
-    return f"{count:,} {word}" if count == 1 else f"{count:,} {word}s"
-
-
 def point_title(point: RecoveryPoint) -> str:
     """A recovery point in a few words: "#27, incremental, today 15:44"."""
-    return f"#{point.sequence}, {point.type.value}, {when(point.created)}"
+    return f"#{point.sequence}, {tr(point.type)}, {when(point.created)}"

@@ -29,9 +29,10 @@ from vdbackup.sources.opening import Hints, HintsOfFiles, open_source
 from vdbackup.sources.reference import SourceRef
 from vdbackup.sources.salvage import Salvage
 from vdbackup.sources.source import Rounds, Source
+from vdbackup.translation import tr
 
-_NOT_IN_USE = "it is not in use, and is read as a whole at each backup"
-_NO_MOMENT = "it could not be read as of one moment"
+_NOT_IN_USE = tr("it is not in use, and is read as a whole at each backup")
+_NO_MOMENT = tr("it could not be read as of one moment")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -127,12 +128,22 @@ def planned(
         if (source.size, source.sector_size) != (point.virtual_size, point.sector_size):
             now, then = sizes_apart(source.size, point.virtual_size)
             raise NotComparable(
-                f"{source.title} has {now}, and had {then} at point {point.sequence}.",
-                "Back it up: the next point is a full, and can be compared.",
+                tr(
+                    "{source} has {now}, and had {then} at point {point}.",
+                    source=source.title,
+                    now=now,
+                    then=then,
+                    point=point.sequence,
+                ),
+                tr("Back it up: the next point is a full, and can be compared."),
             )
         yield ComparisonPlan(
-            summary=f"{source.title} is read as a whole, and compared with point {point.sequence} "
-            f"of {backup_set.name}.",
+            summary=tr(
+                "{source} is read as a whole, and compared with point {point} of {backup_set}.",
+                source=source.title,
+                point=point.sequence,
+                backup_set=backup_set.name,
+            ),
             bytes_to_copy=source.size,
             repository=repository,
             set_name=backup_set.name,
@@ -145,7 +156,8 @@ def _latest(backup_set: BackupSet) -> RecoveryPoint:
     point = backup_set.latest_captured()
     if point is None:
         raise PointNotFound(
-            f"{backup_set.name} has no point that was captured.", "Back its source up."
+            tr("{backup_set} has no point that was captured.", backup_set=backup_set.name),
+            tr("Back its source up."),
         )
     return point
 
@@ -155,7 +167,7 @@ def run(plan: ComparisonPlan, task: Task) -> SourceVerdict:
 
     Nothing is locked meanwhile. Raises PointInUse where somebody is just changing what is read.
     """
-    doing = f"comparing {plan.set_name} with its source"
+    doing = tr("comparing {set_name} with its source", set_name=plan.set_name)
     ids = (plan.point_id,)
     with claims.reading(plan.repository, plan.set_name, ids, doing) as backup_set:
         point = backup_set.point(plan.point_id)
@@ -179,11 +191,11 @@ def _compared(
         for changed in rounds:
             salvage.forget(changed)
             unmarked.mark(changed)
-            differences.look(without(changed, unheld), read, None, "Changed meanwhile", task)
+            differences.look(without(changed, unheld), read, None, tr("Changed meanwhile"), task)
             read_bytes += total(changed)
             task.check()
         damaged = tuple(
-            f"{name} is damaged: what it says nothing sure about is not compared."
+            tr("{name} is damaged: what it says nothing sure about is not compared.", name=name)
             for name in sorted(state.damaged)
         )
     unreadable = salvage.unreadable()

@@ -17,6 +17,7 @@ from vdbackup import durable
 from vdbackup.agent import activation, connection
 from vdbackup.errors import AgentError, AgentFailed, NeedsRoot, from_os
 from vdbackup.jobs import Plan, Task
+from vdbackup.translation import tr
 
 HOME = connection.PROGRAM.parent
 _POLICY = Path("/usr/share/polkit-1/actions/org.vdbackup.vdbackup.policy")
@@ -66,8 +67,10 @@ def plan_install(root: Path = Path("/")) -> AgentPlan:
     _check_may(root)
     there = [_under(root, place) for place in _contents()]
     return AgentPlan(
-        f"Install the program that does for users what only root may do to disks: "
-        f"{_under(root, connection.PROGRAM)}.",
+        tr(
+            "Install the program that does for users what only root may do to disks: {under}.",
+            under=_under(root, connection.PROGRAM),
+        ),
         creates=tuple(str(each) for each in there if not each.exists()),
         replaces=tuple(str(each) for each in there if each.exists()),
         root=root,
@@ -82,9 +85,13 @@ def install(plan: AgentPlan, task: Task) -> AgentResult:
     _check_may(plan.root)
     if _is_this_system(plan.root) and not activation.python_fits():
         raise AgentFailed(
-            f"{activation.PYTHON} is missing, or older than "
-            f"{'.'.join(map(str, activation.NEEDED))}: the program that runs as root needs it.",
-            "Back up volumes in use as root, which needs no such program.",
+            tr(
+                "{python} is missing, or older than {names}: the program that runs as root needs "
+                "it.",
+                python=activation.PYTHON,
+                names=".".join(map(str, activation.NEEDED)),
+            ),
+            tr("Back up volumes in use as root, which needs no such program."),
         )
     _remove(plan.root, task)  # what an earlier version had, and this one does not
     contents = _contents()
@@ -99,7 +106,7 @@ def plan_remove(root: Path = Path("/")) -> AgentPlan:
     """What would be removed; raises AgentError where it cannot be."""
     _check_may(root)
     return AgentPlan(
-        "Remove the program that does for users what only root may do to disks.",
+        tr("Remove the program that does for users what only root may do to disks."),
         replaces=tuple(map(str, _installed(root))),
         root=root,
     )
@@ -122,7 +129,7 @@ def remove(plan: AgentPlan, task: Task) -> AgentResult:
 def _check_may(root: Path) -> None:
     if _is_this_system(root) and os.geteuid():
         raise NeedsRoot(
-            "Only root may install or remove a program that runs as root.", "Do it as root."
+            tr("Only root may install or remove a program that runs as root."), tr("Do it as root.")
         )
 
 
@@ -152,7 +159,10 @@ def _resources() -> Iterator[tuple[Path, bytes]]:
             (each / "agent" / name for each in _FOLDERS if (each / "agent").is_dir()), None
         )
         if found is None:
-            raise AgentError(f"{name} is missing in this installation.", "Install vdbackup anew.")
+            raise AgentError(
+                tr("{name} is missing in this installation.", name=name),
+                tr("Install vdbackup anew."),
+            )
         yield place, found.read_bytes()
 
 

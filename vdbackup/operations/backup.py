@@ -32,6 +32,7 @@ from vdbackup.repository.repository import Repository
 from vdbackup.sources.moment import Wanted
 from vdbackup.sources.opening import Hints, HintsOfFiles, open_source
 from vdbackup.sources.reference import SourceRef
+from vdbackup.translation import grouped, tr
 
 __all__ = [
     "AUTO",
@@ -142,9 +143,13 @@ def _check_alone(repository: Repository, plan: CapturePlan) -> None:
     machine = KnownMachines.of(repository).with_set(repository.set(plan.set_name))
     if machine is not None:
         raise NotOneMachine(
-            f"{plan.source.title} is a disk of the machine {machine.name}: all its disks are "
-            "backed up together.",
-            "Back the machine up.",
+            tr(
+                "{source} is a disk of the machine {machine}: all its disks are backed up "
+                "together.",
+                source=plan.source.title,
+                machine=machine.name,
+            ),
+            tr("Back the machine up."),
             remedy=Remedy.BACK_UP_MACHINE,
             about=machine.name,
         )
@@ -195,12 +200,15 @@ def _with_policy(plan: CapturePlan, change: policy.Change) -> CapturePlan:
     takes: tuple[RecoveryPoint, ...] = ()
     if backup_set and not plan.confirmed:
         takes = policy.taken(plan.repository, backup_set, wanted, datetime.now(UTC))
-    names = tuple(f"point {point.sequence}" for point in takes)
+    names = tuple(tr("point {point}", point=point.sequence) for point in takes)
     summary = plan.summary
     if backup_set and (why := retention.untold(backup_set, wanted)):
-        summary += f" {why}: how many it keeps stays as it is."
+        summary += tr(" {why}: how many it keeps stays as it is.", why=why)
     if takes:
-        summary += f" Of the older points {len(takes):,} no longer stay by its new policy."
+        summary += tr(
+            " Of the older points {count} no longer stay by its new policy.",
+            count=grouped(len(takes)),
+        )
     return replace(plan, summary=summary, policy=wanted, invalidates=names)
 
 

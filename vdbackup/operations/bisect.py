@@ -13,6 +13,7 @@ from vdbackup.jobs import Plan, Task
 from vdbackup.recovery.checks import Check, Checked, Verdict
 from vdbackup.repository.model import RecoveryPoint
 from vdbackup.repository.repository import Repository
+from vdbackup.translation import tr
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,12 +71,20 @@ def plan(
     )
     if not points:
         raise NoPoints(
-            f"{set_name} has no points in between.", "Name an earlier one first, and a later one."
+            tr("{set_name} has no points in between.", set_name=set_name),
+            tr("Name an earlier one first, and a later one."),
         )
     steps = min(len(points), 2 + (len(points) - 1).bit_length())
     return BisectPlan(
-        summary=f"Of {len(points)} points of {set_name}, {points[0].sequence} to "
-        f"{points[-1].sequence}, at most {steps} are checked, each in a minute or several.",
+        summary=tr(
+            "Of {count} points of {set_name}, {point} to {point_2}, at most {steps} are checked, "
+            "each in a minute or several.",
+            count=len(points),
+            set_name=set_name,
+            point=points[0].sequence,
+            point_2=points[-1].sequence,
+            steps=steps,
+        ),
         repository=repository,
         set_name=set_name,
         points=points,
@@ -95,9 +104,13 @@ def run(plan: BisectPlan, task: Task) -> BisectResult:
     if search.verdict(last) is not Verdict.BAD:
         newest = plan.points[last]
         raise NothingFails(
-            f"Point {newest.sequence} of {plan.set_name} does not fail: "
-            f"{search.checked[-1].sentence}",
-            "Look at a later point, or check for something else.",
+            tr(
+                "Point {newest} of {set_name} does not fail: {sentence}",
+                newest=newest.sequence,
+                set_name=plan.set_name,
+                sentence=search.checked[-1].sentence,
+            ),
+            tr("Look at a later point, or check for something else."),
         )
     good, bad = -1, last
     if last and search.verdict(0) is Verdict.GOOD:
@@ -139,7 +152,7 @@ class _Search:
         """Of the point at this position; each is checked once."""
         if number not in self._verdicts:
             plan, point = self._plan, self._plan.points[number]
-            self._task.phase(f"Checking point {point.sequence}")
+            self._task.phase(tr("Checking point {point}", point=point.sequence))
             found = plan.check.check(plan.repository, plan.set_name, point, self._task)
             self.checked.append(found)
             self._verdicts[number] = found.verdict

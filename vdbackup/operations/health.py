@@ -24,6 +24,7 @@ from vdbackup.repository.machine import KnownMachines
 from vdbackup.repository.model import Check, RecoveryPoint, Rehearsal
 from vdbackup.repository.naming import PointType
 from vdbackup.repository.repository import DamagedSet, Repository
+from vdbackup.translation import grouped, tr, trn
 
 _GRACE = 2
 """Intervals without a point until it is late: one may be missed, and is made up."""
@@ -208,7 +209,9 @@ def of_set(backup_set: BackupSet, store: Store, free: int | None, moment: Moment
 
 def _of_damaged(damaged: DamagedSet) -> SetHealth:
     problem = damaged.problem
-    sentence = f"It cannot be read: {problem.title} {problem.advice}".rstrip()
+    sentence = tr(
+        "It cannot be read: {problem} {advice}", problem=problem.title, advice=problem.advice
+    ).rstrip()
     return SetHealth(damaged.name, findings=(Finding(Concern.UNREADABLE, sentence),))
 
 
@@ -216,7 +219,12 @@ def _broken(backup_set: BackupSet) -> list[Finding]:
     if not backup_set.broken:
         return []
     names = ", ".join(each.name for each in backup_set.broken)
-    return [Finding(Concern.UNREADABLE, f"What describes these points cannot be read: {names}.")]
+    return [
+        Finding(
+            Concern.UNREADABLE,
+            tr("What describes these points cannot be read: {names}.", names=names),
+        )
+    ]
 
 
 def _age(
@@ -227,7 +235,7 @@ def _age(
     moment: Moment,
 ) -> list[Finding]:
     if last is None or age is None:
-        what = "has no whole point" if backup_set.points else "has never been backed up"
+        what = tr("has no whole point") if backup_set.points else tr("has never been backed up")
         return [Finding(Concern.NO_POINTS, f"{backup_set.name} {what}.")]
     interval = schedule.timing.interval if schedule else None
     late_after = moment.remind_after
@@ -239,8 +247,13 @@ def _age(
         overdue = False
     if not overdue and age <= late_after.total_seconds():
         return []
-    due = f", and is due {schedule.timing.words}" if schedule else ""
-    sentence = f"The last good point, {last.sequence}, is {_in_words(age)} old{due}."
+    due = tr(", and is due {words}", words=schedule.timing.words) if schedule else ""
+    sentence = tr(
+        "The last good point, {last}, is {age} old{due}.",
+        last=last.sequence,
+        age=_in_words(age),
+        due=due,
+    )
     return [Finding(Concern.LATE, sentence)]
 
 
@@ -253,9 +266,11 @@ def _of_gone(name: str, path: Path, store: Store, machines: KnownMachines) -> Se
     schedule = store.find(path.absolute(), name)
     last_run = store.history_of(schedule.id).last if schedule else None
     machine = machines.claiming(name)
-    of_what = f"It is a disk's of the machine {machine.name}" if machine else ""
-    when = f"It is backed up {schedule.timing.words}" if schedule else ""
-    finding = Finding(Concern.NO_POINTS, f"{of_what or when}, and there is no such set.")
+    of_what = tr("It is a disk's of the machine {machine}", machine=machine.name) if machine else ""
+    when = tr("It is backed up {words}", words=schedule.timing.words) if schedule else ""
+    finding = Finding(
+        Concern.NO_POINTS, tr("{of_what}, and there is no such set.", of_what=of_what or when)
+    )
     return SetHealth(
         name, schedule=schedule, last_run=last_run, findings=(finding, *_run(last_run, None))
     )
@@ -279,11 +294,14 @@ def _machine(backup_set: BackupSet, machines: KnownMachines) -> list[Finding]:
 def _schedule(backup_set: BackupSet, store: Store) -> list[Finding]:
     where = (backup_set.folder.parent.absolute(), backup_set.name)
     if store.is_damaged(*where):
-        sentence = "Its schedule on this computer makes no sense any more: set it again."
+        sentence = tr("Its schedule on this computer makes no sense any more: set it again.")
         return [Finding(Concern.UNREADABLE, sentence)]
     if store.history_is_damaged(schedule_id(*where)):
-        sentence = "How its last scheduled backups ended is not known any more: the record of that "
-        return [Finding(Concern.UNREADABLE, f"{sentence}is damaged. The next is noted anew.")]
+        sentence = tr(
+            "How its last scheduled backups ended is not known any more: the record of that is "
+            "damaged. The next is noted anew."
+        )
+        return [Finding(Concern.UNREADABLE, sentence)]
     return []
 
 
@@ -294,7 +312,12 @@ def _run(last: Run | None, good: RecoveryPoint | None) -> list[Finding]:
     # a run notes whole seconds: a point of the same one may have been there before it
     if good is not None and moment_of(good) >= _parsed(last.ended) + timedelta(seconds=1):
         return []
-    return [Finding(Concern.FAILED, f"The last scheduled backup failed: {last.sentence}")]
+    return [
+        Finding(
+            Concern.FAILED,
+            tr("The last scheduled backup failed: {sentence}", sentence=last.sentence),
+        )
+    ]
 
 
 def _checks(backup_set: BackupSet) -> list[Finding]:
@@ -302,11 +325,18 @@ def _checks(backup_set: BackupSet) -> list[Finding]:
     found = []
     if damaged:
         numbers = ", ".join(str(point.sequence) for point in damaged)
-        points = "Point" if len(damaged) == 1 else "Points"
-        found.append(Finding(Concern.DAMAGED, f"{points} {numbers}: the data are damaged."))
+        points = tr("Point") if len(damaged) == 1 else tr("Points")
+        found.append(
+            Finding(
+                Concern.DAMAGED,
+                tr("{points} {numbers}: the data are damaged.", points=points, numbers=numbers),
+            )
+        )
     tested = [each for each in backup_set.points if each.boot_tested]
     if tested and (last := tested[-1]).boot_tested and not last.boot_tested.ok:
-        sentence = f"Point {last.sequence}, the last one that was tested, does not boot."
+        sentence = tr(
+            "Point {last}, the last one that was tested, does not boot.", last=last.sequence
+        )
         found.append(Finding(Concern.NOT_BOOTING, sentence))
     return found
 
@@ -314,9 +344,10 @@ def _checks(backup_set: BackupSet) -> list[Finding]:
 def _space(full_in: float | None, free: int | None) -> list[Finding]:
     if full_in is None or free is None or full_in > _SOON_FULL.total_seconds():
         return []
-    sentence = (
-        f"If it goes on like this, the storage is full in {_in_words(full_in)}: "
-        f"{readable_size(free)} are free."
+    sentence = tr(
+        "If it goes on like this, the storage is full in {full_in}: {size} are free.",
+        full_in=_in_words(full_in),
+        size=readable_size(free),
     )
     return [Finding(Concern.SOON_FULL, sentence)]
 
@@ -338,7 +369,12 @@ def _unproven(backup_set: BackupSet, now: datetime) -> list[Finding]:
     if now - since <= _UNPROVEN:
         return []
     days = (now - since).days
-    return [Finding(Concern.UNPROVEN, f"Nothing has been proven of it for {days:,} days.")]
+    return [
+        Finding(
+            Concern.UNPROVEN,
+            tr("Nothing has been proven of it for {days} days.", days=grouped(days)),
+        )
+    ]
 
 
 def _long(backup_set: BackupSet) -> list[Finding]:
@@ -391,5 +427,6 @@ def _parsed(moment: str) -> datetime:
 def _in_words(seconds: float) -> str:
     """A time for a person: "2 hours", "9 days"."""
     hours = int(seconds // 3600)
-    number, name = (hours // 24, "day") if hours >= 48 else (hours, "hour")
-    return f"{number:,} {name}{'' if number == 1 else 's'}"
+    if hours >= 48:
+        return trn("{count} day", "{count} days", hours // 24)
+    return trn("{count} hour", "{count} hours", hours)

@@ -29,6 +29,7 @@ from vdbackup.repository.repository import Repository
 from vdbackup.sources.opening import Hints, open_source
 from vdbackup.sources.reference import SourceRef
 from vdbackup.sources.source import Source
+from vdbackup.translation import grouped, tr
 
 __all__ = ["MachinePlan", "MachineRequest", "MachineResult", "back_up", "plan", "planned", "run"]
 
@@ -131,8 +132,14 @@ def _opened(
     try:
         return stack.enter_context(open_source(ref, Hints(request.parents_in, None, before)))
     except SourceError as error:
-        which = f"{set_name} of {request.name}" if set_name else request.name
-        title = f"A disk of the machine is missing ({which}): {error.title}"
+        which = (
+            tr("{set_name} of {request}", set_name=set_name, request=request.name)
+            if set_name
+            else request.name
+        )
+        title = tr(
+            "A disk of the machine is missing ({which}): {error}", which=which, error=error.title
+        )
         raise NotOneMachine.because_of(error, title) from error
 
 
@@ -200,9 +207,12 @@ def _with_policy(plan: MachinePlan, change: policy.Change) -> MachinePlan:
         one = disks[0].policy or Policy()
         untold = next(filter(None, (retention.untold(each, one) for each in sets.values())), "")
         if untold:
-            summary += f" {untold}: how many it keeps stays as it is."
+            summary += tr(" {untold}: how many it keeps stays as it is.", untold=untold)
         groups = machine_retention.preview(plan.machine, sets, one, datetime.now(UTC))
         takes = tuple(group.name for group in groups)
     if takes:
-        summary += f" Of what is older, {len(takes):,} no longer stay by its new policy."
+        summary += tr(
+            " Of what is older, {count} no longer stay by its new policy.",
+            count=grouped(len(takes)),
+        )
     return replace(plan, summary=summary, disks=disks, invalidates=takes)

@@ -21,6 +21,7 @@ from vdbackup.recovery.restore import RestorePlan, RestoreRequest
 from vdbackup.repository.files import check_space
 from vdbackup.repository.machine import MomentPoints
 from vdbackup.repository.repository import Repository
+from vdbackup.translation import tr
 
 
 def file_of(folder: Path, set_name: str, disk_format: str) -> Path:
@@ -72,17 +73,29 @@ def targets_for(moment: MomentPoints, given: Sequence[Path], disk_format: str) -
         (folder,) = given
         if not folder.is_dir():
             raise UsageError(
-                f"{folder} is no folder, and {moment.moment.machine} has {len(names)} disks.",
-                f"Name a folder for all, or a target for each: {', '.join(names)}.",
+                tr(
+                    "{folder} is no folder, and {machine} has {count} disks.",
+                    folder=folder,
+                    machine=moment.moment.machine,
+                    count=len(names),
+                ),
+                tr("Name a folder for all, or a target for each: {names}.", names=", ".join(names)),
             )
         return {name: file_of(folder, name, disk_format) for name in names}
     if len(given) != len(names):
         raise UsageError(
-            f"{len(given)} targets are named, and {moment.moment.machine} has {len(names)} disks.",
-            f"Name a folder for all, or a target for each: {', '.join(names)}.",
+            tr(
+                "{count} targets are named, and {machine} has {count_2} disks.",
+                count=len(given),
+                machine=moment.moment.machine,
+                count_2=len(names),
+            ),
+            tr("Name a folder for all, or a target for each: {names}.", names=", ".join(names)),
         )
     if len({each.resolve() for each in given}) < len(given):
-        raise UnfitTarget("Two disks would be restored to one target.", "Name one for each.")
+        raise UnfitTarget(
+            tr("Two disks would be restored to one target."), tr("Name one for each.")
+        )
     return dict(zip(names, given, strict=True))
 
 
@@ -117,7 +130,7 @@ def plan(request: MachineRestoreRequest) -> MachineRestorePlan:
             folder = each.target.parent.resolve()
             files[folder] = files.get(folder, 0) + each.bytes_to_copy
     for folder, size in files.items():
-        check_space(folder, size, "The restored disks")
+        check_space(folder, size, tr("The restored disks"))
     return MachineRestorePlan(
         summary=" ".join(each.summary for each in disks),
         bytes_to_copy=sum(each.bytes_to_copy for each in disks),
@@ -135,8 +148,12 @@ def _check_apart(targets: Mapping[str, Path]) -> None:
         own = {number_of(str(devices[name])) for name in (one, other)} - {None}
         if not own.isdisjoint(numbers[one] & numbers[other]):
             raise UnfitTarget(
-                f"{devices[one]} and {devices[other]} are one disk, or one lies on the other.",
-                "Name a target of its own for each disk of the machine.",
+                tr(
+                    "{device} and {device_2} are one disk, or one lies on the other.",
+                    device=devices[one],
+                    device_2=devices[other],
+                ),
+                tr("Name a target of its own for each disk of the machine."),
             )
 
 

@@ -12,6 +12,7 @@ from vdbackup.records import MAX_SENTENCE
 from vdbackup.repository.backup_set import BackupSet
 from vdbackup.repository.model import MAX_PINS, Pin, RecoveryPoint
 from vdbackup.repository.repository import Repository
+from vdbackup.translation import grouped, tr
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,7 +74,7 @@ def plan(repository: Repository, set_name: str, point_id: str, note: str | None)
 def run(plan: PinPlan, task: Task) -> PinResult:
     """Pin or unpin the point; raises what `plan` does, as it may have gone meanwhile."""
     repository, name = plan.repository, plan.set_name
-    with repository.lock(f"pinning a point of {name}", task.cancel):
+    with repository.lock(tr("pinning a point of {name}", name=name), task.cancel):
         backup_set = repository.set(name)
         point = backup_set.point(plan.point.id)
         _check(backup_set, point, plan.note)
@@ -92,21 +93,29 @@ def run(plan: PinPlan, task: Task) -> PinResult:
 def _check(backup_set: BackupSet, point: RecoveryPoint, note: str | None) -> None:
     if note is not None and len(note) > MAX_SENTENCE:
         raise UsageError(
-            f"The note has {len(note):,} characters.", f"Say it in {MAX_SENTENCE:,} at most."
+            tr("The note has {count} characters.", count=grouped(len(note))),
+            tr("Say it in {max_sentence} at most.", max_sentence=grouped(MAX_SENTENCE)),
         )
     another = note is not None and backup_set.pin(point) is None
     if another and len(backup_set.settings.pins) >= MAX_PINS:
         raise UsageError(
-            f"{backup_set.name} has {MAX_PINS:,} pinned points already.", "Unpin others first."
+            tr(
+                "{backup_set} has {max_pins} pinned points already.",
+                backup_set=backup_set.name,
+                max_pins=grouped(MAX_PINS),
+            ),
+            tr("Unpin others first."),
         )
 
 
 def _sentence(backup_set: BackupSet, point: RecoveryPoint, note: str | None) -> str:
     if note is None:
         if backup_set.pin(point) is None:
-            return f"Point {point.sequence} is not pinned."
-        return f"Point {point.sequence} is like any other again: the policy may take it."
-    return (
-        f"Point {point.sequence} is pinned: it is neither deleted nor merged away, whatever the "
-        "policy says."
+            return tr("Point {point} is not pinned.", point=point.sequence)
+        return tr(
+            "Point {point} is like any other again: the policy may take it.", point=point.sequence
+        )
+    return tr(
+        "Point {point} is pinned: it is neither deleted nor merged away, whatever the policy says.",
+        point=point.sequence,
     )

@@ -12,6 +12,7 @@ from vdbackup.repository.marker import MARKER
 from vdbackup.repository.repository import Repository
 from vdbackup.sources.reference import SourceRef
 from vdbackup.sources.source import Source
+from vdbackup.translation import tr
 
 
 @dataclass(frozen=True)
@@ -32,11 +33,13 @@ def judge(source: SourceRef | None, folder: Path) -> Placement:
     warnings = []
     if source and _share_a_disk(source, folder):
         warnings.append(
-            "This folder is on the source's own disk: when that disk fails, the backups are lost "
-            "with it."
+            tr(
+                "This folder is on the source's own disk: when that disk fails, the backups are "
+                "lost with it."
+            )
         )
     elif _device(folder) == os.stat("/").st_dev:
-        warnings.append("This folder is on the system disk, which the backups may fill.")
+        warnings.append(tr("This folder is on the system disk, which the backups may fill."))
     return Placement(tuple(warnings), (folder / MARKER).is_file())
 
 

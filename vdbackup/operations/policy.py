@@ -21,6 +21,7 @@ from vdbackup.repository.backup_set import BackupSet
 from vdbackup.repository.machine import KnownMachines
 from vdbackup.repository.model import BootTests, Policy, RecoveryPoint
 from vdbackup.repository.repository import Repository
+from vdbackup.translation import grouped, tr, trn
 
 ALL: Final = "all"
 NEVER: Final = "never"
@@ -143,7 +144,8 @@ def plan(repository: Repository, set_name: str | None, change: Change) -> Policy
         kept = f"{_kept_after_each(backup_set.name, wanted)} {_next_backup(backup_set, goes)}"
         summary = (kept, *summary[1:])
     return PolicyPlan(
-        summary=" ".join(summary) or f"The policy of {backup_set.name} stays as it is.",
+        summary=" ".join(summary)
+        or tr("The policy of {backup_set} stays as it is.", backup_set=backup_set.name),
         invalidates=tuple(group.name for group in goes),
         repository=repository,
         set_name=backup_set.name,
@@ -163,7 +165,7 @@ def run(plan: PolicyPlan, task: Task) -> PolicyResult:
     Raises BackupError where more would go by now than was shown, or that cannot be told.
     """
     repository, name = plan.repository, plan.set_name
-    with repository.lock(f"changing the policy of {name}", task.cancel):
+    with repository.lock(tr("changing the policy of {name}", name=name), task.cancel):
         backup_set = repository.set(name)
         now = backup_set.settings.policy
         wanted = plan.change.of(now)
@@ -172,8 +174,11 @@ def run(plan: PolicyPlan, task: Task) -> PolicyResult:
         by_now = _goes(repository, backup_set, wanted, plan.at)
         if not _ids(by_now) <= _ids(plan.goes):
             raise ChangedMeanwhile(
-                f"{name} has changed meanwhile: more points would go than you were shown.",
-                "Look at what it means now, and decide again.",
+                tr(
+                    "{name} has changed meanwhile: more points would go than you were shown.",
+                    name=name,
+                ),
+                tr("Look at what it means now, and decide again."),
             )
         for each in sets.values():
             if each.settings.policy != wanted:
@@ -201,9 +206,11 @@ def foretold(
 def _with_others(fate: Fate, *, goes: bool) -> Fate:
     """What becomes of a point that goes, or stays, with those of a machine's other disks."""
     if goes and fate.outcome is Outcome.STAYS:
-        return replace(fate, outcome=Outcome.GOES, rules=(), why="its moment goes, on all disks")
+        return replace(
+            fate, outcome=Outcome.GOES, rules=(), why=tr("its moment goes, on all disks")
+        )
     if not goes and fate.outcome is not Outcome.STAYS:
-        why = "its moment stays, for another disk of the machine"
+        why = tr("its moment stays, for another disk of the machine")
         return replace(fate, outcome=Outcome.STAYS, why=why, into=None)
     return fate
 
@@ -237,7 +244,7 @@ def _goes(
     if machine is not None:
         return machine_retention.preview(machine, sets, wanted, at)
     return tuple(
-        Group(f"point {point.sequence}", {backup_set.name: point})
+        Group(tr("point {point}", point=point.sequence), {backup_set.name: point})
         for point in forecast.taken(Outlook(backup_set).fates(wanted, at))
     )
 
@@ -257,23 +264,34 @@ def _check_told(sets: Mapping[str, BackupSet], wanted: Policy) -> None:
         if why := retention.untold(backup_set, wanted):
             raise PointsUnknown(
                 f"{why}.",
-                "Have it rebuilt from the disks, or put back a good copy.",
+                tr("Have it rebuilt from the disks, or put back a good copy."),
                 remedy=Remedy.REPAIR,
             )
 
 
 def _next_backup(backup_set: BackupSet, goes: Sequence[Group]) -> str:
     if not goes:
-        return f"The next backup takes none yet: there are {len(backup_set.points):,}."
-    moments = "1 moment" if len(goes) == 1 else f"{len(goes):,} moments"
-    return f"The next backup takes {moments}; until then all stay."
+        return tr(
+            "The next backup takes none yet: there are {count}.",
+            count=grouped(len(backup_set.points)),
+        )
+    moments = tr("1 moment") if len(goes) == 1 else tr("{count} moments", count=grouped(len(goes)))
+    return tr("The next backup takes {moments}; until then all stay.", moments=moments)
 
 
 def _kept_after_each(name: str, wanted: Policy) -> str:
     if wanted.retention == Policy(wanted.keep):
-        stay = "point stays" if wanted.keep == 1 else f"{wanted.keep:,} points stay"
-        return f"After each backup of {name} its newest {stay}; older ones are merged or deleted."
-    return f"After each backup {name} keeps {in_words(wanted)}; others are merged or deleted."
+        stay = trn("point stays", "{count} points stay", wanted.keep or 0)
+        return tr(
+            "After each backup of {name} its newest {stay}; older ones are merged or deleted.",
+            name=name,
+            stay=stay,
+        )
+    return tr(
+        "After each backup {name} keeps {wanted}; others are merged or deleted.",
+        name=name,
+        wanted=in_words(wanted),
+    )
 
 
 def _changes(name: str, now: Policy, wanted: Policy) -> tuple[str, ...]:
@@ -283,65 +301,88 @@ def _changes(name: str, now: Policy, wanted: Policy) -> tuple[str, ...]:
         sentences.append(_kept(name, wanted))
     if wanted.retarget != now.retarget:
         sentences.append(
-            f"Each new point of {name} is made ready to boot."
+            tr("Each new point of {name} is made ready to boot.", name=name)
             if wanted.retarget
-            else f"New points of {name} are made ready to boot only when somebody asks for it."
+            else tr(
+                "New points of {name} are made ready to boot only when somebody asks for it.",
+                name=name,
+            )
         )
     if wanted.boot_test != now.boot_test:
-        which = {BootTests.OFF: "No new point", BootTests.EACH: "Each new point"}
-        sentences.append(f"{which[wanted.boot_test]} of {name} is boot-tested.")
+        which = {BootTests.OFF: tr("No new point"), BootTests.EACH: tr("Each new point")}
+        sentences.append(
+            tr("{which} of {name} is boot-tested.", which=which[wanted.boot_test], name=name)
+        )
     if wanted.read_all_every != now.read_all_every:
         every = wanted.read_all_every
-        which_one = f"{proving.nth(every)} backup of {name}" if every else f"No backup of {name}"
+        which_one = (
+            tr("{every} backup of {name}", every=proving.nth(every), name=name)
+            if every
+            else tr("No backup of {name}", name=name)
+        )
         sentences.append(
-            f"{which_one[0].upper()}{which_one[1:]} reads everything as a proof, where its changes "
-            "are tracked."
+            tr(
+                "{which_one}{which_one_2} reads everything as a proof, where its changes are "
+                "tracked.",
+                which_one=which_one[0].upper(),
+                which_one_2=which_one[1:],
+            )
         )
     return tuple(sentences)
 
 
 def _kept(name: str, wanted: Policy) -> str:
     if not wanted.takes:
-        return f"{name} keeps all its points."
+        return tr("{name} keeps all its points.", name=name)
     if wanted.retention == Policy(wanted.keep):
-        newest = "point alone" if wanted.keep == 1 else f"{wanted.keep:,} points"
-        return f"{name} keeps its newest {newest}, from its next backup on."
-    return f"{name} keeps {in_words(wanted)}, from its next backup on."
+        return trn(
+            "{name} keeps its newest point alone, from its next backup on.",
+            "{name} keeps its newest {count} points, from its next backup on.",
+            wanted.keep or 0,
+            name=name,
+        )
+    return tr("{name} keeps {wanted}, from its next backup on.", name=name, wanted=in_words(wanted))
 
 
 def in_words(policy: Policy) -> str:
     """Which points stay, for a person."""
     parts = []
     if policy.keep is not None:
-        parts.append("the newest point" if policy.keep == 1 else f"the newest {policy.keep:,}")
+        parts.append(trn("the newest point", "the newest {count}", policy.keep))
     if policy.keep_within is not None:
-        parts.append(f"all points of the last {_hours_in_words(policy.keep_within)}")
-    periods = {
-        "day": policy.daily,
-        "week": policy.weekly,
-        "month": policy.monthly,
-        "year": policy.yearly,
-    }
-    numbers = [_plural(number, name) for name, number in periods.items() if number is not None]
+        parts.append(
+            tr("all points of the {keep_within}", keep_within=_hours_in_words(policy.keep_within))
+        )
+    numbers = [
+        *(trn("{count} day", "{count} days", each) for each in _said(policy.daily)),
+        *(trn("{count} week", "{count} weeks", each) for each in _said(policy.weekly)),
+        *(trn("{count} month", "{count} months", each) for each in _said(policy.monthly)),
+        *(trn("{count} year", "{count} years", each) for each in _said(policy.yearly)),
+    ]
     if numbers:
-        parts.append(f"the newest of each of {_listed(numbers)}")
-    said = _listed(parts) if parts else "all points"
-    return f"{said}, {_points(policy.at_most)} at most" if policy.at_most else said
+        parts.append(tr("the newest of each of {numbers}", numbers=_listed(numbers)))
+    said = _listed(parts) if parts else tr("all points")
+    return (
+        tr("{said}, {at_most} at most", said=said, at_most=_points(policy.at_most))
+        if policy.at_most
+        else said
+    )
 
 
 def _hours_in_words(hours: int) -> str:
-    """Behind "the last", in days where it is whole days: "hour", "36 hours", "2 days"."""
-    number, name = (hours, "hour") if hours % 24 else (hours // 24, "day")
-    return name if number == 1 else _plural(number, name)
+    """Behind "the", in days where it is whole days: "last hour", "last 36 hours", "last 2 days"."""
+    if hours % 24:
+        return trn("last hour", "last {count} hours", hours)
+    return trn("last day", "last {count} days", hours // 24)
+
+
+def _said(rule: int | None) -> tuple[int, ...]:
+    return () if rule is None else (rule,)
 
 
 def _points(number: int | None) -> str:
-    return _plural(number or 0, "point")
-
-
-def _plural(number: int, name: str) -> str:
-    return f"{number:,} {name}" if number == 1 else f"{number:,} {name}s"
+    return trn("{count} point", "{count} points", number or 0)
 
 
 def _listed(parts: Sequence[str]) -> str:
-    return " and ".join(filter(None, (", ".join(parts[:-1]), parts[-1])))
+    return tr(" and ").join(filter(None, (", ".join(parts[:-1]), parts[-1])))

@@ -18,6 +18,7 @@ from vdbackup.recovery.sessions.folder import SessionFolder
 from vdbackup.recovery.sessions.saved import SavedSession
 from vdbackup.repository.model import RecoveryPoint
 from vdbackup.repository.repository import Repository
+from vdbackup.translation import tr
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,9 +67,12 @@ def plan(saved: SavedSession, *, not_running: bool = False) -> PromotionPlan:
     origin = saved.origin
     if saved.record.others:  # half of what the machine wrote would be no moment of it
         raise NotPromotable(
-            f"{saved.title} has {1 + len(saved.record.others)} disks, and a recovery point can be "
-            "made of a session of one.",
-            "Keep the session; it can be opened again.",
+            tr(
+                "{saved} has {value} disks, and a recovery point can be made of a session of one.",
+                saved=saved.title,
+                value=1 + len(saved.record.others),
+            ),
+            tr("Keep the session; it can be opened again."),
         )
     repository, backup_set, _ = origin.find()
     own, *above = saved.ended_machine(not_running=not_running).disks
@@ -78,7 +82,9 @@ def plan(saved: SavedSession, *, not_running: bool = False) -> PromotionPlan:
     promotion = promote.plan(repository, backup_set.name, origin.point, session)
     summary = promotion.summary
     if saved.program is not None:
-        summary += f" Its machine must be shut down in {name_of(saved.program)}."
+        summary += tr(
+            " Its machine must be shut down in {program}.", program=name_of(saved.program)
+        )
     return PromotionPlan(
         summary=summary,
         bytes_to_copy=promotion.bytes_to_copy,
@@ -102,8 +108,8 @@ def run(plan: PromotionPlan, task: Task) -> PromotionResult:
         machine = saved.ended_machine(not_running=plan.not_running)
         if machine.disks != promotion.session.disks:
             raise PlanOutdated(
-                f"The machine of {saved.title} is on other disks than it was.",
-                "Look at what would be done now, and decide again.",
+                tr("The machine of {saved} is on other disks than it was.", saved=saved.title),
+                tr("Look at what would be done now, and decide again."),
             )
         point = promote.run(promotion, task)
         machine.check_still()

@@ -17,6 +17,7 @@ from vdbackup.repository import claims, holds
 from vdbackup.repository.model import RecoveryPoint
 from vdbackup.repository.repository import Repository
 from vdbackup.repository.written import KeptLog, kept_log, kept_logs, since
+from vdbackup.translation import tr
 
 
 def protect(saved: SavedSession, limit: int = protection.LIMIT) -> KeptLog:
@@ -31,8 +32,8 @@ def protect(saved: SavedSession, limit: int = protection.LIMIT) -> KeptLog:
     protection.check_can_be(saved.record)
     if not saved.running:
         raise NotProtected(
-            f"The machine of the session {saved.id} does not run.",
-            "Have it protected as it starts.",
+            tr("The machine of the session {id} does not run.", id=saved.id),
+            tr("Have it protected as it starts."),
         )
     protection.check_owned(owned=saved.owned, title=saved.title)
     return protection.protect(_telling(saved), saved.id, saved.folder, saved.record, limit)
@@ -44,14 +45,18 @@ def unprotect(saved: SavedSession) -> KeptLog:
     kept = kept_log(backup_set.folder, saved.id)
     if kept.protection.ended is not None:
         raise NotProtected(
-            f"No more writes of {saved.title} are kept: {kept.protection.why}",
-            "Those that are kept can be forgotten.",
+            tr(
+                "No more writes of {saved} are kept: {why}",
+                saved=saved.title,
+                why=kept.protection.why,
+            ),
+            tr("Those that are kept can be forgotten."),
             remedy=Remedy.FORGET_WRITES,
             about=saved.id,
         )
     if saved.running:
         protection.take_out(_telling(saved))
-    protection.end(kept, "That was asked for.")
+    protection.end(kept, tr("That was asked for."))
     return kept_log(backup_set.folder, saved.id)
 
 
@@ -64,10 +69,19 @@ def forget(repository: Repository, set_name: str, session: str, sessions_folder:
     kept = kept_log(backup_set.folder, session)
     saved = saved_session(sessions_folder / session)
     if kept.protection.ended is None and saved is not None and saved.running:
-        raise PointInUse(f"Writes of {saved.title} are still added.", "End that first.")
+        raise PointInUse(
+            tr("Writes of {saved} are still added.", saved=saved.title), tr("End that first.")
+        )
     holds.check_not_read(backup_set, kept)
     if who := claims.who_has(kept.path):
-        raise PointInUse(f"The writes of {kept.protection.title} are in use: {who}.", "End that.")
+        raise PointInUse(
+            tr(
+                "The writes of {protection} are in use: {who}.",
+                protection=kept.protection.title,
+                who=who,
+            ),
+            tr("End that."),
+        )
     taken = kept.stored
     kept.remove()
     return taken
@@ -82,10 +96,14 @@ def find_kept(repository: Repository, reference: str) -> tuple[str, KeptLog]:
         if kept.session.startswith(reference) or kept.session.endswith(reference)
     ]
     if len(found) != 1:
-        problem = "more than one session" if found else "no session"
+        problem = tr("more than one session") if found else tr("no session")
         raise NotProtected(
-            f"{reference!r} matches {problem} whose writes are kept there.",
-            "Check the id.",
+            tr(
+                "{reference!r} matches {problem} whose writes are kept there.",
+                reference=reference,
+                problem=problem,
+            ),
+            tr("Check the id."),
             remedy=Remedy.LIST_MOMENTS,
         )
     return found[0]

@@ -22,6 +22,7 @@ from vdbackup.records import MAX_SENTENCE
 from vdbackup.repository import claims
 from vdbackup.repository.model import Rehearsal
 from vdbackup.repository.repository import Repository
+from vdbackup.translation import grouped, tr
 
 if TYPE_CHECKING:
     from vdbackup.guest.hardware import HardwareRequest
@@ -70,7 +71,7 @@ def like(disk: Path) -> Twin:
     from vdbackup.recovery.bootable import computer
 
     if not disk.is_block_device():
-        raise UsageError(f"{disk} is no disk.", "Name a device, or a size.")
+        raise UsageError(tr("{disk} is no disk.", disk=disk), tr("Name a device, or a size."))
     here = computer.of(disk)
     with disk.open("rb") as device:
         size, sector = device.seek(0, os.SEEK_END), sector_size_of(device.fileno())
@@ -98,29 +99,43 @@ def plan(
     size = twin.size or point.virtual_size
     if size % (twin.sector_size or _SECTOR):
         raise UsageError(
-            f"A disk of {size:,} bytes has no whole sectors.", "Name its size in MiB or GiB."
+            tr("A disk of {size} bytes has no whole sectors.", size=grouped(size)),
+            tr("Name its size in MiB or GiB."),
         )
     place = folder or Path(os.environ.get("TMPDIR") or "/var/tmp")  # noqa: S108
-    with claims.open_point(repository, set_name, point_id, "planning a rehearsal") as chain:
+    with claims.open_point(repository, set_name, point_id, tr("planning a rehearsal")) as chain:
         if has_no_system(guest := inspect(chain)):
             raise NoSystem(
-                f"There is no system on point {point.sequence} that could come up.",
+                tr("There is no system on point {point} that could come up.", point=point.sequence),
                 guest.problems[0].sentence,
             )
         held = int(chain.map.data_ranges()[:, 1].sum())
     free = durable.free_space(place)
     if free is not None and free < held:
         raise NoSpace(
-            f"The twin's disk takes {readable_size(held)}, and {place} has "
-            f"{readable_size(free)} free.",
-            "Free some space there, or name another folder.",
+            tr(
+                "The twin's disk takes {size}, and {place} has {size_2} free.",
+                size=readable_size(held),
+                place=place,
+                size_2=readable_size(free),
+            ),
+            tr("Free some space there, or name another folder."),
         )
     wish = twin.hardware
     kind = ", ".join(filter(None, [wish.controller, wish.firmware and wish.firmware.upper()]))
     return RehearsalPlan(
-        summary=f"Point {point.sequence} of {set_name} is restored to a virtual disk of "
-        f"{readable_size(size)} in {place}" + (f" ({kind})" if kind else "") + ", made ready for "
-        "it, and booted from it. The disk goes afterwards; how long it took is noted.",
+        summary=tr(
+            "Point {point} of {set_name} is restored to a virtual disk of {size} in {place}",
+            point=point.sequence,
+            set_name=set_name,
+            size=readable_size(size),
+            place=place,
+        )
+        + (f" ({kind})" if kind else "")
+        + tr(
+            ", made ready for it, and booted from it. The disk goes afterwards; how long it took "
+            "is noted."
+        ),
         bytes_to_copy=held,
         repository=repository,
         set_name=set_name,
@@ -174,13 +189,13 @@ def _rehearsed(plan: RehearsalPlan, disk: Path, options: BootTestOptions, task: 
     with Chain.open(disk, DiskFormat.RAW) as chain:
         sector_size = launch.sector_size_for(chain)
     ready = time.monotonic()
-    task.phase("Starting", 0, 0)
+    task.phase(tr("Starting"), 0, 0)
     with (
         AgentChannel() as agent,
         start_session(
             disk,
             sessions_folder=options.sessions_folder,
-            title="the rehearsal of a restore",
+            title=tr("the rehearsal of a restore"),
             sector_size=sector_size,
             hardware=hardware,
             disk_format=DiskFormat.RAW,
@@ -208,7 +223,9 @@ def _record(plan: RehearsalPlan, found: Rehearsal, task: Task) -> None:
     """Note a result in the point's manifest; a repository that cannot be written to takes none."""
 
     def note(task: Task) -> None:
-        with plan.repository.lock(f"recording a rehearsal in {plan.set_name}", task.cancel):
+        with plan.repository.lock(
+            tr("recording a rehearsal in {set_name}", set_name=plan.set_name), task.cancel
+        ):
             point = plan.repository.set(plan.set_name).point(plan.point_id)
             plan.repository.save_point(plan.set_name, replace(point, rehearsed=found))
 

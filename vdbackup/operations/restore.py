@@ -19,6 +19,7 @@ from vdbackup.sources import inventory
 from vdbackup.sources.devices import facts_of_device
 from vdbackup.sources.identity import Facts, Verdict, compare
 from vdbackup.sources.inventory import Content, Device
+from vdbackup.translation import tr
 
 __all__ = [
     "RestorePlan",
@@ -81,11 +82,18 @@ def _refusal(device: Device, repository: Path, needed: int) -> str:
         return problem.title
     if device.size < needed:
         there, wanted = sizes_apart(device.size, needed)
-        return f"{device.path} is too small: it has {there}, and {wanted} are needed."
+        return tr(
+            "{device} is too small: it has {there}, and {wanted} are needed.",
+            device=device.path,
+            there=there,
+            wanted=wanted,
+        )
     return ""
 
 
 def parts(repository: Repository, set_name: str, point_id: str) -> tuple[Content, ...]:
     """The partitions of the disk in a point; raises DiskError, RepositoryError, PointInUse."""
-    with claims.open_point(repository, set_name, point_id, "looking at the partitions") as chain:
+    with claims.open_point(
+        repository, set_name, point_id, tr("looking at the partitions")
+    ) as chain:
         return inventory.contents_of(chain)

@@ -23,6 +23,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from vdbackup.qemu.qemu import SYSTEM, Accelerator, find, processor
+from vdbackup.translation import tr
 
 log = logging.getLogger(__name__)
 
@@ -110,19 +111,24 @@ def choose() -> Choice:
     if not reason:
         return Choice(Accelerator.KVM, "")
     log.info("no KVM: %s", reason)
-    return Choice(Accelerator.TCG, f"The virtual machine runs slowly, in software: {reason}")
+    return Choice(
+        Accelerator.TCG, tr("The virtual machine runs slowly, in software: {reason}", reason=reason)
+    )
 
 
 def _why_not_kvm() -> str:
     if not _KVM.exists():
-        return "this computer offers no hardware virtualization (there is no /dev/kvm)."
+        return tr("this computer offers no hardware virtualization (there is no /dev/kvm).")
     if not os.access(_KVM, os.R_OK | os.W_OK):
-        return (
-            "you may not use /dev/kvm. "
-            f"To change that: sudo adduser {getpass.getuser()} kvm, then log in again."
+        return tr(
+            "you may not use /dev/kvm. To change that: sudo adduser {getuser} kvm, then log "
+            "in again.",
+            getuser=getpass.getuser(),
         )
     if not runs(Accelerator.KVM):
-        return "hardware virtualization (KVM) is there, but cannot run a guest on this computer."
+        return tr(
+            "hardware virtualization (KVM) is there, but cannot run a guest on this computer."
+        )
     return ""
 
 

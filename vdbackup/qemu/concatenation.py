@@ -36,6 +36,7 @@ from vdbackup.disks.extents import UNALLOCATED, ZERO, BlockMap, Int64s, runs_of
 from vdbackup.disks.qcow2.mapping import COMPRESSED_FROM
 from vdbackup.disks.qcow2.structs import HEADER_LENGTH, MAGIC, MAX_L1_BYTES, OFFSET, Header
 from vdbackup.errors import CannotBoot, SessionsFolder
+from vdbackup.translation import tr
 
 ENTRY = 8
 """Bytes of an entry in either level of tables."""
@@ -101,9 +102,11 @@ def build(
     runs = _Runs.of(flat)
     if (runs.hosts >= COMPRESSED_FROM).any():
         raise CannotBoot(
-            "A layer of this chain was compressed by another program, and no map can be made of "
-            "that.",
-            "Restore the recovery point to a raw disk, and back that up.",
+            tr(
+                "A layer of this chain was compressed by another program, and no map can be made "
+                "of that."
+            ),
+            tr("Restore the recovery point to a raw disk, and back that up."),
         )
     tables = _Tables(flat.size, runs)
     link = "layer" if name == "map" else f"{name}.layer"
@@ -111,8 +114,11 @@ def build(
     sizes = [_whole(tables.end), *(_whole(layer.stat().st_size) for layer in layers)]
     if sum(sizes) > OFFSET:
         raise CannotBoot(
-            f"The files of the chain {layers[-1]} are too large for a virtual machine.",
-            "Restore the recovery point to a raw disk, and boot that.",
+            tr(
+                "The files of the chain {layer} are too large for a virtual machine.",
+                layer=layers[-1],
+            ),
+            tr("Restore the recovery point to a raw disk, and boot that."),
         )
     bases = np.cumsum(sizes)[:-1].astype(np.int64)  # where each file begins in the space of all
     path, tables_file = folder / f"{name}.vmdk", f"{name}.bin"
@@ -130,8 +136,12 @@ def build(
         path.write_text(_TEXT + "\n".join(lines) + "\n")
     except OSError as error:
         raise SessionsFolder(
-            f"The session's folder {folder} cannot be written to: {error.strerror}.",
-            "Choose another folder for sessions, or free some space there.",
+            tr(
+                "The session's folder {folder} cannot be written to: {reason}.",
+                folder=folder,
+                reason=error.strerror,
+            ),
+            tr("Choose another folder for sessions, or free some space there."),
         ) from error
     return ConcatenationMap(path, tables.table_bytes, len(layers) + 2)
 
@@ -182,9 +192,11 @@ class _Tables:
         count = -(-size // (cluster * self._per_table))
         if cluster < SECTOR or count * ENTRY > MAX_L1_BYTES:
             raise CannotBoot(
-                "QEMU cannot boot from this chain: its disks were made by another program, in "
-                "blocks too small for it.",
-                "Restore the recovery point to a raw disk, and boot that.",
+                tr(
+                    "QEMU cannot boot from this chain: its disks were made by another program, in "
+                    "blocks too small for it."
+                ),
+                tr("Restore the recovery point to a raw disk, and boot that."),
             )
         self._count = count
         self._split(runs)

@@ -10,6 +10,7 @@ from typing import Any
 
 from vdbackup.errors import CannotBoot
 from vdbackup.guest.hardware import Controller, Hardware, MachineType, NetworkCard
+from vdbackup.translation import tr
 
 Device = dict[str, Any]
 
@@ -45,15 +46,28 @@ def check(hardware: Hardware, sector_sizes: Sequence[int]) -> None:
     most = _MOST.get(hardware.controller, MAX_DISKS)
     if len(sector_sizes) > most:
         raise CannotBoot(
-            f"A virtual machine has at most {most} {hardware.controller} disks, and this one has "
-            f"{len(sector_sizes)}.",
-            f"Choose {Controller.VIRTIO} or {Controller.VIRTIO_SCSI}.",
+            tr(
+                "A virtual machine has at most {most} {controller} disks, and this one has "
+                "{count}.",
+                most=most,
+                controller=hardware.controller,
+                count=len(sector_sizes),
+            ),
+            tr(
+                "Choose {virtio} or {virtio_scsi}.",
+                virtio=Controller.VIRTIO,
+                virtio_scsi=Controller.VIRTIO_SCSI,
+            ),
         )
     sector_size = max(sector_sizes)
     if sector_size != 512 and hardware.controller in (Controller.AHCI, Controller.IDE):
         raise CannotBoot(
-            f"QEMU has no {hardware.controller} disk with sectors of {sector_size} bytes.",
-            f"Choose {Controller.VIRTIO} or {Controller.NVME}.",
+            tr(
+                "QEMU has no {controller} disk with sectors of {sector_size} bytes.",
+                controller=hardware.controller,
+                sector_size=sector_size,
+            ),
+            tr("Choose {virtio} or {nvme}.", virtio=Controller.VIRTIO, nvme=Controller.NVME),
         )
 
 

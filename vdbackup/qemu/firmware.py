@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from vdbackup.errors import CannotBoot, ProgramMissing
+from vdbackup.translation import tr
 
 log = logging.getLogger(__name__)
 
@@ -62,8 +63,8 @@ def find() -> Uefi:
         if found and found.code.is_file() and found.variables.is_file():
             return found
     raise ProgramMissing(
-        "The disk starts with UEFI, and there is no such firmware for virtual machines here.",
-        "Install it with: sudo apt install ovmf",
+        tr("The disk starts with UEFI, and there is no such firmware for virtual machines here."),
+        tr("Install it with: sudo apt install ovmf"),
     )
 
 
@@ -136,8 +137,8 @@ def _append(store: bytearray, name: str, value: bytes) -> None:
     kind, size = _STORE.unpack_from(store, header_size)
     if store[40:44] != b"_FVH" or kind != _AUTHENTICATED:
         raise CannotBoot(
-            "The variables of this computer's UEFI are of a kind that vdbackup does not know.",
-            "Start the machine's boot loader from the firmware's own menu.",
+            tr("The variables of this computer's UEFI are of a kind that vdbackup does not know."),
+            tr("Start the machine's boot loader from the firmware's own menu."),
         )
     at = header_size + _STORE.size
     while store[at : at + 2] == _START.to_bytes(2, "little"):
@@ -147,7 +148,7 @@ def _append(store: bytearray, name: str, value: bytes) -> None:
     header = _VARIABLE.pack(_START, _ADDED, _KEPT_AND_SEEN, 0, 0, len(letters), len(value), _GLOBAL)
     record = header + letters + value
     if at + len(record) > header_size + size:
-        raise CannotBoot("There is no space for a boot entry in the UEFI's variables.")
+        raise CannotBoot(tr("There is no space for a boot entry in the UEFI's variables."))
     store[at : at + len(record)] = record
 
 

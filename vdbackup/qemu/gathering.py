@@ -27,6 +27,7 @@ from vdbackup.disks.transfer import Read, transfer_in_order
 from vdbackup.durable import free_space
 from vdbackup.errors import CannotBoot, PointUnreadable, Remedy
 from vdbackup.jobs import Task
+from vdbackup.translation import tr
 
 MAX_FILES = 256
 """Files of a chain that QEMU is given as they are, where it may have so many."""
@@ -88,7 +89,7 @@ def gathered(folder: Path, chain: Chain) -> Files:
                 flat.ranges(moved),
                 _reading(chain),
                 append,
-                phase="Gather small layers",
+                phase=tr("Gather small layers"),
                 task=Task(),
             )
         flat = BlockMap(flat.size, flat.starts, layers.astype(np.int32), hosts)
@@ -105,9 +106,12 @@ def _reading(chain: Chain) -> Read:
             chain.read(pieces, view)
         except OSError as error:
             raise PointUnreadable(
-                f"A layer that {chain.layers[-1].path.name} reads through cannot be read: "
-                f"{error.strerror}.",
-                "Have the point verified: that says which layer is damaged.",
+                tr(
+                    "A layer that {layer} reads through cannot be read: {reason}.",
+                    layer=chain.layers[-1].path.name,
+                    reason=error.strerror,
+                ),
+                tr("Have the point verified: that says which layer is damaged."),
                 remedy=Remedy.VERIFY,
             ) from error
 
@@ -140,10 +144,16 @@ def _check_limit(layers: int, files: int) -> None:
     hard = _hard_limit()
     if hard is not None and files + _OF_THE_MAP + OTHER_FILES > hard:
         raise CannotBoot(
-            f"This point reads through {layers} files, and a program may open {hard} here: no "
-            "virtual machine can be started from it.",
-            "Merge older points, so that the chain gets shorter; or restore the point, and start a "
-            "machine from that.",
+            tr(
+                "This point reads through {layers} files, and a program may open {hard} here: no "
+                "virtual machine can be started from it.",
+                layers=layers,
+                hard=hard,
+            ),
+            tr(
+                "Merge older points, so that the chain gets shorter; or restore the point, and "
+                "start a machine from that."
+            ),
         )
 
 

@@ -26,6 +26,7 @@ from vdbackup.guest.linux.initramfs import MAX_PACKED
 from vdbackup.guest.model import File, Firmware
 from vdbackup.qemu import concatenation, firmware, qemu
 from vdbackup.qemu.gathering import gathered
+from vdbackup.translation import tr
 from vdbackup.volumes import composition
 
 log = logging.getLogger(__name__)
@@ -127,8 +128,12 @@ def prepare(
         kernel = _kernel(folder, Disk(chain, others), direct) if direct else None
     except OSError as error:
         raise SessionsFolder(
-            f"The session's folder {folder} cannot be written to: {error.strerror}.",
-            "Choose another folder for sessions, or free some space there.",
+            tr(
+                "The session's folder {folder} cannot be written to: {reason}.",
+                folder=folder,
+                reason=error.strerror,
+            ),
+            tr("Choose another folder for sessions, or free some space there."),
         ) from error
     return Prepared(disk, size, uefi, kernel)
 
@@ -179,8 +184,8 @@ def _content(disk: Disk, file: File, most: int) -> bytes:
     content = tree.read(file.path, most) if tree is not None else None
     if not content:
         raise GuestUnreadable(
-            f"{file.path}, which starts the system on this disk, cannot be read.",
-            "Try another recovery point.",
+            tr("{file}, which starts the system on this disk, cannot be read.", file=file.path),
+            tr("Try another recovery point."),
         )
     return content
 

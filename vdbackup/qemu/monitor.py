@@ -14,6 +14,7 @@ from typing import Any, cast
 from qemu.qmp import QMPClient, QMPError, Runstate
 
 from vdbackup.errors import MachineFailed
+from vdbackup.translation import tr
 
 log = logging.getLogger(__name__)
 
@@ -48,8 +49,8 @@ def tell(
         return asyncio.run(asyncio.wait_for(converse(), seconds))
     except (QMPError, TimeoutError, EOFError, OSError) as error:
         raise MachineFailed(
-            f"The virtual machine does not do what it was told ({command}).",
-            "Kill it if it hangs.",
+            tr("The virtual machine does not do what it was told ({command}).", command=command),
+            tr("Kill it if it hangs."),
         ) from error
 
 
@@ -78,7 +79,9 @@ class Monitor:
         try:
             self._ready.result(_TIME_LIMIT)
         except (QMPError, TimeoutError) as error:
-            raise MachineFailed("QEMU could not be started.", "The log says more.") from error
+            raise MachineFailed(
+                tr("QEMU could not be started."), tr("The log says more.")
+            ) from error
 
     def execute(self, command: str, **arguments: object) -> Any:
         """What QEMU returns for a command of QMP.
@@ -88,7 +91,7 @@ class Monitor:
         """
         with self._lock:
             if self._loop is None:
-                raise MachineFailed("The virtual machine has ended.")
+                raise MachineFailed(tr("The virtual machine has ended."))
             answer = asyncio.run_coroutine_threadsafe(
                 self._client.execute(command, arguments), self._loop
             )
@@ -96,10 +99,14 @@ class Monitor:
             return answer.result(_TIME_LIMIT)
         except (QMPError, TimeoutError) as error:
             answer.cancel()
-            reason = str(error) or "QEMU does not answer"
+            reason = str(error) or tr("QEMU does not answer")
             raise MachineFailed(
-                f"The virtual machine does not do what it was told ({command}): {reason}.",
-                "End it if it hangs.",
+                tr(
+                    "The virtual machine does not do what it was told ({command}): {reason}.",
+                    command=command,
+                    reason=reason,
+                ),
+                tr("End it if it hangs."),
             ) from error
 
     async def _converse(self) -> None:

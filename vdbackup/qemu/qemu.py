@@ -29,6 +29,7 @@ from vdbackup.qemu.concatenation import ConcatenationMap
 from vdbackup.qemu.devices import devices, network_card
 from vdbackup.qemu.gathering import OTHER_FILES, gathered
 from vdbackup.qemu.guest_agent import PORT
+from vdbackup.translation import tr
 
 SYSTEM = "qemu-system-x86_64"
 IMAGE = "qemu-img"
@@ -328,8 +329,8 @@ def find(program: str) -> str:
     path = shutil.which(program)
     if path is None:
         raise ProgramMissing(
-            f"QEMU is not installed: there is no {program}.",
-            "Install it with: sudo apt install qemu-system-x86 qemu-utils",
+            tr("QEMU is not installed: there is no {program}.", program=program),
+            tr("Install it with: sudo apt install qemu-system-x86 qemu-utils"),
         )
     return path
 
@@ -376,8 +377,8 @@ def window() -> str:
     """QEMU's display that opens a window here; raises RecoveryError where none can."""
     if not (os.environ.get("WAYLAND_DISPLAY") or os.environ.get("DISPLAY")):
         raise NoDisplay(
-            "There is no screen to open the virtual machine's window on.",
-            "Start it from a desktop session, or without a window.",
+            tr("There is no screen to open the virtual machine's window on."),
+            tr("Start it from a desktop session, or without a window."),
             remedy=Remedy.NO_DISPLAY,
         )
     command = [find(SYSTEM), "-display", "help"]
@@ -386,7 +387,8 @@ def window() -> str:
         if display in known:
             return display
     raise ProgramMissing(
-        "QEMU is installed without its window.", "Install it with: sudo apt install qemu-system-gui"
+        tr("QEMU is installed without its window."),
+        tr("Install it with: sudo apt install qemu-system-gui"),
     )
 
 
@@ -397,7 +399,8 @@ def create_session_disk(path: Path, backing: Backing, size: int) -> None:
     done = _run(command)
     if done.returncode != 0:
         raise SessionsFolder(
-            f"The session's disk {path} could not be made.", first_complaint(done.stderr)
+            tr("The session's disk {path} could not be made.", path=path),
+            first_complaint(done.stderr),
         )
 
 
@@ -411,7 +414,8 @@ def name_backing(path: Path, backing: Backing) -> None:
     done = _run(command)
     if done.returncode != 0:
         raise SessionsFolder(
-            f"The session's disk {path} could not be opened again.", first_complaint(done.stderr)
+            tr("The session's disk {path} could not be opened again.", path=path),
+            first_complaint(done.stderr),
         )
 
 
@@ -425,7 +429,11 @@ def first_complaint(output: str) -> str:
     for line in output.splitlines():
         program, _, complaint = line.partition(": ")
         if complaint and not complaint.startswith("warning:"):
-            return f"{Path(program).name} says: {complaint.rstrip('.')}."
+            return tr(
+                "{program} says: {complaint}.",
+                program=Path(program).name,
+                complaint=complaint.rstrip("."),
+            )
     return ""
 
 

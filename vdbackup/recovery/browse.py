@@ -12,6 +12,7 @@ from pathlib import Path
 from vdbackup.errors import GuestUnreadable, NotInPoint, RecoveryError, TooManyFiles
 from vdbackup.jobs import Task
 from vdbackup.text import iso, printable
+from vdbackup.translation import grouped, tr
 from vdbackup.volumes.filesystems.node import Kind, Node, Stat, guarded, reading
 from vdbackup.volumes.places import Disk
 from vdbackup.volumes.volumes import Volume, Volumes
@@ -98,19 +99,28 @@ class FileBrowser:
             kind = found.stat().kind
             if kind == Kind.LINK:
                 raise NotInPoint(
-                    f"{printable(path)} is a link to {printable(found.target())}.",
-                    "List what it points to instead.",
+                    tr(
+                        "{path} is a link to {target}.",
+                        path=printable(path),
+                        target=printable(found.target()),
+                    ),
+                    tr("List what it points to instead."),
                 )
         if kind != Kind.FOLDER:
             raise NotInPoint(
-                f"{printable(path)} is not a folder.", "Extract it to see what is in it."
+                tr("{path} is not a folder.", path=printable(path)),
+                tr("Extract it to see what is in it."),
             )
         entries: list[Entry] = []
         for child in guarded(found, path):
             if len(entries) == MAX_ENTRIES:
                 raise TooManyFiles(
-                    f"{printable(path)} holds more than {MAX_ENTRIES:,} files.",
-                    "Extract it as a whole.",
+                    tr(
+                        "{path} holds more than {max_entries} files.",
+                        path=printable(path),
+                        max_entries=grouped(MAX_ENTRIES),
+                    ),
+                    tr("Extract it as a whole."),
                 )
             entries.append(_entry(child, f"{prefix}/{child.name}"))
         return sorted(entries, key=lambda entry: entry.name)
@@ -152,7 +162,7 @@ class FileBrowser:
                 except RecoveryError as error:
                     unreadable.append(error.title)
         if unreadable and not items:
-            raise GuestUnreadable(unreadable[0], "Nothing was extracted.")
+            raise GuestUnreadable(unreadable[0], tr("Nothing was extracted."))
         left_out = extract(items, destination, task)
         return (*self.warnings(paths), *unreadable, *left_out)
 
@@ -198,8 +208,8 @@ def _child(folder: Node, name: str, path: str) -> Node:
 
 def _missing(path: str) -> RecoveryError:
     return NotInPoint(
-        f"There is no {printable(path)} in this recovery point.",
-        "List the folder above it to see what is.",
+        tr("There is no {path} in this recovery point.", path=printable(path)),
+        tr("List the folder above it to see what is."),
     )
 
 

@@ -14,6 +14,7 @@ from vdbackup.errors import Damaged, Remedy
 from vdbackup.jobs import readable_size
 from vdbackup.repository.digests import BLOCK, Digests, differ, digest_blocks, is_zero
 from vdbackup.repository.model import RecoveryPoint
+from vdbackup.translation import grouped, tr
 
 _MAX_REPORTED = 20
 
@@ -75,10 +76,17 @@ class Captured:
 
     def _note(self, offset: int, file: str) -> None:
         if not self._go_on:
-            problem = "not as captured" if file in self._disks else "perhaps not as captured"
+            problem = (
+                tr("not as captured") if file in self._disks else tr("perhaps not as captured")
+            )
             raise Damaged(
-                f"{file} is damaged: {_place(offset)} are {problem}.",
-                "Restore another point.",
+                tr(
+                    "{file} is damaged: {offset} are {problem}.",
+                    file=file,
+                    offset=_place(offset),
+                    problem=problem,
+                ),
+                tr("Restore another point."),
                 remedy=Remedy.IGNORE_DAMAGE,
             )
         self._damaged.append((offset, file))
@@ -87,16 +95,24 @@ class Captured:
         """What was damaged, a sentence each."""
         found = sorted(set(self._damaged))  # a block may be written a second time
         sentences = [
-            f"The {_place(offset)} are damaged in {file}."
+            tr("The {offset} are damaged in {file}.", offset=_place(offset), file=file)
             if file in self._disks
-            else f"The {_place(offset)} could not be checked: {file} is damaged."
+            else tr(
+                "The {offset} could not be checked: {file} is damaged.",
+                offset=_place(offset),
+                file=file,
+            )
             for offset, file in found[:_MAX_REPORTED]
         ]
         if len(found) > _MAX_REPORTED:
-            sentences.append(f"{len(found) - _MAX_REPORTED} more blocks are damaged.")
+            sentences.append(
+                tr("{count} more blocks are damaged.", count=len(found) - _MAX_REPORTED)
+            )
         return tuple(sentences)
 
 
 def _place(offset: int) -> str:
     """A block of the disk; its place is exact, for whoever goes there with another tool."""
-    return f"{readable_size(BLOCK)} at byte {offset:,} of the disk"
+    return tr(
+        "{size} at byte {offset} of the disk", size=readable_size(BLOCK), offset=grouped(offset)
+    )

@@ -19,6 +19,7 @@ from vdbackup.recovery.boot_test.boot_test import BootTestOptions
 from vdbackup.recovery.mount import background, mounting
 from vdbackup.repository.model import RecoveryPoint
 from vdbackup.repository.repository import Repository
+from vdbackup.translation import marked, tr
 
 _LOOK = 0.05
 _GRACE = 5.0
@@ -32,9 +33,9 @@ _LAST_FAILURE = 127
 class Verdict(StrEnum):
     """What came of a check."""
 
-    GOOD = "good"
-    BAD = "bad"
-    UNKNOWN = "unknown"
+    GOOD = marked("good")
+    BAD = marked("bad")
+    UNKNOWN = marked("unknown")
 
 
 @dataclass(frozen=True)
@@ -64,14 +65,23 @@ class CommandCheck:
             status = _ran([*self.command, str(folder)], point, task)
         name = self.command[0]
         if status == 0:
-            return Checked(point, Verdict.GOOD, f"{name} ended with 0.")
+            return Checked(point, Verdict.GOOD, tr("{name} ended with 0.", name=name))
         if status == _UNKNOWN:
-            return Checked(point, Verdict.UNKNOWN, f"{name} cannot tell.")
+            return Checked(point, Verdict.UNKNOWN, tr("{name} cannot tell.", name=name))
         if 0 < status <= _LAST_FAILURE:
-            return Checked(point, Verdict.BAD, f"{name} ended with {status}.")
+            return Checked(
+                point, Verdict.BAD, tr("{name} ended with {status}.", name=name, status=status)
+            )
         raise NotStarted(
-            f"{name} was ended by signal {-status if status < 0 else status - 128}.",
-            "Let it end with 0 for a good point, with 1 for a bad one, with 125 if it cannot tell.",
+            tr(
+                "{name} was ended by signal {status}.",
+                name=name,
+                status=-status if status < 0 else status - 128,
+            ),
+            tr(
+                "Let it end with 0 for a good point, with 1 for a bad one, with 125 if it cannot "
+                "tell."
+            ),
         )
 
 
@@ -131,7 +141,8 @@ def _ran(command: Sequence[str], point: RecoveryPoint, task: Task) -> int:
         )  # fmt: skip
     except OSError as error:
         raise NotStarted(
-            f"{command[0]} cannot be started: {error.strerror}.", "Check the name of the command."
+            tr("{command} cannot be started: {reason}.", command=command[0], reason=error.strerror),
+            tr("Check the name of the command."),
         ) from error
     with process:
         try:

@@ -20,6 +20,7 @@ from pathlib import Path
 from vdbackup.errors import OtherProgramFailed, ProgramMissing, RecoveryError
 from vdbackup.qemu import qemu
 from vdbackup.qemu.qemu import Node
+from vdbackup.translation import tr
 
 DAEMON = "qemu-storage-daemon"
 _UNMOUNT = "fusermount3"
@@ -86,13 +87,19 @@ def _check_programs() -> None:
     for program, package in ((DAEMON, "qemu-system-common"), (_UNMOUNT, "fuse3")):
         if shutil.which(program) is None:
             raise ProgramMissing(
-                f"No other program can work on a partition here: {program} is not installed.",
-                f"Install it with: sudo apt install {package}",
+                tr(
+                    "No other program can work on a partition here: {program} is not installed.",
+                    program=program,
+                ),
+                tr("Install it with: sudo apt install {package}", package=package),
             )
     if not os.access("/dev/fuse", os.R_OK | os.W_OK):
         raise ProgramMissing(
-            "No other program can work on a partition here: there is no FUSE for you (/dev/fuse).",
-            "Load the kernel's module fuse, or choose what needs no other program.",
+            tr(
+                "No other program can work on a partition here: there is no FUSE for you "
+                "(/dev/fuse)."
+            ),
+            tr("Load the kernel's module fuse, or choose what needs no other program."),
         )
 
 
@@ -151,6 +158,6 @@ def _is_mount(file: Path, before: int) -> bool:
 
 def _failed(complaints: Path) -> RecoveryError:
     return OtherProgramFailed(
-        "No other program could work on the partition: it could not be exported.",
+        tr("No other program could work on the partition: it could not be exported."),
         qemu.first_complaint(complaints.read_text(errors="replace")),
     )

@@ -38,6 +38,7 @@ from vdbackup.errors import (
 from vdbackup.jobs import CancelToken, Progress, Task
 from vdbackup.recovery.metadata import Giver, give_mode
 from vdbackup.text import printable
+from vdbackup.translation import tr
 from vdbackup.volumes.filesystems.node import (
     Content,
     Kind,
@@ -86,7 +87,7 @@ class Item:
 def extract(items: Sequence[Item], destination: Path, task: Task) -> tuple[str, ...]:
     """Copy items into a folder; see `FileBrowser.extract`."""
     _check_space(items, destination)
-    task.phase("Counting", 0, 0)
+    task.phase(tr("Counting"), 0, 0)
     measure = _Measure()
     for item in items:
         _Walk(measure, task.cancel).run(item)
@@ -99,11 +100,15 @@ def extract(items: Sequence[Item], destination: Path, task: Task) -> tuple[str, 
             _Walk(writer, task.cancel).run(item)
         writer.finish()
     except Cancelled:
-        raise Cancelled(left=f"What had been extracted until then is in {destination}.") from None
+        raise Cancelled(
+            left=tr(
+                "What had been extracted until then is in {destination}.", destination=destination
+            )
+        ) from None
     finally:
         writer.close()
     if writer.warnings and not writer.made:
-        raise NothingExtracted(writer.warnings[0], "Nothing was extracted.")
+        raise NothingExtracted(writer.warnings[0], tr("Nothing was extracted."))
     return (*writer.warnings, *writer.giver.warnings())
 
 
@@ -124,24 +129,27 @@ def is_name(name: str, longest: int = 255) -> bool:
 def _check_space(items: Sequence[Item], destination: Path) -> None:
     """Find out what can be known before anything is written."""
     if destination.exists() and not destination.is_dir():
-        raise UnfitTarget(f"{destination} is not a folder.", "Choose one, or a new name.")
+        raise UnfitTarget(
+            tr("{destination} is not a folder.", destination=destination),
+            tr("Choose one, or a new name."),
+        )
     names: set[str] = set()
     for item in items:
         if not item.name and destination.exists() and any(destination.iterdir()):
             raise TargetExists(
-                f"{destination} is not empty.",
-                "Choose another folder for all the files of a disk: nothing is overwritten.",
+                tr("{destination} is not empty.", destination=destination),
+                tr("Choose another folder for all the files of a disk: nothing is overwritten."),
             )
         if item.name in names:
             raise TargetExists(
-                f"Two of the chosen files are called {printable(item.name)}.",
-                "Extract them one after the other, into different folders.",
+                tr("Two of the chosen files are called {item}.", item=printable(item.name)),
+                tr("Extract them one after the other, into different folders."),
             )
         names.add(item.name)
         if is_name(item.name) and os.path.lexists(destination / item.name):
             raise TargetExists(
-                f"{destination / printable(item.name)} exists already.",
-                "Choose another folder, or move it away: nothing is overwritten.",
+                tr("{destination} exists already.", destination=destination / printable(item.name)),
+                tr("Choose another folder, or move it away: nothing is overwritten."),
             )
 
 
@@ -204,7 +212,9 @@ class _Walk:
             with reading(path):
                 stat = _checked(name, node)
         except Damaged as error:
-            self._visitor.warn(f"{printable(path)} is left out: {error.title}")
+            self._visitor.warn(
+                tr("{path} is left out: {error}", path=printable(path), error=error.title)
+            )
             return
         except RecoveryError as error:
             self._visitor.warn(error.title)
@@ -212,9 +222,13 @@ class _Walk:
         if stat.kind != Kind.FOLDER:
             self._visitor.leaf(path, name, node, stat)
         elif node.identity in self._seen:
-            self._visitor.warn(f"{printable(path)} is left out: it is also elsewhere in the tree.")
+            self._visitor.warn(
+                tr("{path} is left out: it is also elsewhere in the tree.", path=printable(path))
+            )
         elif len(self._open) >= DEEPEST:
-            self._visitor.warn(f"{printable(path)} is left out: it lies too deep in folders.")
+            self._visitor.warn(
+                tr("{path} is left out: it lies too deep in folders.", path=printable(path))
+            )
         elif self._visitor.enter(path, name, stat):
             self._seen.add(node.identity)
             self._open.append((path, (node, stat), guarded(node, path)))
@@ -222,10 +236,10 @@ class _Walk:
 
 def _checked(name: str, node: Node) -> Stat:
     if not is_name(name):
-        raise Unreadable(f"{name!r} is not a name that a file can have")
+        raise Unreadable(tr("{name!r} is not a name that a file can have", name=name))
     stat = node.stat()
     if not 0 <= stat.size < 1 << 63:
-        raise Unreadable("its size is impossible")
+        raise Unreadable(tr("its size is impossible"))
     return stat
 
 
@@ -328,14 +342,18 @@ class _Writer:
                 if not self._is_second_name(name, stat):
                     self._make_file(path, name, node, stat)
             except Damaged as error:
-                self.warn(f"{printable(path)} is left out: {error.title}")
+                self.warn(
+                    tr("{path} is left out: {error}", path=printable(path), error=error.title)
+                )
             except RecoveryError as error:
                 self.warn(error.title)
             self._reach(start + stat.size)
         elif stat.kind == Kind.LINK:
             self._folders[-1].links.append((path, name, node, stat))
         else:
-            self.warn(f"{printable(path)} is left out: it is a device, a pipe or a socket.")
+            self.warn(
+                tr("{path} is left out: it is a device, a pipe or a socket.", path=printable(path))
+            )
 
     def _make_file(self, path: str, name: str, node: Node, stat: Stat) -> None:
         parent = self._folders[-1].fd
@@ -418,7 +436,7 @@ class _Writer:
                 with reading(path):
                     target = node.target()
                     if "\0" in target:
-                        raise Unreadable("it is a link to an impossible name")
+                        raise Unreadable(tr("it is a link to an impossible name"))
                 os.symlink(target, name, dir_fd=folder.fd)
             except RecoveryError as error:
                 self.warn(error.title)
@@ -434,10 +452,10 @@ class _Writer:
         if error.errno not in expected or not self._is_there():
             raise error
         if error.errno == errno.EEXIST:
-            why = "the folder holds something of this name already"
+            why = tr("the folder holds something of this name already")
         else:
-            why = f"the destination cannot hold it ({error.strerror})"
-        self.warn(f"{printable(path)} is left out: {why}.")
+            why = tr("the destination cannot hold it ({reason})", reason=error.strerror)
+        self.warn(tr("{path} is left out: {why}.", path=printable(path), why=why))
 
     def _is_there(self) -> bool:
         """Whether the folder that is being filled is there still, and so is its storage."""
@@ -449,14 +467,14 @@ class _Writer:
     def _reach(self, done: int) -> None:
         if done != self._done:
             self._done = done
-            self._report(Progress("Extracting", done, self._total))
+            self._report(Progress(tr("Extracting"), done, self._total))
 
 
 def _read(content: Content, offset: int, length: int) -> bytes:
     content.stream.seek(offset)
     chunk: bytes = content.stream.read(length)
     if len(chunk) != length:
-        raise Unreadable("a part of it is missing")
+        raise Unreadable(tr("a part of it is missing"))
     return chunk
 
 

@@ -36,6 +36,7 @@ from vdbackup.sources.file_sets.inode import Inode
 from vdbackup.sources.file_sets.places import joined
 from vdbackup.sources.file_sets.tree import Tree, named
 from vdbackup.sources.reference import SourceRef
+from vdbackup.translation import tr
 
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -90,12 +91,20 @@ def plan(
     point = backup_set.point(point_id)
     choice = _choice_of(backup_set.settings, point)
     if target.exists() and not target.is_dir():
-        raise UnfitTarget(f"{target} is not a folder.", "Choose one, or a new name.")
-    to = "to where they came from" if target == Path("/") else f"to {target}"
-    there = "replaces" if overwrite else "leaves alone"
+        raise UnfitTarget(
+            tr("{target} is not a folder.", target=target), tr("Choose one, or a new name.")
+        )
+    to = tr("to where they came from") if target == Path("/") else tr("to {target}", target=target)
+    there = tr("replaces") if overwrite else tr("leaves alone")
     return FilesPlan(
-        summary=f"The files of point {point.sequence} ({choice.title}) are restored {to}; that "
-        f"{there} what is there under the same names, and deletes nothing.",
+        summary=tr(
+            "The files of point {point} ({choice}) are restored {to}; that {there} what is there "
+            "under the same names, and deletes nothing.",
+            point=point.sequence,
+            choice=choice.title,
+            to=to,
+            there=there,
+        ),
         creates=tuple(f"{target}{path}".replace("//", "/") for path in choice.paths),
         repository=repository,
         set_name=set_name,
@@ -115,15 +124,15 @@ def _choice_of(settings: SetSettings, point: RecoveryPoint) -> Choice:
         with suppress(SourceNotFound):
             return Choice.parse(ref.rest)
     raise NotInPoint(
-        f"Point {point.sequence} is of a disk, not of chosen files.",
-        "Extract what you want of its files, or restore the disk.",
+        tr("Point {point} is of a disk, not of chosen files.", point=point.sequence),
+        tr("Extract what you want of its files, or restore the disk."),
     )
 
 
 def run(plan: FilesPlan, task: Task) -> tuple[str, ...]:
     """Restore them; what could not be, a sentence each."""
     point = plan.repository.set(plan.set_name).point(plan.point_id)
-    doing = f"restoring the files of point {point.sequence}"
+    doing = tr("restoring the files of point {point}", point=point.sequence)
     plan.target.mkdir(parents=True, exist_ok=True)
     with (
         checked.open_point(
@@ -140,7 +149,7 @@ def run(plan: FilesPlan, task: Task) -> tuple[str, ...]:
         try:
             restoring.run()
         except Cancelled:
-            done = f"What had been restored until then is in {plan.target}."
+            done = tr("What had been restored until then is in {target}.", target=plan.target)
             raise Cancelled(left=done) from None
     return (*restoring.said.sentences, *disk.damage)
 
@@ -275,8 +284,8 @@ class _Restoring:
 
     def _changed(self) -> UnfitTarget:
         return UnfitTarget(
-            f"{self._plan.target} was changed while files were restored to it.",
-            "See what is there, then restore them again.",
+            tr("{target} was changed while files were restored to it.", target=self._plan.target),
+            tr("See what is there, then restore them again."),
         )
 
     def _leaf(self, path: bytes, name: bytes, number: int) -> None:
@@ -348,7 +357,7 @@ class _Restoring:
             while done < len(view):
                 done += os.pwrite(fd, view[done:], place + done)
             self._done += len(view)
-            self._task.phase("Restoring", self._done, 0)
+            self._task.phase(tr("Restoring"), self._done, 0)
 
     def _describe(self, path: bytes, what: int | str, inode: Inode, number: int) -> None:
         """Owner first, which takes capabilities away; then permissions, attributes, times.

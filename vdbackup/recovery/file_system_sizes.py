@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from vdbackup.errors import NotResized, ProgramMissing
+from vdbackup.translation import tr
 
 _EXT_SUPER, _EXT_BLOCK_SIZE = 1024, 24
 """Where ext's superblock is, and in it the block size (log2 of KiB; kernel, ext4.h)."""
@@ -69,8 +70,12 @@ class FileSystem:
         for program, package in self.programs:
             if _find(program) is None:
                 raise ProgramMissing(
-                    f"{self.name} cannot be made another size: {program} is not installed.",
-                    f"Install it with: sudo apt install {package}",
+                    tr(
+                        "{name} cannot be made another size: {program} is not installed.",
+                        name=self.name,
+                        program=program,
+                    ),
+                    tr("Install it with: sudo apt install {package}", package=package),
                 )
 
 
@@ -94,8 +99,8 @@ def _run(*command: str | Path, allowed: tuple[int, ...] = (0,)) -> bytes:
     if done.returncode not in allowed:
         lines = [line for line in done.stdout.decode(errors="replace").splitlines() if line.strip()]
         raise NotResized(
-            f"{command[0]} could not make a file system another size.",
-            f"It says: {lines[-1].strip()}" if lines else "",
+            tr("{command} could not make a file system another size.", command=command[0]),
+            tr("It says: {line}", line=lines[-1].strip()) if lines else "",
         )
     return done.stdout
 
@@ -110,7 +115,7 @@ def _least_of_ext(file: Path) -> int:
         opened.seek(_EXT_SUPER + _EXT_BLOCK_SIZE)
         shift = int.from_bytes(opened.read(4), "little")
     if blocks is None or shift > 6:
-        raise NotResized("How small the file system can become cannot be told.", "")
+        raise NotResized(tr("How small the file system can become cannot be told."), "")
     return (int(blocks[1]) << (10 + shift)) + _SLACK
 
 
@@ -187,7 +192,7 @@ def _least_of_btrfs(file: Path) -> int:
     with _mounted(file) as folder:
         found = re.match(rb"(\d+) bytes", _run("btrfs", "inspect-internal", "min-dev-size", folder))
     if found is None:
-        raise NotResized("How small the file system can become cannot be told.", "")
+        raise NotResized(tr("How small the file system can become cannot be told."), "")
     return int(found[1]) + _BTRFS_SLACK
 
 
@@ -262,8 +267,8 @@ def check_fat_programs() -> None:
     for program, package in (("mkfs.fat", "dosfstools"), ("mcopy", "mtools")):
         if _find(program) is None:
             raise ProgramMissing(
-                f"A FAT cannot be made anew: {program} is not installed.",
-                f"Install it with: sudo apt install {package}",
+                tr("A FAT cannot be made anew: {program} is not installed.", program=program),
+                tr("Install it with: sudo apt install {package}", package=package),
             )
 
 

@@ -24,6 +24,7 @@ from vdbackup.recovery.exporting import above, exported
 from vdbackup.recovery.file_system_sizes import KINDS
 from vdbackup.recovery.placed import Stretch
 from vdbackup.sources.inventory import contents_of
+from vdbackup.translation import tr
 from vdbackup.volumes import signatures
 from vdbackup.volumes.filesystems import journals
 from vdbackup.volumes.layout import UNIT, DoesNotFit, Place, Volume, fitted
@@ -68,12 +69,22 @@ class Move:
     @property
     def sentence(self) -> str:
         """What becomes of it; "" where nothing does."""
-        what = f"Partition {self.number}" + (f" ({self.filesystem})" if self.filesystem else "")
+        what = tr("Partition {number}", number=self.number) + (
+            f" ({self.filesystem})" if self.filesystem else ""
+        )
         if self.changes_size:
-            becomes = "smaller" if self.shrinks else "larger"
+            becomes = tr("smaller") if self.shrinks else tr("larger")
             before, after = sizes_apart(self.before.size, self.after.size)
-            return f"{what} becomes {becomes}: {after} instead of {before}."
-        return f"{what} keeps its size, and moves." if self.before != self.after else ""
+            return tr(
+                "{what} becomes {becomes}: {after} instead of {before}.",
+                what=what,
+                becomes=becomes,
+                after=after,
+                before=before,
+            )
+        return (
+            tr("{what} keeps its size, and moves.", what=what) if self.before != self.after else ""
+        )
 
 
 @dataclass(frozen=True)
@@ -111,8 +122,11 @@ class Fitting:
         found = [each.sentence for each in self.moves]
         if self.converts:
             found.append(
-                f"The partition table is written for sectors of {self.sector_size} bytes, and what "
-                "is FAT is made anew with the same files."
+                tr(
+                    "The partition table is written for sectors of {sector_size} bytes, and what "
+                    "is FAT is made anew with the same files.",
+                    sector_size=self.sector_size,
+                )
             )
         return tuple(filter(None, found))
 
@@ -149,8 +163,8 @@ def fit(
         table = other_sectors.table_for(chain, table, parts, kinds, sector_size)
     if size < chain.size and not all(map(table.may_change, parts)):
         raise NotResized(
-            "A disk with logical partitions is not made smaller.",
-            "Choose a target that is at least as large.",
+            tr("A disk with logical partitions is not made smaller."),
+            tr("Choose a target that is at least as large."),
         )
     least: dict[int, int] = {}
     reasons: list[str] = []
@@ -175,9 +189,11 @@ def fit(
     changed = [each for each in found.moves if each.changes_size]
     if grown is not None and not any(each.number == grown for each in changed):
         raise NotResized(
-            f"Partition {grown} cannot be made larger here.",
-            "Only ext4, NTFS and swap can, and XFS and Btrfs by root, where there is space, and "
-            "what lies behind can be moved.",
+            tr("Partition {grown} cannot be made larger here.", grown=grown),
+            tr(
+                "Only ext4, NTFS and swap can, and XFS and Btrfs by root, where there is space, "
+                "and what lies behind can be moved."
+            ),
         )
     for each in changed:
         KINDS[each.filesystem].check_programs()
@@ -191,11 +207,14 @@ def fit(
 def _check_unpartitioned(chain: Chain, size: int, sector_size: int | None) -> None:
     if sector_size not in (None, chain.sector_size):
         raise NotResized(
-            f"A disk without partitions does not go to one with sectors of {sector_size} bytes.",
-            "Choose a disk with the same sectors, or restore to a file.",
+            tr(
+                "A disk without partitions does not go to one with sectors of {sector_size} bytes.",
+                sector_size=sector_size,
+            ),
+            tr("Choose a disk with the same sectors, or restore to a file."),
         )
     if size < chain.size:
-        reason = "It has no partitions that could be made smaller."
+        reason = tr("It has no partitions that could be made smaller.")
         raise _too_small(size, chain.size, [reason])
 
 
@@ -211,10 +230,15 @@ def _check_awake(chain: Chain, parts: Sequence[Partition], kinds: Mapping[int, s
             asleep = signatures.holds_hibernated_system(window.read(signatures.HEAD))
         if asleep:
             raise NotResized(
-                f"The system whose memory lies in partition {part.number} is hibernated: when it "
-                "goes on it must find all partitions as they were.",
-                "Restore to a disk that is at least as large without fitting it, or a point at "
-                "which the system was shut down.",
+                tr(
+                    "The system whose memory lies in partition {part} is hibernated: when it goes "
+                    "on it must find all partitions as they were.",
+                    part=part.number,
+                ),
+                tr(
+                    "Restore to a disk that is at least as large without fitting it, or a point "
+                    "at which the system was shut down."
+                ),
             )
 
 
@@ -228,13 +252,13 @@ def _check(parts: Sequence[Partition], size: int) -> None:
     for one, other in pairwise(parts):
         if one.offset + one.size > other.offset:
             raise NotResized(
-                f"Partitions {one.number} and {other.number} overlap.",
-                "Restore the disk to one of the same size.",
+                tr("Partitions {one} and {other} overlap.", one=one.number, other=other.number),
+                tr("Restore the disk to one of the same size."),
             )
     if parts[-1].offset + parts[-1].size > size or not parts[0].offset:
         raise NotResized(
-            "The disk's partition table names what lies beyond its end, or before its start.",
-            "Restore the disk to one of the same size.",
+            tr("The disk's partition table names what lies beyond its end, or before its start."),
+            tr("Restore the disk to one of the same size."),
         )
 
 
@@ -252,7 +276,12 @@ def _grows(table: DiskTable, part: Partition, kinds: Mapping[int, str], grown: i
 def _too_small(size: int, needed: int, reasons: Sequence[str]) -> NotResized:
     there, wanted = sizes_apart(size, needed)
     return NotResized(
-        f"The target has {there}, and the disk needs {wanted} at least.", " ".join(reasons)
+        tr(
+            "The target has {there}, and the disk needs {wanted} at least.",
+            there=there,
+            wanted=wanted,
+        ),
+        " ".join(reasons),
     )
 
 
@@ -264,8 +293,14 @@ def _least(
     with overlaid(chain, disk_format) as (nodes, folder):
         for part in table.table.partitions:
             if not _can_change(table, part, kinds):
-                lying = kinds.get(part.number, "") or "unknown contents"
-                reasons.append(f"Partition {part.number} ({lying}) cannot be made smaller.")
+                lying = kinds.get(part.number, "") or tr("unknown contents")
+                reasons.append(
+                    tr(
+                        "Partition {part} ({lying}) cannot be made smaller.",
+                        part=part.number,
+                        lying=lying,
+                    )
+                )
                 continue
             kind = KINDS[kinds[part.number]]
             kind.check_programs()
@@ -274,7 +309,14 @@ def _least(
                     kind.check(file)
                     least = kind.least(file)
             except NotResized as error:
-                reasons.append(f"Partition {part.number} ({kind.name}) cannot be: {error.advice}")
+                reasons.append(
+                    tr(
+                        "Partition {part} ({kind}) cannot be: {advice}",
+                        part=part.number,
+                        kind=kind.name,
+                        advice=error.advice,
+                    )
+                )
             else:
                 found[part.number] = -(-least // UNIT) * UNIT
     return found, reasons

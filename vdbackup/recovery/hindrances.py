@@ -9,6 +9,7 @@ from vdbackup.agent.block_devices import SYS_BLOCK
 from vdbackup.agent.file_systems import swap_on
 from vdbackup.agent.stacking import files_under, mounts_of, number_of, stored_on
 from vdbackup.errors import TargetInUse
+from vdbackup.translation import tr
 
 _SYSTEM = (Path("/"), Path("/boot"), Path("/usr"))
 """Without what lies there this computer stops, or does not start again."""
@@ -31,32 +32,46 @@ def _hindrances(device: Path, repository: Path | None) -> Iterator[TargetInUse]:
     number = number_of(str(device))
     if any(number in stored_on(folder) for folder in _SYSTEM):
         yield TargetInUse(
-            f"{device} holds the system that this computer runs from.",
-            "Choose another disk; to write over this one, start the computer from another medium.",
+            tr("{device} holds the system that this computer runs from.", device=device),
+            tr(
+                "Choose another disk; to write over this one, start the computer from another "
+                "medium."
+            ),
         )
     if repository is not None:
         yield from _of_backups(device, repository)
     for swap in swap_on(device):
         yield TargetInUse(
-            f"{device} is swapped to ({swap.path}).", f"End that first: swapoff {swap.path}."
+            tr("{device} is swapped to ({swap}).", device=device, swap=swap.path),
+            tr("End that first: swapoff {swap}.", swap=swap.path),
         )
     if where := mounts_of(device):
         yield TargetInUse(
-            f"{device} is mounted at {', '.join(dict.fromkeys(where))}.", "Unmount it first."
+            tr(
+                "{device} is mounted at {where}.",
+                device=device,
+                where=", ".join(dict.fromkeys(where)),
+            ),
+            tr("Unmount it first."),
         )
     if held := _held_by(device):
-        yield TargetInUse(f"{device} is a part of {', '.join(held)}.", "Deactivate that first.")
+        yield TargetInUse(
+            tr("{device} is a part of {held}.", device=device, held=", ".join(held)),
+            tr("Deactivate that first."),
+        )
 
 
 def _of_backups(device: Path, repository: Path) -> Iterator[TargetInUse]:
     if number_of(str(device)) in stored_on(repository):
         yield TargetInUse(
-            f"{device} holds the backups in {repository}.", "Choose another disk, or copy them."
+            tr("{device} holds the backups in {repository}.", device=device, repository=repository),
+            tr("Choose another disk, or copy them."),
         )
     for file in files_under(device):
         if file.resolve().is_relative_to(repository.resolve()):
             yield TargetInUse(
-                f"{device} is a file of the backups, {file}.", "Choose another device."
+                tr("{device} is a file of the backups, {file}.", device=device, file=file),
+                tr("Choose another device."),
             )
 
 

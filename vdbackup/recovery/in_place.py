@@ -21,6 +21,7 @@ from vdbackup.recovery.captured import Captured
 from vdbackup.recovery.placed import Placed
 from vdbackup.recovery.restore_journal import Journal
 from vdbackup.repository.digests import BLOCK, differ, digest_blocks, is_zero
+from vdbackup.translation import grouped, tr
 
 _AT_ONCE = 1 << 15
 """Blocks whose digests are looked up together."""
@@ -54,10 +55,20 @@ class Figures:
     @property
     def sentence(self) -> str:
         """What was done, in figures."""
-        written = f"{readable_size(self.written)} written"
-        read = f"{readable_size(self.compared)} compared, " if self.compared else ""
-        before = f"; {readable_size(self.resumed)} were there already" if self.resumed else ""
-        return f"{read}{written}, {readable_size(self.verified)} read back and verified{before}."
+        written = tr("{size} written", size=readable_size(self.written))
+        read = tr("{size} compared, ", size=readable_size(self.compared)) if self.compared else ""
+        before = (
+            tr("; {size} were there already", size=readable_size(self.resumed))
+            if self.resumed
+            else ""
+        )
+        return tr(
+            "{read}{written}, {size} read back and verified{before}.",
+            read=read,
+            written=written,
+            size=readable_size(self.verified),
+            before=before,
+        )
 
 
 NOTHING = Figures(0, 0, 0, 0)
@@ -103,9 +114,12 @@ def write_over(
         still = _read_back(placed, captured, wrong, task)
         if len(still):
             raise TargetUnsound(
-                f"The target does not hold what was written to it, at byte {still[0, 0]:,} of the "
-                "disk and perhaps elsewhere.",
-                "Do not trust it: look at the kernel's log, and restore to another one.",
+                tr(
+                    "The target does not hold what was written to it, at byte {still} of the disk "
+                    "and perhaps elsewhere.",
+                    still=grouped(still[0, 0]),
+                ),
+                tr("Do not trust it: look at the kernel's log, and restore to another one."),
             )
     return Figures(compared, total(todo) + again, total(unproven), total(resumed))
 
@@ -136,7 +150,7 @@ def copy(
         placed.write(blocks, view, captured.look(blocks, view))
         done(pieces)
 
-    transfer(ranges, chain.read, put, phase="Restore", task=task)
+    transfer(ranges, chain.read, put, phase=tr("Restore"), task=task)
     placed.sync()
 
 

@@ -18,6 +18,7 @@ from contextlib import contextmanager
 from vdbackup.errors import RecoveryError
 from vdbackup.recovery.pinned import pinned
 from vdbackup.text import printable
+from vdbackup.translation import tr
 from vdbackup.volumes.filesystems.node import Node, Stat, reading
 
 log = logging.getLogger(__name__)
@@ -43,8 +44,8 @@ class Giver:
     def warnings(self) -> list[str]:
         """What was left out, a sentence for each kind."""
         return [
-            f"{what} left out: of {printable(first)}"
-            + (f" and {count - 1} more." if count > 1 else ".")
+            tr("{what} left out: of {first}", what=what, first=printable(first))
+            + (tr(" and {count} more.", count=count - 1) if count > 1 else ".")
             for what, (first, _, count) in self._left_out.items()
         ]
 
@@ -58,7 +59,9 @@ class Giver:
         if self._is_root and stat.owner is not None:  # others have a umask, which is heeded
             give_mode(fd, stat.mode & (0o777 if is_file else 0o1777))
         if stat.mode & _RIGHTS and is_file:
-            self._leave_out("Rights of others (set-user-id, set-group-id, capabilities) are", path)
+            self._leave_out(
+                tr("Rights of others (set-user-id, set-group-id, capabilities) are"), path
+            )
         self._give_attributes(fd, path, node)
         give_times(fd, stat)
 
@@ -68,7 +71,7 @@ class Giver:
             if not posix.S_ISLNK(made.st_mode) or made.st_nlink != 1:
                 return
             if self._is_root and stat.owner is not None:
-                with self._as_far_as_possible("Owners are", path):
+                with self._as_far_as_possible(tr("Owners are"), path):
                     os.chown(at, *stat.owner)
             if stat.modified is not None:
                 with _as_far_as_it_can():
@@ -79,7 +82,7 @@ class Giver:
             return
         before = os.fstat(fd)
         if (before.st_uid, before.st_gid) != stat.owner:
-            with self._as_far_as_possible("Owners are", path):
+            with self._as_far_as_possible(tr("Owners are"), path):
                 os.fchown(fd, *stat.owner)
 
     def _give_attributes(self, fd: int, path: str, node: Node) -> None:
@@ -88,17 +91,17 @@ class Giver:
                 attributes = node.attributes()
         except RecoveryError as error:
             log.info("%s", error.title)
-            self._leave_out("Attributes that cannot be read are", path)
+            self._leave_out(tr("Attributes that cannot be read are"), path)
             return
         for name, value in attributes.items():
             if name in _NEVER:
                 if name == "security.capability":
                     self._leave_out(
-                        "Rights of others (set-user-id, set-group-id, capabilities) are", path
+                        tr("Rights of others (set-user-id, set-group-id, capabilities) are"), path
                     )
             elif self._is_root or not name.startswith(_OF_ROOT):
                 is_list = name.startswith("system.posix_acl_")
-                what = "Access control lists are" if is_list else "Extended attributes are"
+                what = tr("Access control lists are") if is_list else tr("Extended attributes are")
                 with self._as_far_as_possible(what, path):
                     os.setxattr(fd, name, value)
 

@@ -15,6 +15,7 @@ from vdbackup.guest.inspect import inspect
 from vdbackup.guest.model import Firmware, System
 from vdbackup.qemu import launch
 from vdbackup.recovery.sessions.elsewhere import NAMES, Program
+from vdbackup.translation import tr
 
 LIBVIRT = {
     Controller.VIRTIO: ("virtio", "vda", ""),
@@ -84,18 +85,30 @@ def hardware_in(program: Program, chain: Chain, chosen: Hardware | None) -> Hard
     if not best.boots:  # nobody knows what is on it: let the user try
         return others[0]
     raise CannotBoot(
-        f"The system on this disk boots on {best.controller}, which {NAMES[program]} has not got, "
-        f"and it has no driver for what that has: {', '.join(_CONTROLLERS[program])}.",
-        f"Retarget the point to {_CONTROLLERS[program][0]} first, or boot it here.",
+        tr(
+            "The system on this disk boots on {controller}, which {names} has not got, and it has "
+            "no driver for what that has: {controllers}.",
+            controller=best.controller,
+            names=NAMES[program],
+            controllers=", ".join(_CONTROLLERS[program]),
+        ),
+        tr(
+            "Retarget the point to {controllers} first, or boot it here.",
+            controllers=_CONTROLLERS[program][0],
+        ),
     )
 
 
 def _refuse_what_only_we_boot(hardware: Hardware, who: str) -> None:
     if hardware.direct or hardware.partition:
-        what = "a kernel without a boot loader" if hardware.direct else "a volume without its disk"
+        what = (
+            tr("a kernel without a boot loader")
+            if hardware.direct
+            else tr("a volume without its disk")
+        )
         raise CannotBoot(
-            f"{who} cannot boot this point: it holds {what}.",
-            "Boot it here: that starts it all the same.",
+            tr("{who} cannot boot this point: it holds {what}.", who=who, what=what),
+            tr("Boot it here: that starts it all the same."),
         )
 
 
@@ -114,12 +127,12 @@ def hardware_in_ovf(chain: Chain) -> tuple[System, Hardware]:
     machines = [choose(guest, request, sector_size=sectors) for request in requests]
     known = [each for each in machines if not each.edit.needed]
     best = next((each for each in known if each.boots), (known or machines)[0])
-    _refuse_what_only_we_boot(best, "An appliance")
+    _refuse_what_only_we_boot(best, tr("An appliance"))
     return guest.system, best
 
 
 def notice(hardware: Hardware) -> str:
     """What the user has to do in the program for the machine to boot, after a space; or ""."""
     if hardware.firmware is Firmware.UEFI and hardware.loader is not None:
-        return f" In its firmware, boot from the file {hardware.loader.path}."
+        return tr(" In its firmware, boot from the file {loader}.", loader=hardware.loader.path)
     return ""

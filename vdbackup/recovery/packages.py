@@ -31,6 +31,7 @@ from vdbackup.disks.transfer import Target
 from vdbackup.disks.vhd import fixed
 from vdbackup.disks.vmdk.stream import StreamVmdkWriter
 from vdbackup.recovery.ovf import Appliance, envelope
+from vdbackup.translation import tr
 from vdbackup.volumes.gpt import move_second_copy
 
 _MAX_FILE = 1 << 63
@@ -68,13 +69,13 @@ class Package:
 
 PACKAGES: dict[str, Package] = {
     PackageFormat.VHD_FIXED: Package(
-        DiskFormat.VHD, "vhd", "Fixed VHD of whole MiB, for Azure", False
+        DiskFormat.VHD, "vhd", tr("Fixed VHD of whole MiB, for Azure"), False
     ),
     PackageFormat.VMDK_STREAM: Package(
-        DiskFormat.VMDK, "vmdk", "Compressed VMDK, for AWS and vSphere", True
+        DiskFormat.VMDK, "vmdk", tr("Compressed VMDK, for AWS and vSphere"), True
     ),
     PackageFormat.OVA: Package(
-        DiskFormat.VMDK, "ova", "OVA, a whole machine, for VirtualBox and vSphere", True
+        DiskFormat.VMDK, "ova", tr("OVA, a whole machine, for VirtualBox and vSphere"), True
     ),
 }
 

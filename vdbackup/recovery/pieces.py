@@ -25,6 +25,7 @@ from vdbackup.sources.inventory import (
     partitions_on,
     place_of_partition,
 )
+from vdbackup.translation import tr
 from vdbackup.volumes import places
 from vdbackup.volumes.partitions import Partition, Table, read_table
 from vdbackup.volumes.places import Window
@@ -109,15 +110,23 @@ def wanted_stretches(chain: Chain, point: RecoveryPoint, numbers: Sequence[int])
     for number in dict.fromkeys(numbers):
         partition = there.get(number)
         if partition is None:
-            known = ", ".join(map(str, there)) or "none"
+            known = ", ".join(map(str, there)) or tr("none")
             raise NotInPoint(
-                f"The disk in point {point.sequence} has no partition {number}.",
-                f"Its partitions are: {known}.",
+                tr(
+                    "The disk in point {point} has no partition {number}.",
+                    point=point.sequence,
+                    number=number,
+                ),
+                tr("Its partitions are: {known}.", known=known),
             )
         if partition.offset + partition.size > chain.size:
             raise NotInPoint(
-                f"Partition {number} of point {point.sequence} reaches beyond the end of the disk.",
-                "Restore the whole disk.",
+                tr(
+                    "Partition {number} of point {point} reaches beyond the end of the disk.",
+                    number=number,
+                    point=point.sequence,
+                ),
+                tr("Restore the whole disk."),
             )
         found.append(Part(partition, partition.size))
     return found
@@ -132,8 +141,8 @@ def to_file(goal: Goal, parts: Sequence[Part], *, existing: bool) -> Piece:
     """A piece that goes to a file; raises UnfitTarget where there are several."""
     if len(parts) > 1:
         raise UnfitTarget(
-            f"Several partitions do not go to one file, {goal.target}.",
-            "Restore each to a file of its own, or all to a disk with such partitions.",
+            tr("Several partitions do not go to one file, {target}.", target=goal.target),
+            tr("Restore each to a file of its own, or all to a disk with such partitions."),
         )
     (part,) = parts
     record = Record.new(Target(str(goal.target)), goal.point_id, part.stretch)
@@ -165,28 +174,47 @@ def _own(goal: Goal, part: Part, parts: Sequence[Part]) -> Path:
         return goal.target
     wanted, found = part.partition, there.get(part.number)
     if found is None:
-        numbers = ", ".join(map(str, there)) or "none"
+        numbers = ", ".join(map(str, there)) or tr("none")
         raise UnfitTarget(
-            f"{goal.target} has no partition {part.number} (it has: {numbers}).",
-            "Name the partition that it should go to, or make one like it first.",
+            tr(
+                "{target} has no partition {part} (it has: {numbers}).",
+                target=goal.target,
+                part=part.number,
+                numbers=numbers,
+            ),
+            tr("Name the partition that it should go to, or make one like it first."),
         )
     if found.kind and wanted.kind and found.kind != wanted.kind:
         raise UnfitTarget(
-            f"Partition {part.number} of {goal.target} is of another type than the one in the "
-            f"recovery point ({found.kind}, and not {wanted.kind}).",
-            "Name the partition that it should go to, if that one is meant.",
+            tr(
+                "Partition {part} of {target} is of another type than the one in the recovery "
+                "point ({kind}, and not {kind_2}).",
+                part=part.number,
+                target=goal.target,
+                kind=found.kind,
+                kind_2=wanted.kind,
+            ),
+            tr("Name the partition that it should go to, if that one is meant."),
         )
     node = partition_node(goal.target, part.number)
     if node is None:
         raise UnfitTarget(
-            f"The kernel does not show partition {part.number} of {goal.target}.",
-            f"Let it read the table: partprobe {goal.target}",
+            tr(
+                "The kernel does not show partition {part} of {target}.",
+                part=part.number,
+                target=goal.target,
+            ),
+            tr("Let it read the table: partprobe {target}", target=goal.target),
         )
     if place_of_partition(node) != (found.offset, found.size):
         raise UnfitTarget(
-            f"The kernel shows partition {part.number} of {goal.target} elsewhere than the table "
-            "on it does.",
-            f"Let it read the table: partprobe {goal.target}",
+            tr(
+                "The kernel shows partition {part} of {target} elsewhere than the table on it "
+                "does.",
+                part=part.number,
+                target=goal.target,
+            ),
+            tr("Let it read the table: partprobe {target}", target=goal.target),
         )
     return node
 
@@ -197,9 +225,14 @@ def _to_device(goal: Goal, chain: Chain, part: Part, target: Path) -> Piece:
     lying_there = device(target)
     if not goal.overwrite:
         raise TargetExists(
-            f"{target} is a block device ({description(lying_there)}): everything on it would be "
-            f"lost. {losing(lying_there)}",
-            "Choose another target, unless that is what you want.",
+            tr(
+                "{target} is a block device ({lying_there}): everything on it would be lost. "
+                "{lying_there_2}",
+                target=target,
+                lying_there=description(lying_there),
+                lying_there_2=losing(lying_there),
+            ),
+            tr("Choose another target, unless that is what you want."),
             remedy=Remedy.OVERWRITE,
         )
     needed = 0 if goal.fits else part.size

@@ -22,6 +22,7 @@ from vdbackup.recovery.sessions.elsewhere import NAMES, Program
 from vdbackup.recovery.sessions.files import SessionFiles
 from vdbackup.recovery.sessions.saved import SavedSession, saved_sessions
 from vdbackup.repository.repository import Repository
+from vdbackup.translation import tr
 
 _FILES: dict[str | None, Callable[[SessionFiles], Path]] = {
     Program.VIRT_MANAGER: lambda files: files.domain,
@@ -49,9 +50,13 @@ def relink_all(sessions_folder: Path, repository: Repository) -> list[OtherProgr
             failed.append(
                 OtherProgramFailed.because_of(
                     problem,
-                    f"The machine of the session {saved.id} in "
-                    f"{NAMES[Program(saved.program or '')]} names layers that a merge has renamed, "
-                    f"and could not be changed: {problem.title}",
+                    tr(
+                        "The machine of the session {id} in {names} names layers that a merge has "
+                        "renamed, and could not be changed: {problem}",
+                        id=saved.id,
+                        names=NAMES[Program(saved.program or "")],
+                        problem=problem.title,
+                    ),
                 )
             )
     return failed

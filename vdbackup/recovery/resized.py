@@ -34,6 +34,7 @@ from vdbackup.recovery.placed import Placed
 from vdbackup.recovery.restore_journal import Record, Target
 from vdbackup.recovery.target import wipe_rest
 from vdbackup.repository.digests import BLOCK, Digests, digest_blocks
+from vdbackup.translation import tr
 
 
 def write_data(
@@ -69,7 +70,7 @@ def smaller(
         nodes, folder = stack.enter_context(overlaid(chain, disk_format))
         for move in fitting.moves:
             if move.shrinks:
-                task.phase(f"Partition {move.number}")
+                task.phase(tr("Partition {move}", move=move.number))
                 task.check()
                 with exported(nodes, move.before.start, move.before.size, folder) as part:
                     kind = KINDS[move.filesystem]
@@ -88,7 +89,7 @@ def _prove(chain: Chain, captured: Captured, ranges: Ranges, task: Task) -> None
     def look(pieces: Ranges, view: memoryview) -> None:
         captured.look(blocks_of(pieces, BLOCK), view)
 
-    transfer(ranges, chain.read, look, phase="Check", task=task)
+    transfer(ranges, chain.read, look, phase=tr("Check"), task=task)
 
 
 class _Changed:
@@ -144,8 +145,13 @@ def finish(target: Path, fd: int, fitting: Fitting, task: Task) -> tuple[str, ..
             _settle(target, move, fitting, task)
         except RecoveryError as error:  # all that was captured is there
             warnings.append(
-                f"Partition {move.number} is laid out anew, and its file system is as it was: "
-                f"{error.title} {error.advice}".rstrip()
+                tr(
+                    "Partition {move} is laid out anew, and its file system is as it was: {error} "
+                    "{advice}",
+                    move=move.number,
+                    error=error.title,
+                    advice=error.advice,
+                ).rstrip()
             )
     os.fsync(fd)
     return tuple(warnings)
@@ -158,7 +164,7 @@ def _settle(target: Path, move: Move, fitting: Fitting, task: Task) -> None:
     anew = fitting.converts and move.filesystem == "fat"
     if not grows and not moved and not anew:
         return
-    task.phase(f"Partition {move.number}")
+    task.phase(tr("Partition {move}", move=move.number))
     with (
         tempfile.TemporaryDirectory(prefix="vdbackup-") as folder,
         exported(raw(target), move.after.start, move.after.size, Path(folder)) as part,

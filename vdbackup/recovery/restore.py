@@ -48,6 +48,7 @@ from vdbackup.repository import claims
 from vdbackup.repository.backup_set import BackupSet
 from vdbackup.repository.digests import BLOCK
 from vdbackup.repository.model import RecoveryPoint
+from vdbackup.translation import tr
 from vdbackup.volumes.gpt import move_second_copy
 
 __all__ = ["RestorePlan", "RestoreRequest", "Restored", "format_of", "plan", "run"]
@@ -107,7 +108,9 @@ class Ready:
             for target in targets:
                 target.journal.note()
         except Cancelled:
-            half = f"{plan.target} may be written over in part: restore to it again."
+            half = tr(
+                "{target} may be written over in part: restore to it again.", target=plan.target
+            )
             raise Cancelled(left=half) from None
         return done
 
@@ -119,7 +122,7 @@ def ready(plan: RestorePlan) -> Iterator[Ready]:
     What is noted of an interrupted restore goes where this ends without an error: of several that
     belong together, all go on until the last of them is done.
     """
-    doing = f"restoring a point to {plan.target}"
+    doing = tr("restoring a point to {target}", target=plan.target)
     with (
         claims.reading(plan.repository, plan.set_name, [plan.point_id], doing) as backup_set,
         ExitStack() as stack,
@@ -175,7 +178,7 @@ def _appliance(
     backup_set: BackupSet, point: RecoveryPoint, plan: RestorePlan, disk_file: str, disk_id: str
 ) -> Appliance:
     if plan.machine is None:
-        raise ValueError("no machine was planned")
+        raise ValueError(tr("no machine was planned"))
     system, hardware = plan.machine
     return Appliance(
         f"{backup_set.name} {point.sequence}",
@@ -205,7 +208,7 @@ def _write(
             write_blocks(disk, blocks, view, ~zero, zero)
 
         move = transfer_in_order if is_in_order(plan.disk_format) else transfer
-        move(ranges, chain.read, put, phase="Restore", task=task)
+        move(ranges, chain.read, put, phase=tr("Restore"), task=task)
     disk.flush()
     return captured.warnings(), total(ranges)
 

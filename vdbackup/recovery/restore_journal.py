@@ -32,6 +32,7 @@ from vdbackup.recovery.placed import Stretch
 from vdbackup.repository.digests import BLOCK
 from vdbackup.sources.devices import facts_of_device, medium_of
 from vdbackup.sources.file_identity import file_identity
+from vdbackup.translation import tr
 
 log = logging.getLogger(__name__)
 
@@ -80,14 +81,14 @@ class Target:
     def other_than(self, now: Target) -> str:
         """Why it is not what is there now, for the middle of a sentence; "" where it is that."""
         if self.size != now.size:
-            return "its size is another one"
+            return tr("its size is another one")
         if self.file or now.file:
-            return "" if self.file == now.file else "it is another file"
+            return "" if self.file == now.file else tr("it is another file")
         if self.medium and self.medium == now.medium:
             return ""
         if self.hardware and self.hardware == now.hardware and not _same_start(self, now):
             return ""
-        return "nothing says that it is still the same disk"
+        return tr("nothing says that it is still the same disk")
 
 
 def _same_start(one: Target, other: Target) -> bool:
@@ -153,29 +154,32 @@ def find(folder: Path | None, wanted: Record) -> Found:
         return Found(wanted)
     except (OSError, Obstructed) as error:
         log.info("the journal of an earlier restore cannot be read: %s", error)
-        return Found(wanted, _anew("what was noted of it cannot be read"))
+        return Found(wanted, _anew(tr("what was noted of it cannot be read")))
     try:
         before = records.exact(Record, json.loads(text))
     except (TypeError, ValueError, RecursionError) as error:
         log.info("the journal of an earlier restore is damaged: %s", error)
-        return Found(wanted, _anew("what was noted of it is damaged"))
+        return Found(wanted, _anew(tr("what was noted of it is damaged")))
     if reason := _unfit(before, wanted):
         return Found(wanted, _anew(reason))
     return Found(replace(wanted, done=before.done))
 
 
 def _anew(reason: str) -> str:
-    return f"An earlier restore to this target was interrupted; this one begins anew: {reason}."
+    return tr(
+        "An earlier restore to this target was interrupted; this one begins anew: {reason}.",
+        reason=reason,
+    )
 
 
 def _unfit(before: Record, now: Record) -> str:
     if before.point != now.point:
-        return "it was of another recovery point"
+        return tr("it was of another recovery point")
     if (before.start, before.length, before.at) != (now.start, now.length, now.at):
-        return "it was of another part of the disk"
+        return tr("it was of another part of the disk")
     ends = [offset + length for offset, length in before.done]
     if any(end > -(-(now.start + now.length) // BLOCK) * BLOCK for end in ends):
-        return "what was noted of it is damaged"
+        return tr("what was noted of it is damaged")
     return before.target.other_than(now.target)
 
 

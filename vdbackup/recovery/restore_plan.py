@@ -27,6 +27,7 @@ from vdbackup.repository import claims
 from vdbackup.repository.files import check_space
 from vdbackup.repository.model import RecoveryPoint
 from vdbackup.repository.repository import Repository
+from vdbackup.translation import tr
 from vdbackup.volumes.partitions import read_table
 
 
@@ -111,19 +112,25 @@ def plan(request: RestoreRequest) -> RestorePlan:
     on_device = request.target.is_block_device()
     if request.resize and request.partitions:
         raise UsageError(
-            "Single partitions keep their size.", "Restore the whole disk to fit it to another one."
+            tr("Single partitions keep their size."),
+            tr("Restore the whole disk to fit it to another one."),
         )
     if request.resize and not request.target.exists():
         raise UsageError(
-            f"{request.target} is a new file, which gets the size of the disk: there is nothing to "
-            "fit it to.",
-            "Make an empty file of the size that you want first (by `truncate -s`), and let it be "
-            "written over.",
+            tr(
+                "{target} is a new file, which gets the size of the disk: there is nothing to fit "
+                "it to.",
+                target=request.target,
+            ),
+            tr(
+                "Make an empty file of the size that you want first (by `truncate -s`), and let "
+                "it be written over."
+            ),
         )
     fits = request.resize
     in_place = on_device or request.delta or fits
     machine = None
-    doing = f"planning to restore point {point.sequence}"
+    doing = tr("planning to restore point {point}", point=point.sequence)
     with claims.open_point(request.repository, request.set_name, request.point_id, doing) as chain:
         parts = wanted_stretches(chain, point, request.partitions)
         goal = Goal(
@@ -147,7 +154,7 @@ def plan(request: RestoreRequest) -> RestorePlan:
         stretches = as_ranges([(each.stretch.start, each.stretch.size) for each in pieces])
         size = int(stretches[:, 1].sum()) if on_device else total(overlap(held, stretches))
     if not on_device and not is_in_order(wanted):  # not compressed
-        check_space(request.target.parent, size, "The restored disk")
+        check_space(request.target.parent, size, tr("The restored disk"))
     size = max(0, size - sum(piece.interrupted.record.size for piece in pieces))
     there = [str(piece.target) for piece in pieces]
     return RestorePlan(
@@ -199,7 +206,7 @@ def _as_it_is(fits: bool, piece: Piece) -> tuple[str, ...]:
     """What is said where a disk was to be fitted, and is not."""
     if not fits or piece.spare <= 0:
         return ()
-    return ("No partition can take what the target has more: that stays free.",)
+    return (tr("No partition can take what the target has more: that stays free."),)
 
 
 def _sentences(
@@ -210,24 +217,43 @@ def _sentences(
     size: int,
 ) -> Iterator[str]:
     """What a plan says, sentence by sentence."""
-    of = f"oint {point.sequence} of {request.set_name}"
+    of = {"point": point.sequence, "set_name": request.set_name}
     for piece in pieces:
-        what = f"Partition {piece.number} of p{of}" if piece.number else f"P{of}"
+        what = tr("Point {point} of {set_name}", **of)
+        if piece.number:
+            what = tr(
+                "Partition {number} of point {point} of {set_name}", number=piece.number, **of
+            )
         if len(pieces) == 1:
-            yield f"{what} is {_where(request, disk_format, piece)}, {readable_size(size)} of data."
+            yield tr(
+                "{what} is {where}, {size} of data.",
+                what=what,
+                where=_where(request, disk_format, piece),
+                size=readable_size(size),
+            )
         else:
             share = readable_size(piece.stretch.size)
-            yield f"{what} ({share}) is {_where(request, disk_format, piece)}."
+            yield tr(
+                "{what} ({share}) is {where}.",
+                what=what,
+                share=share,
+                where=_where(request, disk_format, piece),
+            )
         if piece.number and piece.spare:
-            yield f"{readable_size(piece.spare)} behind it are not used."
+            yield tr("{size} behind it are not used.", size=readable_size(piece.spare))
         if piece.lying_there is not None:
             yield losing(piece.lying_there)
     if request.delta:
-        yield "What is there is compared with the point first, and only what differs is written."
+        yield tr(
+            "What is there is compared with the point first, and only what differs is written."
+        )
     if there := sum(piece.interrupted.record.size for piece in pieces):
         yield (
-            f"An earlier restore was interrupted, and is gone on with: {readable_size(there)} are "
-            "there already."
+            tr(
+                "An earlier restore was interrupted, and is gone on with: {size} are there "
+                "already.",
+                size=readable_size(there),
+            )
         )
     yield from (piece.interrupted.anew for piece in pieces if piece.interrupted.anew)
 
@@ -236,9 +262,14 @@ def _where(request: RestoreRequest, disk_format: DiskFormat | PackageFormat, pie
     """Where a piece goes, for the middle of a sentence."""
     if piece.lying_there is not None:
         device = f"{piece.target} ({description(piece.lying_there)})"
-        return f"written over everything on the device {device}"
-    done = "written over" if request.delta else "restored to"
-    return f"{done} the {disk_format} disk {piece.target}"
+        return tr("written over everything on the device {device}", device=device)
+    done = tr("written over") if request.delta else tr("restored to")
+    return tr(
+        "{done} the {disk_format} disk {target}",
+        done=done,
+        disk_format=disk_format,
+        target=piece.target,
+    )
 
 
 def _named(disk_format: str) -> DiskFormat | PackageFormat:
@@ -248,8 +279,8 @@ def _named(disk_format: str) -> DiskFormat | PackageFormat:
     if disk_format in list(DiskFormat):
         return DiskFormat(disk_format)
     raise UsageError(
-        f"There is no disk format {disk_format!r}.",
-        f"Choose raw or {', '.join([*BACKUP_FORMATS, *PACKAGES])}.",
+        tr("There is no disk format {disk_format!r}.", disk_format=disk_format),
+        tr("Choose raw or {value}.", value=", ".join([*BACKUP_FORMATS, *PACKAGES])),
     )
 
 
@@ -272,8 +303,11 @@ def _notes(machine: tuple[System, Hardware] | None) -> tuple[str, ...]:
     sentences = [problem.sentence for problem in hardware.problems]
     if hardware.edit.needed:
         sentences.append(
-            f"The machine has its disk on {hardware.controller}, which the system on it may not "
-            "start from as it is."
+            tr(
+                "The machine has its disk on {controller}, which the system on it may not start "
+                "from as it is.",
+                controller=hardware.controller,
+            )
         )
     return (*sentences, *filter(None, [other_hardware.notice(hardware).strip()]))
 
@@ -294,32 +328,56 @@ def _check_file(
     target = request.target
     if request.partitions and disk_format is not DiskFormat.RAW:
         raise UnfitTarget(
-            f"A partition alone is no disk of the format {disk_format}.",
-            "Restore it to a raw file, or to a device.",
+            tr(
+                "A partition alone is no disk of the format {disk_format}.", disk_format=disk_format
+            ),
+            tr("Restore it to a raw file, or to a device."),
         )
     _check_format(disk_format, point)
     if target.is_dir():
-        raise UnfitTarget(f"{target} is a folder.", "Give the name of a new file in it.")
+        raise UnfitTarget(
+            tr("{target} is a folder.", target=target), tr("Give the name of a new file in it.")
+        )
     if not target.parent.is_dir():
-        raise UnfitTarget(f"There is no folder {target.parent}.", "Make it first.")
+        raise UnfitTarget(
+            tr("There is no folder {parent}.", parent=target.parent), tr("Make it first.")
+        )
     if target.is_symlink() and not target.exists():
-        raise UnfitTarget(f"{target} is a link that leads nowhere.", "Give the name of a new file.")
+        raise UnfitTarget(
+            tr("{target} is a link that leads nowhere.", target=target),
+            tr("Give the name of a new file."),
+        )
     places = (target.parent.resolve(), target.resolve())  # what is in place is where a link leads
     if any(place.is_relative_to(request.repository.path.resolve()) for place in places):
-        raise UnfitTarget(f"{target} lies inside the repository.", "Restore to another folder.")
+        raise UnfitTarget(
+            tr("{target} lies inside the repository.", target=target),
+            tr("Restore to another folder."),
+        )
     if target.exists() and not stat.S_ISREG(target.stat().st_mode):
-        raise UnfitTarget(f"{target} is neither a file nor a block device.", "Give a new file.")
+        raise UnfitTarget(
+            tr("{target} is neither a file nor a block device.", target=target),
+            tr("Give a new file."),
+        )
     if target.exists() and not request.overwrite:
         raise TargetExists(
-            f"{target} exists already.", "Give another name.", remedy=Remedy.OVERWRITE
+            tr("{target} exists already.", target=target),
+            tr("Give another name."),
+            remedy=Remedy.OVERWRITE,
         )
     if request.delta or (request.resize and target.exists()):
         _check_raw(target, disk_format)
     if request.delta and request.partitions and _is_partitioned(target):
         raise UnfitTarget(
-            f"{target} is a disk with partitions, and would hold nothing but the one of the point.",
-            "Name a file that holds that partition alone, or a device that shows the file "
-            f"(losetup --find --show --partscan {target}).",
+            tr(
+                "{target} is a disk with partitions, and would hold nothing but the one of the "
+                "point.",
+                target=target,
+            ),
+            tr(
+                "Name a file that holds that partition alone, or a device that shows the file "
+                "(losetup --find --show --partscan {target}).",
+                target=target,
+            ),
         )
 
 
@@ -336,10 +394,14 @@ def _check_raw(target: Path, disk_format: DiskFormat | PackageFormat) -> None:
     """Raise UnfitTarget where there is no raw disk that could be compared."""
     if not target.exists():
         raise UnfitTarget(
-            f"There is no {target} to compare the point with.", "Restore all of the point."
+            tr("There is no {target} to compare the point with.", target=target),
+            tr("Restore all of the point."),
         )
     if disk_format is not DiskFormat.RAW or probe(target) is not DiskFormat.RAW:
         raise UnfitTarget(
-            f"{target} is no raw disk, and only those are compared and written over.",
-            "Restore all of the point to a new file.",
+            tr(
+                "{target} is no raw disk, and only those are compared and written over.",
+                target=target,
+            ),
+            tr("Restore all of the point to a new file."),
         )

@@ -26,6 +26,7 @@ from vdbackup.jobs import readable_size, sizes_apart
 from vdbackup.repository.files import PARTIAL, sync_file, sync_folder
 from vdbackup.sources.devices import medium_of
 from vdbackup.sources.inventory import Device, fingerprint
+from vdbackup.translation import tr
 
 _WIPED = 1 << 20
 """Bytes behind the point's end, and before a larger device's, in which what lay there before would
@@ -84,14 +85,21 @@ def check_same(target: Path, planned: Identity | None) -> None:
     if now == planned:
         return
     if planned is None:
-        problem = f"{target} was not there when the restore was planned, and is not replaced."
+        problem = tr(
+            "{target} was not there when the restore was planned, and is not replaced.",
+            target=target,
+        )
     elif now is None:
-        problem = f"{target} is gone since the restore was planned."
+        problem = tr("{target} is gone since the restore was planned.", target=target)
     elif now.is_same(planned):
-        problem = f"What lies on {target} has changed since the restore was planned."
+        problem = tr(
+            "What lies on {target} has changed since the restore was planned.", target=target
+        )
     else:
-        problem = f"{target} is another file or device than when the restore was planned."
-    raise UnfitTarget(problem, "Look at it, then start again.")
+        problem = tr(
+            "{target} is another file or device than when the restore was planned.", target=target
+        )
+    raise UnfitTarget(problem, tr("Look at it, then start again."))
 
 
 # ------------------------------------------------------------------------------------ a new file
@@ -146,14 +154,19 @@ def held_file(target: Path) -> Iterator[int]:
     try:
         if in_use := holders([target]):
             raise UnfitTarget(
-                f"{target} is open elsewhere: {', '.join(map(str, in_use[:3]))}.",
-                "End that first, or restore to a new file.",
+                tr(
+                    "{target} is open elsewhere: {names}.",
+                    target=target,
+                    names=", ".join(map(str, in_use[:3])),
+                ),
+                tr("End that first, or restore to a new file."),
             )
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         yield fd
     except BlockingIOError as error:
         raise UnfitTarget(
-            f"{target} is being written by another program.", "Wait until that is done."
+            tr("{target} is being written by another program.", target=target),
+            tr("Wait until that is done."),
         ) from error
     finally:
         os.close(fd)
@@ -175,16 +188,31 @@ def check_device(target: Path, needed: int, sector_size: int | None, partition: 
         size, sectors = os.lseek(fd, 0, os.SEEK_END), sector_size_of(fd)
     if size < needed:
         there, wanted = sizes_apart(size, needed)
-        what = f"partition {partition}" if partition else "the recovery point"
+        what = (
+            tr("partition {partition}", partition=partition)
+            if partition
+            else tr("the recovery point")
+        )
         raise UnfitTarget(
-            f"{target} has {there}; {what} needs {wanted}.",
-            "Choose a device that is at least as large.",
+            tr(
+                "{target} has {there}; {what} needs {wanted}.",
+                target=target,
+                there=there,
+                what=what,
+                wanted=wanted,
+            ),
+            tr("Choose a device that is at least as large."),
         )
     if sector_size not in (None, sectors):
         raise UnfitTarget(
-            f"{target} has sectors of {sectors} bytes, and the disk in the recovery point had "
-            f"sectors of {sector_size}: what counts in them would mean nothing there.",
-            "Choose a device with the same sectors, or restore to a file.",
+            tr(
+                "{target} has sectors of {sectors} bytes, and the disk in the recovery point had "
+                "sectors of {sector_size}: what counts in them would mean nothing there.",
+                target=target,
+                sectors=sectors,
+                sector_size=sector_size,
+            ),
+            tr("Choose a device with the same sectors, or restore to a file."),
         )
     return size
 
@@ -200,15 +228,18 @@ def held_device(target: Path) -> Iterator[int]:
         fd = os.open(target, os.O_RDWR | os.O_EXCL | os.O_CLOEXEC)
     except OSError as error:
         raise UnfitTarget(
-            f"{target} cannot be written: {error.strerror}.",
-            "Unmount what is on it, and check that you may write to it.",
+            tr("{target} cannot be written: {reason}.", target=target, reason=error.strerror),
+            tr("Unmount what is on it, and check that you may write to it."),
         ) from error
     try:
         if _is_read_only(fd):
             raise UnfitTarget(
-                f"{target} is read-only.",
-                "Look for its write-protect switch; what was made read-only by software, "
-                f"`blockdev --setrw {target}` makes writable.",
+                tr("{target} is read-only.", target=target),
+                tr(
+                    "Look for its write-protect switch; what was made read-only by software, "
+                    "`blockdev --setrw {target}` makes writable.",
+                    target=target,
+                ),
             )
         yield fd
     finally:
@@ -248,13 +279,16 @@ def read_table_again(fd: int) -> None:
 
 def description(device: Device) -> str:
     """What a device is, for a person: model, serial number, size, and the file that it shows."""
-    serial = f"serial number {device.serial}" if device.serial else ""
-    files = [f"the file {file}" for file in files_under(device.path)[:1]]
+    serial = tr("serial number {serial}", serial=device.serial) if device.serial else ""
+    files = [tr("the file {file}", file=file) for file in files_under(device.path)[:1]]
     return ", ".join(filter(None, [device.model, serial, readable_size(device.size), *files]))
 
 
 def losing(device: Device) -> str:
     """What goes when a device is written over, in a sentence."""
     if not device.contents:
-        return "Nothing is known to lie on it."
-    return f"What lies on it is lost: {'; '.join(each.words for each in device.contents)}."
+        return tr("Nothing is known to lie on it.")
+    return tr(
+        "What lies on it is lost: {contents}.",
+        contents="; ".join(each.words for each in device.contents),
+    )

@@ -26,11 +26,14 @@ from vdbackup.repository.backup_set import BackupSet, check_size
 from vdbackup.repository.digests import BLOCK, DigestFold, differ, digest_blocks
 from vdbackup.repository.model import Check, RecoveryPoint
 from vdbackup.repository.repository import Repository
+from vdbackup.translation import tr, trn
 
 log = logging.getLogger(__name__)
 
-_ALTERED = "the block is not as it was captured"
-_UNKNOWN = "the digests are damaged: whether these bytes are as they were captured cannot be said"
+_ALTERED = tr("the block is not as it was captured")
+_UNKNOWN = tr(
+    "the digests are damaged: whether these bytes are as they were captured cannot be said"
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,9 +84,14 @@ def plan(
         backup_set.point(each).id for each in point_ids or [p.id for p in backup_set.points]
     )
     layers = _layers(backup_set, wanted)
-    count = f"{len(wanted)} point{'' if len(wanted) == 1 else 's'}"
+    count = trn("{count} point", "{count} points", len(wanted))
     return VerifyPlan(
-        summary=f"{count} of {set_name} in {len(layers)} layers: read, compared with the digests.",
+        summary=tr(
+            "{count} of {set_name} in {count_2} layers: read, compared with the digests.",
+            count=count,
+            set_name=set_name,
+            count_2=len(layers),
+        ),
         bytes_to_copy=sum(layer.stored_bytes for layer in layers.values()),
         repository=repository,
         set_name=set_name,
@@ -111,7 +119,7 @@ def run(plan: VerifyPlan, task: Task) -> list[Verdict]:
 
     Raises PointInUse where somebody is just changing what is to be read.
     """
-    doing = f"verifying {plan.set_name}"
+    doing = tr("verifying {set_name}", set_name=plan.set_name)
     with claims.reading(plan.repository, plan.set_name, plan.point_ids, doing) as backup_set:
         found = {
             layer.id: _check_layer(backup_set, layer, task)
@@ -132,7 +140,9 @@ def _record(plan: VerifyPlan, verdicts: Sequence[Verdict], task: Task) -> None:
     at = _now()
 
     def note(task: Task) -> None:
-        with plan.repository.lock(f"recording a verification of {plan.set_name}", task.cancel):
+        with plan.repository.lock(
+            tr("recording a verification of {set_name}", set_name=plan.set_name), task.cancel
+        ):
             now = {point.id: point for point in plan.repository.set(plan.set_name).points}
             for verdict in verdicts:
                 point = now.get(verdict.point.id)
@@ -198,7 +208,7 @@ def _compare(layer: RecoveryPoint, data: Chain, digests: DigestFold, task: Task)
     if layer.parent is not None:  # a base owns the whole disk
         own = aligned(data.layers[0].block_map().own_ranges(), BLOCK, data.size)
         if total(own) != total(digests.held()):
-            problem = "it does not hold the blocks that it held when it was captured"
+            problem = tr("it does not hold the blocks that it held when it was captured")
             return [Finding(layer.disk, None, 0, problem)]
     wrong: list[int] = []
     unknown: list[tuple[int, int]] = []
@@ -218,7 +228,7 @@ def _compare(layer: RecoveryPoint, data: Chain, digests: DigestFold, task: Task)
         except (DiskError, OSError) as error:
             title = error.title if isinstance(error, DiskError) else error.strerror
             with lock:
-                unreadable[block] = f"the block cannot be read: {title}"
+                unreadable[block] = tr("the block cannot be read: {title}", title=title)
 
     def check(pieces: Ranges, view: memoryview) -> None:
         blocks = blocks_of(pieces, BLOCK)
@@ -233,7 +243,7 @@ def _compare(layer: RecoveryPoint, data: Chain, digests: DigestFold, task: Task)
         digests.to_check(data),
         read,
         check,
-        phase=f"Verify point {layer.sequence}",
+        phase=tr("Verify point {layer}", layer=layer.sequence),
         task=task,
     )
     stretches = union(as_ranges(unknown), np.empty((0, 2), np.int64))

@@ -24,6 +24,7 @@ from vdbackup.repository.journal import Journal
 from vdbackup.repository.manifests import BrokenManifest, manifest_path
 from vdbackup.repository.model import Pin, RecoveryPoint, SetSettings
 from vdbackup.repository.written import WrittenPoint, is_moment, kept_log, moment, point_of
+from vdbackup.translation import tr
 
 if TYPE_CHECKING:  # late: disks bring numpy, and what only lists points needs neither
     from vdbackup.disks.chain import Chain
@@ -64,8 +65,8 @@ class BackupSet:
         if (point := self._by_id.get(point_id)) is not None:
             return point
         raise PointNotFound(
-            f"{self.name} has no recovery point {point_id}.",
-            "It may have been merged or deleted.",
+            tr("{name} has no recovery point {point_id}.", name=self.name, point_id=point_id),
+            tr("It may have been merged or deleted."),
             remedy=Remedy.LIST_POINTS,
         )
 
@@ -82,8 +83,12 @@ class BackupSet:
         if pin := self.pin(point):
             why = f" ({pin.note})" if pin.note else ""
             raise PointPinned(
-                f"Point {point.sequence} is pinned{why}: it is neither deleted nor merged away.",
-                "Unpin it first.",
+                tr(
+                    "Point {point} is pinned{why}: it is neither deleted nor merged away.",
+                    point=point.sequence,
+                    why=why,
+                ),
+                tr("Unpin it first."),
                 remedy=Remedy.UNPIN,
                 about=str(point.sequence),
             )
@@ -118,8 +123,8 @@ class BackupSet:
         while chain[-1].parent is not None:
             if len(chain) > len(self.points) + len(self.hidden):
                 raise DamagedMetadata(
-                    f"The parents of point {point.sequence} form a circle.",
-                    "The manifests can be rebuilt from the disks.",
+                    tr("The parents of point {point} form a circle.", point=point.sequence),
+                    tr("The manifests can be rebuilt from the disks."),
                     remedy=Remedy.REPAIR,
                 )
             try:
@@ -127,9 +132,13 @@ class BackupSet:
             except PointNotFound:
                 names = ", ".join(each.name for each in self.broken)
                 raise Damaged(
-                    f"The point that point {chain[-1].sequence} reads through is missing from "
-                    f"{self.name}" + (f", or it is damaged: {names}." if names else "."),
-                    "Use another chain's point; or put its files back, then have it repaired.",
+                    tr(
+                        "The point that point {point} reads through is missing from {name}",
+                        point=chain[-1].sequence,
+                        name=self.name,
+                    )
+                    + (tr(", or it is damaged: {names}.", names=names) if names else "."),
+                    tr("Use another chain's point; or put its files back, then have it repaired."),
                     remedy=Remedy.REPAIR,
                 ) from None
         chain.reverse()
@@ -144,14 +153,21 @@ class BackupSet:
             first = self.broken[0]
             if first.refused:
                 raise NotPermitted(
-                    f"{first.name} of {self.name} may not be read, so nothing is merged or deleted "
-                    "there.",
-                    "Let whoever owns the file do it, or have them let you read it.",
+                    tr(
+                        "{first} of {name} may not be read, so nothing is merged or deleted there.",
+                        first=first.name,
+                        name=self.name,
+                    ),
+                    tr("Let whoever owns the file do it, or have them let you read it."),
                 )
             raise DamagedMetadata(
-                f"{self.name} has damaged manifests, so nothing is merged or deleted in it: "
-                f"{first.problem.title}",
-                "They can be rebuilt from the disks.",
+                tr(
+                    "{name} has damaged manifests, so nothing is merged or deleted in it: "
+                    "{problem}",
+                    name=self.name,
+                    problem=first.problem.title,
+                ),
+                tr("They can be rebuilt from the disks."),
                 remedy=Remedy.REPAIR,
             )
 
@@ -210,9 +226,12 @@ class BackupSet:
         overlay = self.overlay_path(moment)
         if overlays.contents(overlay, self.settings.format) != kept.protection.overlay_contents:
             raise Damaged(
-                f"The overlay of point {moment.sequence} has changed since the machine was started "
-                "on it whose writes are kept, so they fit no more.",
-                "Put the overlay back as it was.",
+                tr(
+                    "The overlay of point {moment} has changed since the machine was started on "
+                    "it whose writes are kept, so they fit no more.",
+                    moment=moment.sequence,
+                ),
+                tr("Put the overlay back as it was."),
             )
         log = kept.read()
         below = self.open_machine_disk(self.point(point_of(moment.id)))
@@ -249,24 +268,39 @@ class BackupSet:
         """
         path = self.disk_path(layer)
         other = wanted is not None and wanted.id != layer.id
-        needs = f", which point {wanted.sequence} needs," if wanted and other else ""
+        needs = (
+            tr(", which point {wanted} needs,", wanted=wanted.sequence) if wanted and other else ""
+        )
         try:
             size = path.stat().st_size
         except FileNotFoundError:
             if not self.folder.exists():  # not this layer alone: the storage is gone
                 raise
             raise Damaged(
-                f"{path.name} of point {layer.sequence}{needs} is missing from {self.folder}.",
-                "Put the file back, or use a recovery point of another chain.",
+                tr(
+                    "{path} of point {layer}{needs} is missing from {folder}.",
+                    path=path.name,
+                    layer=layer.sequence,
+                    needs=needs,
+                    folder=self.folder,
+                ),
+                tr("Put the file back, or use a recovery point of another chain."),
             ) from None
         # what is merged into grows, or loses what an earlier merge left behind in it
         merged_into = self.journal is not None and layer.id == self.journal.parent.id
         if size != layer.disk_size and not merged_into:
             now, then = sizes_apart(size, layer.disk_size)
             raise Damaged(
-                f"{path.name} of point {layer.sequence}{needs} is {now} long instead of {then}: it "
-                "was cut off or altered.",
-                "Put the original file back, or use a recovery point of another chain.",
+                tr(
+                    "{path} of point {layer}{needs} is {now} long instead of {then}: it was cut "
+                    "off or altered.",
+                    path=path.name,
+                    layer=layer.sequence,
+                    needs=needs,
+                    now=now,
+                    then=then,
+                ),
+                tr("Put the original file back, or use a recovery point of another chain."),
             )
 
     def open_digests(self, point: RecoveryPoint) -> DigestFold:
@@ -305,8 +339,8 @@ class BackupSet:
 
 def _other_parents(point: RecoveryPoint) -> Damaged:
     return Damaged(
-        f"The parents inside {point.disk} are not those that the manifests name.",
-        "A repair finds out which are right.",
+        tr("The parents inside {disk} are not those that the manifests name.", disk=point.disk),
+        tr("A repair finds out which are right."),
         remedy=Remedy.REPAIR,
     )
 
@@ -319,8 +353,13 @@ def check_size(disk: DiskInfo, layer: RecoveryPoint) -> None:
     if disk.virtual_size != layer.virtual_size:
         now, then = sizes_apart(disk.virtual_size, layer.virtual_size)
         raise Damaged(
-            f"{layer.disk} says that its disk has {now}; when it was captured, it had {then}.",
-            "Put the original file back, or use a recovery point of another chain.",
+            tr(
+                "{disk} says that its disk has {now}; when it was captured, it had {then}.",
+                disk=layer.disk,
+                now=now,
+                then=then,
+            ),
+            tr("Put the original file back, or use a recovery point of another chain."),
         )
 
 

@@ -20,6 +20,7 @@ from vdbackup.repository.backup_set import BackupSet
 from vdbackup.repository.digests import BLOCK, DigestFold, differ, digest_blocks
 from vdbackup.repository.model import RecoveryPoint
 from vdbackup.repository.repository import Repository
+from vdbackup.translation import grouped, tr
 
 log = logging.getLogger(__name__)
 
@@ -109,11 +110,13 @@ class CheckedDisk:
         self._proven[first:last] = True
 
     def _note(self, block: int, layer: RecoveryPoint) -> None:
-        said = (
-            f"{layer.disk} is damaged: {readable_size(BLOCK)} at byte {block * BLOCK:,} of the "
-            "disk are not as captured."
+        said = tr(
+            "{disk} is damaged: {size} at byte {block} of the disk are not as captured.",
+            disk=layer.disk,
+            size=readable_size(BLOCK),
+            block=grouped(block * BLOCK),
         )
         if not self._ignore_damage:
-            advice = "Take it from another point; `verify` says which are whole."
+            advice = tr("Take it from another point; `verify` says which are whole.")
             raise Damaged(said, advice, remedy=Remedy.IGNORE_DAMAGE)
         self.damage.append(said)

@@ -46,6 +46,7 @@ from vdbackup.errors import Obstructed
 from vdbackup.repository import lease, lock
 from vdbackup.repository.files import remove
 from vdbackup.repository.lease import STALE, Lease
+from vdbackup.translation import tr
 
 log = logging.getLogger(__name__)
 
@@ -88,7 +89,7 @@ class Claim:
         """What a part of a file says; raises TypeError or ValueError if that is no claim."""
         claim = records.tolerant(cls, record)
         if len(claim.points) > MAX_RUNS:
-            raise ValueError("it names too many points")
+            raise ValueError(tr("it names too many points"))
         return claim
 
     def first_of(self, numbers: Collection[int]) -> int | None:
@@ -100,8 +101,12 @@ class Claim:
         if not self.points:
             return str(self.process)
         first, last = self.points[0][0], self.points[-1][1]
-        points = f"point {first}" if first == last else f"points {first} to {last}"
-        return f"{self.process}, with {points}"
+        points = (
+            tr("point {first}", first=first)
+            if first == last
+            else tr("points {first} to {last}", first=first, last=last)
+        )
+        return tr("{process}, with {points}", process=self.process, points=points)
 
 
 @dataclass(frozen=True)
@@ -150,7 +155,7 @@ def claimed(folder: Path, kind: Kind, numbers: Collection[int]) -> tuple[int, st
         if not found.path.name.startswith(kind):
             continue
         if found.hidden:
-            hits = [(min(numbers, default=0), f"another program is {kind} it")]
+            hits = [(min(numbers, default=0), tr("another program is {kind} it", kind=kind))]
         else:
             on = ((claim.first_of(numbers), claim) for claim in found.claims or ())
             hits = [(number, str(claim)) for number, claim in on if number is not None]
@@ -334,7 +339,7 @@ class _Own:
             self._announcements.append(announcement)
             self._write()
             if self._path is not None and self._thread is None:
-                name = f"claims in {self.folder}"
+                name = tr("claims in {folder}", folder=self.folder)
                 self._over = threading.Event()
                 self._thread = threading.Thread(
                     target=self._keep, args=(self._over,), name=name, daemon=True

@@ -47,6 +47,7 @@ from vdbackup.repository.lock import also_checked
 from vdbackup.repository.model import RecoveryPoint
 from vdbackup.repository.repository import Repository
 from vdbackup.repository.written import point_of
+from vdbackup.translation import tr
 
 log = logging.getLogger(__name__)
 
@@ -55,7 +56,7 @@ GIVE_WAY = 5.0
 repository (recovery/boot_test/boot_test.py)."""
 _LOOK = 0.1
 """Seconds between two looks whether what is in the way still is."""
-_WAIT = "Wait until that is done, or end it, then try again."
+_WAIT = tr("Wait until that is done, or end it, then try again.")
 _READ, _CHANGED = 1 << 60, 1 << 61
 """First bytes of the two kinds, far from what anybody else locks."""
 _NUMBERS = 1 << 59
@@ -140,8 +141,8 @@ def changing(
     """
     numbers = [point.sequence for point in points]
     with (
-        _Claim(backup_set.folder, _CHANGED, numbers, "changing it"),
-        announced(backup_set.folder, Kind.CHANGING, numbers, "changing it") as announcement,
+        _Claim(backup_set.folder, _CHANGED, numbers, tr("changing it")),
+        announced(backup_set.folder, Kind.CHANGING, numbers, tr("changing it")) as announcement,
     ):
         check_unused(backup_set, points, cancel, patience)
         look_again = partial(_check_unread_meanwhile, announcement, backup_set, points)
@@ -162,8 +163,12 @@ def _check_unread_meanwhile(
     numbers = [point.sequence for point in points]
     if (seen := claimed(backup_set.folder, Kind.READING, numbers)) is not None:
         raise PointInUse(
-            f"Point {seen[0]} is in use: {seen[1]}, which began while this computer slept or was "
-            "cut off from the storage.",
+            tr(
+                "Point {seen} is in use: {seen_2}, which began while this computer slept or was "
+                "cut off from the storage.",
+                seen=seen[0],
+                seen_2=seen[1],
+            ),
             _WAIT,
             cleared=lambda: claimed(backup_set.folder, Kind.READING, numbers) is None,
         )
@@ -195,8 +200,11 @@ def _check_stays(backup_set: BackupSet, point_ids: Collection[str]) -> None:
     for point in backup_set.hidden:
         if point.id in wanted:
             raise PointInUse(
-                f"Point {point.sequence} is not to be had: a merge that takes it has begun.",
-                "Use a later point.",
+                tr(
+                    "Point {point} is not to be had: a merge that takes it has begun.",
+                    point=point.sequence,
+                ),
+                tr("Use a later point."),
             )
 
 
@@ -207,10 +215,15 @@ def _check_unchanged(before: BackupSet, now: BackupSet, wanted: Collection[str])
     concerned = begun and before.journal is None and not begun.isdisjoint(p.id for p in layers)
     if concerned or _files(_layers(now, wanted)) != _files(layers):
         raise PointInUse(
-            f"{before.name} was changed by another computer while it was read here: what was read "
-            "is not to be trusted.",
-            "Do it again. Other computers see who reads where this one may write to the backups, "
-            "unless it sleeps meanwhile.",
+            tr(
+                "{before} was changed by another computer while it was read here: what was read "
+                "is not to be trusted.",
+                before=before.name,
+            ),
+            tr(
+                "Do it again. Other computers see who reads where this one may write to the "
+                "backups, unless it sleeps meanwhile."
+            ),
         )
 
 
@@ -222,9 +235,12 @@ def _being_changed(backup_set: BackupSet, layers: Sequence[RecoveryPoint]) -> Po
         return _claimed_by(folder, _CHANGED, numbers) or (seen[1] if seen else "")
 
     return PointInUse(
-        f"{backup_set.name} is just being changed: "
-        f"{changer() or 'another program is changing it'}.",
-        "Try again when that is done.",
+        tr(
+            "{backup_set} is just being changed: {changer}.",
+            backup_set=backup_set.name,
+            changer=changer() or tr("another program is changing it"),
+        ),
+        tr("Try again when that is done."),
         cleared=lambda: not changer(),
     )
 
@@ -324,7 +340,7 @@ def in_use(backup_set: BackupSet, points: Sequence[RecoveryPoint]) -> PointInUse
 
     def error(point: RecoveryPoint, who: str, advice: str) -> PointInUse:
         return PointInUse(
-            f"Point {point.sequence} is in use: {who}.",
+            tr("Point {point} is in use: {who}.", point=point.sequence, who=who),
             advice,
             cleared=lambda: in_use(backup_set, points) is None,
         )
@@ -335,13 +351,13 @@ def in_use(backup_set: BackupSet, points: Sequence[RecoveryPoint]) -> PointInUse
     for path, point in files.items():
         if path.exists() and qemu_locks.is_open(path):
             who = named(holders([path]))
-            machine = "a virtual machine is running from it or from a later one"
-            return error(point, f"{machine}: {who}" if who else machine, "Shut it down first.")
+            machine = tr("a virtual machine is running from it or from a later one")
+            return error(point, f"{machine}: {who}" if who else machine, tr("Shut it down first."))
     files |= {backup_set.overlay_path(point): point for point in points}
     if opened := holders(files):
         first = files[opened[0].path]
         who = named(each for each in opened if files[each.path] is first)
-        return error(first, f"{who} has it open", "Close it there, then try again.")
+        return error(first, tr("{who} has it open", who=who), tr("Close it there, then try again."))
     return None
 
 
@@ -363,7 +379,16 @@ def reader_of(
 def hindrance(backup_set: BackupSet, points: Iterable[RecoveryPoint]) -> str:
     """Who reads one of the points, in words, as a plan says it; "" if nobody does."""
     reader = reader_of(backup_set, points)
-    return f"Point {reader[0].sequence} is in use: {reader[1]}. {_WAIT}" if reader else ""
+    return (
+        tr(
+            "Point {reader} is in use: {reader_2}. {wait}",
+            reader=reader[0].sequence,
+            reader_2=reader[1],
+            wait=_WAIT,
+        )
+        if reader
+        else ""
+    )
 
 
 def who_keeps(path: Path) -> str:
@@ -382,8 +407,8 @@ def who_has(path: Path) -> str:
     if layer and (seen := claimed(path.parent, Kind.READING, [layer.sequence])):
         return seen[1]
     if opened := holders([path]):
-        return f"{named(opened)} has it open"
-    return "a virtual machine" if path.exists() and qemu_locks.is_open(path) else ""
+        return tr("{opened} has it open", opened=named(opened))
+    return tr("a virtual machine") if path.exists() and qemu_locks.is_open(path) else ""
 
 
 def _claimed_by(folder: Path, kind: int, numbers: Collection[int]) -> str:
@@ -398,11 +423,19 @@ def _claimed_by(folder: Path, kind: int, numbers: Collection[int]) -> str:
         return ""
     for claim in _claims.copy():
         if claim.means(folder, kind, asked):
-            return f"this program is {claim.doing}"
+            return tr("this program is {doing}", doing=claim.doing)
     for holder in holders([folder]):
         if holder.pid is not None and _has_claim(holder.pid, folder, kind, taken):
-            return f"{holder} is {'reading' if kind == _READ else 'changing'} it"
-    return f"another program is {'reading' if kind == _READ else 'changing'} it"
+            return (
+                tr("{holder} is reading it", holder=holder)
+                if kind == _READ
+                else tr("{holder} is changing it", holder=holder)
+            )
+    return (
+        tr("another program is reading it")
+        if kind == _READ
+        else tr("another program is changing it")
+    )
 
 
 def _has_claim(pid: int, folder: Path, kind: int, taken: Sequence[tuple[int, int]]) -> bool:

@@ -32,6 +32,7 @@ from vdbackup.disks.extents import UNALLOCATED, BlockMap, Int64s, distinct
 from vdbackup.disks.host_file import HostFile
 from vdbackup.durable import check_regular
 from vdbackup.errors import DamagedDigests, DamagedMetadata, NewerLayout, Remedy
+from vdbackup.translation import tr
 
 BLOCK = 64 << 10
 """Bytes of disk that one digest covers."""
@@ -100,8 +101,8 @@ class DigestFile:
             if not path.parent.exists():  # not this file alone: the storage is gone
                 raise
             raise DamagedMetadata(
-                f"{path.name} is missing.",
-                "It can be computed again from the disk.",
+                tr("{path} is missing.", path=path.name),
+                tr("It can be computed again from the disk."),
                 remedy=Remedy.REPAIR,
             ) from error
         try:
@@ -113,34 +114,39 @@ class DigestFile:
     def _parse(self, wanted_size: int | None) -> None:
         header = self._file.read(0, HEADER.size)
         if len(header) < HEADER.size or not header.startswith(_MAGIC):
-            raise DamagedDigests(self.path, 0, "it is not a file of digests")
+            raise DamagedDigests(self.path, 0, tr("it is not a file of digests"))
         _, layout, block, rows, self.blocks, self.virtual_size, seal = HEADER.unpack(header)
         if layout > _LAYOUT:
             raise NewerLayout(
-                f"{self.path.name} is of a newer version of vdbackup: it has layout {layout}, and "
-                f"those up to {_LAYOUT} are known here.",
-                "Use a newer version of vdbackup.",
+                tr(
+                    "{path} is of a newer version of vdbackup: it has layout {layout}, and those "
+                    "up to {layout_2} are known here.",
+                    path=self.path.name,
+                    layout=layout,
+                    layout_2=_LAYOUT,
+                ),
+                tr("Use a newer version of vdbackup."),
             )
         entry = {_LAYOUT_OF_RUNS: _RUN, _LAYOUT: ROW}.get(layout)
         if entry is None or block != BLOCK:
-            raise DamagedDigests(self.path, 8, "its header makes no sense")
+            raise DamagedDigests(self.path, 8, tr("its header makes no sense"))
         if wanted_size not in (None, self.virtual_size):
-            raise DamagedDigests(self.path, 32, "it belongs to a disk of another size")
+            raise DamagedDigests(self.path, 32, tr("it belongs to a disk of another size"))
         of_disk = -(-self.virtual_size // BLOCK)
         table = HEADER.size + self.blocks * DIGEST
         most_rows = self.blocks if layout == _LAYOUT_OF_RUNS else -(-of_disk // REGION)
         if of_disk > _MAX_BLOCKS or rows > most_rows or not rows <= self.blocks <= of_disk:
-            raise DamagedDigests(self.path, 16, "it has more digests than its disk has blocks")
+            raise DamagedDigests(self.path, 16, tr("it has more digests than its disk has blocks"))
         if table + rows * entry.itemsize != self._file.size:
-            raise DamagedDigests(self.path, 16, "it is cut off or too long")
+            raise DamagedDigests(self.path, 16, tr("it is cut off or too long"))
         whole = layout == _LAYOUT_OF_RUNS
         if self._seal(b"" if whole else header, HEADER.size if whole else table) != seal:
-            raise DamagedDigests(self.path, _SEAL_AT, "what its header seals is altered")
+            raise DamagedDigests(self.path, _SEAL_AT, tr("what its header seals is altered"))
         entries = np.frombuffer(self._file.read(table, rows * entry.itemsize), entry)
         runs = _Runs.listed(entries) if whole else _Runs.in_regions(entries)
         self._regions = _Regions(np.empty(0, ROW) if whole else entries)
         if not (runs.fit(self.blocks, of_disk) and self._regions.fit(self.blocks)):
-            raise DamagedDigests(self.path, table, "its table makes no sense")
+            raise DamagedDigests(self.path, table, tr("its table makes no sense"))
         self.map = runs.map(of_disk)
 
     def _seal(self, header: bytes, start: int) -> bytes:
@@ -184,7 +190,7 @@ class DigestFile:
             start, end = int(regions.starts[number]), int(regions.starts[number + 1])
             found = blake3(self._file.read(start, end - start)).digest()
             if found != regions.seals[number].tobytes():
-                raise DamagedDigests(self.path, start, "the digests themselves are altered")
+                raise DamagedDigests(self.path, start, tr("the digests themselves are altered"))
             regions.proven[number] = True
 
     def close(self) -> None:

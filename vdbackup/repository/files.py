@@ -20,6 +20,7 @@ from vdbackup.durable import (
 from vdbackup.errors import DamagedMetadata, NoSpace, RecordTooLong, Remedy
 from vdbackup.jobs import readable_size
 from vdbackup.repository.lock import check_lock
+from vdbackup.translation import tr
 
 __all__ = [
     "PARTIAL",
@@ -60,8 +61,12 @@ def _encoded(path: Path, data: dict[str, Any]) -> bytes:
     encoded = text.encode("utf-8", errors="backslashreplace")
     if len(encoded) > MAX_RECORD:
         raise RecordTooLong(
-            f"{path} would become {readable_size(len(encoded))} long, too long to be read again.",
-            "Nothing was changed; the log says more.",
+            tr(
+                "{path} would become {size} long, too long to be read again.",
+                path=path,
+                size=readable_size(len(encoded)),
+            ),
+            tr("Nothing was changed; the log says more."),
         )
     return encoded
 
@@ -91,14 +96,14 @@ def parse_json(path: Path | str, content: bytes) -> dict[str, Any]:
         data = json.loads(content.decode("utf-8"))
     except (ValueError, RecursionError) as error:  # UnicodeError is a ValueError
         raise DamagedMetadata(
-            f"{path} is damaged: {error}.",
-            "It can be rebuilt from the disks.",
+            tr("{path} is damaged: {error}.", path=path, error=error),
+            tr("It can be rebuilt from the disks."),
             remedy=Remedy.REPAIR,
         ) from error
     if not isinstance(data, dict):
         raise DamagedMetadata(
-            f"{path} is damaged: it holds no JSON object.",
-            "It can be rebuilt from the disks.",
+            tr("{path} is damaged: it holds no JSON object.", path=path),
+            tr("It can be rebuilt from the disks."),
             remedy=Remedy.REPAIR,
         )
     return data
@@ -115,9 +120,14 @@ def check_space(folder: Path, needed: int, doing: str) -> None:
     free = free_space(folder)
     if free is not None and free < needed:
         raise NoSpace(
-            f"{doing} may need {readable_size(needed)}, and {folder} has "
-            f"{readable_size(free)} free.",
-            "Free some space on the storage of the backups, then try again.",
+            tr(
+                "{doing} may need {size}, and {folder} has {size_2} free.",
+                doing=doing,
+                size=readable_size(needed),
+                folder=folder,
+                size_2=readable_size(free),
+            ),
+            tr("Free some space on the storage of the backups, then try again."),
         )
 
 

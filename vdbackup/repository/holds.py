@@ -35,6 +35,7 @@ from vdbackup.repository.files import read_json, remove, sync_folder, write_json
 from vdbackup.repository.lease import Lease
 from vdbackup.repository.model import RecoveryPoint
 from vdbackup.repository.written import KeptLog, kept_logs, point_of
+from vdbackup.translation import tr
 
 log = logging.getLogger(__name__)
 
@@ -196,9 +197,13 @@ def check_not_read(backup_set: BackupSet, kept: KeptLog) -> None:
     name = f"@{kept.session}."
     if reading := [hold.session for hold in of(backup_set) if name in hold.point]:
         raise PointInUse(
-            f"The writes of the session {kept.session} are in use: the session {reading[0]} runs "
-            "from a moment of them, or is kept on it.",
-            "End it, then discard it or make a point of it.",
+            tr(
+                "The writes of the session {session} are in use: the session {reading} runs from "
+                "a moment of them, or is kept on it.",
+                session=kept.session,
+                reading=reading[0],
+            ),
+            tr("End it, then discard it or make a point of it."),
             remedy=Remedy.END_SESSION,
             about=reading[0],
             cleared=lambda: not any(name in hold.point for hold in of(backup_set)),
@@ -213,9 +218,14 @@ def check_not_below(backup_set: BackupSet, points: Iterable[RecoveryPoint]) -> N
     if found := _above(backup_set, points):
         point, hold = found
         raise PointInUse(
-            f"Point {point.sequence} may be in use: {_machine_of(hold)}, which may be running, "
-            "reads through it.",
-            f"Shut it down there, and discard the session {hold.session} there.",
+            tr(
+                "Point {point} may be in use: {hold}, which may be running, reads through it.",
+                point=point.sequence,
+                hold=_machine_of(hold),
+            ),
+            tr(
+                "Shut it down there, and discard the session {session} there.", session=hold.session
+            ),
             remedy=Remedy.END_SESSION_ELSEWHERE,
             about=hold.session,
             cleared=lambda: hold not in of(backup_set),
@@ -236,7 +246,9 @@ def _above(
 
 
 def _machine_of(hold: Hold) -> str:
-    return f"the machine {hold.title} of {hold.user} on {hold.host}"
+    return tr(
+        "the machine {hold} of {user} on {host}", hold=hold.title, user=hold.user, host=hold.host
+    )
 
 
 def below_hindrance(backup_set: BackupSet, points: Iterable[RecoveryPoint]) -> str:
@@ -244,9 +256,12 @@ def below_hindrance(backup_set: BackupSet, points: Iterable[RecoveryPoint]) -> s
     if (found := _above(backup_set, points)) is None:
         return ""
     point, hold = found
-    return (
-        f"That cannot be while {_machine_of(hold)} may run: it reads through point "
-        f"{point.sequence}. Shut it down there, and discard the session {hold.session} there."
+    return tr(
+        "That cannot be while {hold} may run: it reads through point {point}. Shut it down "
+        "there, and discard the session {session} there.",
+        hold=_machine_of(hold),
+        point=point.sequence,
+        session=hold.session,
     )
 
 
@@ -256,44 +271,68 @@ def hindrance(backup_set: BackupSet, point: RecoveryPoint) -> str:
     if not held:
         return ""
     if isinstance(held[0], LogHold):
-        return f"That cannot be yet. {_of_log(point, held[0]).title} {_FORGET}"
-    names = ", ".join(f"{hold.session} of {hold.title or 'a virtual machine'}" for hold in held)
-    return (
-        f"That cannot be while there is a session on point {point.sequence}: {names}. Discard it, "
-        "or make a recovery point of it, first."
+        return tr(
+            "That cannot be yet. {of_log} {forget}",
+            of_log=_of_log(point, held[0]).title,
+            forget=_FORGET,
+        )
+    names = ", ".join(
+        tr("{session} of {hold}", session=hold.session, hold=hold.title or tr("a virtual machine"))
+        for hold in held
+    )
+    return tr(
+        "That cannot be while there is a session on point {point}: {names}. Discard it, or "
+        "make a recovery point of it, first.",
+        point=point.sequence,
+        names=names,
     )
 
 
 def _in_use(backup_set: BackupSet, point: RecoveryPoint, hold: Hold) -> PointInUse:
     if hold.point == _UNKNOWN:
         return PointInUse(
-            f"Point {point.sequence} may be in use: the note of the session {hold.session} is "
-            "damaged and does not say on which point it lies.",
-            "End the session, then discard it.",
+            tr(
+                "Point {point} may be in use: the note of the session {session} is damaged and "
+                "does not say on which point it lies.",
+                point=point.sequence,
+                session=hold.session,
+            ),
+            tr("End the session, then discard it."),
             remedy=Remedy.END_SESSION_ELSEWHERE,
             about=hold.session,
             cleared=lambda: hold not in of(backup_set),
         )
     if isinstance(hold, LogHold):
         return _of_log(point, hold)
-    whose = "" if hold.is_ours else f" of {hold.user} on {hold.host}"
+    whose = "" if hold.is_ours else tr(" of {user} on {host}", user=hold.user, host=hold.host)
     return PointInUse(
-        f"Point {point.sequence} is in use: the session {hold.session}{whose} runs from it, or is "
-        "kept on it.",
-        f"End it, then discard it or make a point of it{'' if hold.is_ours else ' there'}.",
+        tr(
+            "Point {point} is in use: the session {session}{whose} runs from it, or is kept on it.",
+            point=point.sequence,
+            session=hold.session,
+            whose=whose,
+        ),
+        (
+            tr("End it, then discard it or make a point of it.")
+            if hold.is_ours
+            else tr("End it, then discard it or make a point of it there.")
+        ),
         remedy=Remedy.END_SESSION if hold.is_ours else Remedy.END_SESSION_ELSEWHERE,
         about=hold.session,
         cleared=lambda: hold not in of(backup_set),
     )
 
 
-_FORGET = "Let these writes be forgotten first; a recovery point can be made of a moment."
+_FORGET = tr("Let these writes be forgotten first; a recovery point can be made of a moment.")
 
 
 def _of_log(point: RecoveryPoint, hold: LogHold) -> PointInUse:
     return PointInUse(
-        f"Point {point.sequence} is in use: every write of the session {hold.session} is kept on "
-        "it.",
+        tr(
+            "Point {point} is in use: every write of the session {session} is kept on it.",
+            point=point.sequence,
+            session=hold.session,
+        ),
         _FORGET,
         remedy=Remedy.FORGET_WRITES,
         about=hold.session,
@@ -310,7 +349,7 @@ def _read(folder: Path) -> Iterator[Hold]:
         try:
             hold: Hold = _parsed(read_json(folder / name))
             if hold.session != match[1]:
-                raise ValueError(f"it is of the session {hold.session}")
+                raise ValueError(tr("it is of the session {session}", session=hold.session))
         except FileNotFoundError:
             continue  # its session has ended meanwhile
         except (RepositoryError, KeyError, TypeError, ValueError) as error:
@@ -328,7 +367,7 @@ def _parsed(data: dict[str, Any]) -> Hold:
 
 def _path(folder: Path, session: str) -> Path:
     if not SESSION_ID.fullmatch(session):
-        raise ValueError(f"{session!r} is no session's id")
+        raise ValueError(tr("{session!r} is no session's id", session=session))
     return folder / f"hold-{session}.json"
 
 

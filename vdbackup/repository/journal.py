@@ -22,6 +22,7 @@ from vdbackup import records
 from vdbackup.errors import DamagedMetadata, Remedy
 from vdbackup.repository.files import read_json, remove, sync_folder, write_json
 from vdbackup.repository.model import RecoveryPoint
+from vdbackup.translation import tr
 
 JOURNAL_NAME = "journal.json"
 _Point = Annotated[RecoveryPoint, RecoveryPoint.checked]
@@ -69,8 +70,8 @@ class Journal:
             record = records.tolerant(_Record, data)
         except (TypeError, ValueError) as error:
             raise DamagedMetadata(
-                f"{folder / JOURNAL_NAME} is not valid: {error}.",
-                "How far the merge came can be found out from the disks.",
+                tr("{folder} is not valid: {error}.", folder=folder / JOURNAL_NAME, error=error),
+                tr("How far the merge came can be found out from the disks."),
                 remedy=Remedy.REPAIR,
             ) from error
         return cls(record.parent, record.child, record.result)

@@ -37,6 +37,7 @@ from vdbackup import records
 from vdbackup.durable import check_regular, give_to_owner_of_folder, open_own, read_own
 from vdbackup.errors import Obstructed
 from vdbackup.processes import start_of
+from vdbackup.translation import tr
 
 log = logging.getLogger(__name__)
 
@@ -108,7 +109,13 @@ class Lease:
         return json.dumps(asdict(self), indent=2).encode() + b"\n"
 
     def __str__(self) -> str:
-        return f"process {self.pid} on {self.host} is {self.purpose} since {_local(self.since)}"
+        return tr(
+            "process {pid} on {host} is {purpose} since {since}",
+            pid=self.pid,
+            host=self.host,
+            purpose=self.purpose,
+            since=_local(self.since),
+        )
 
     @property
     def process(self) -> tuple[str, str, int, int]:

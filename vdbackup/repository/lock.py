@@ -30,6 +30,7 @@ from vdbackup.errors import LockLost, RepositoryLocked
 from vdbackup.jobs import CancelToken
 from vdbackup.repository import lease
 from vdbackup.repository.lease import STALE, Found, Lease
+from vdbackup.translation import tr
 
 log = logging.getLogger(__name__)
 
@@ -179,8 +180,12 @@ def _locked(folder: Path, found: Found | None) -> RepositoryLocked:
             if lease.ended(folder, holder, found.modified):
                 holder = None  # who has the flock has not written down yet who it is
     return RepositoryLocked(
-        f"{folder} is in use: {holder or 'another program is writing to it'}.",
-        "Wait until that is done, then try again.",
+        tr(
+            "{folder} is in use: {holder}.",
+            folder=folder,
+            holder=holder or tr("another program is writing to it"),
+        ),
+        tr("Wait until that is done, then try again."),
         cleared=partial(_seems_free, folder),
     )
 
@@ -246,12 +251,16 @@ class _Hold:
         if found is None and not lease.make(self._folder, mine):
             found = _written(self._folder)
         if found and found.lease != mine:
-            who = found.lease or "another program"
+            who = found.lease or tr("another program")
             log.warning("%s: taken over: %s", self._folder, who)
             self._lost = LockLost(
-                f"{self._folder} was taken over while this computer slept or was cut off from it: "
-                f"{who}.",
-                "Nothing more was changed from here; start again when that is done.",
+                tr(
+                    "{folder} was taken over while this computer slept or was cut off from it: "
+                    "{who}.",
+                    folder=self._folder,
+                    who=who,
+                ),
+                tr("Nothing more was changed from here; start again when that is done."),
             )
             raise self._lost
         self._looked = _seconds()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from vdbackup.errors import VdbackupError
 from vdbackup.repository.backup_set import BackupSet
+from vdbackup.translation import tr
 
 MANY_LAYERS = 500
 """Layers from which on it is said.
@@ -24,8 +25,11 @@ def sentence(backup_set: BackupSet) -> str:
         return ""
     if layers < MANY_LAYERS:
         return ""
-    return (
-        f"Point {latest.sequence} of {backup_set.name} reads through {layers} layers: with each, "
-        "backups, restores and boots take longer, and a damaged one costs all points after it. "
-        "Let the set keep fewer points, or make the next backup a full one."
+    return tr(
+        "Point {latest} of {backup_set} reads through {layers} layers: with each, backups, "
+        "restores and boots take longer, and a damaged one costs all points after it. Let the "
+        "set keep fewer points, or make the next backup a full one.",
+        latest=latest.sequence,
+        backup_set=backup_set.name,
+        layers=layers,
     )

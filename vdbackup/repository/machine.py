@@ -38,6 +38,7 @@ from vdbackup.repository.backup_set import BackupSet
 from vdbackup.repository.files import read_json, write_json
 from vdbackup.repository.model import Moment, RecoveryPoint, few_sets
 from vdbackup.repository.repository import Repository, check_set_name
+from vdbackup.translation import tr, trn
 
 _PREFIX, _SUFFIX = "machine-", ".json"
 _SHORTEST_ID = 8
@@ -49,7 +50,9 @@ def _check_name(name: str) -> str:
     try:
         return check_set_name(name)
     except BadSetName as error:
-        raise BadSetName(f"{name!r} cannot be the name of a machine.", error.advice) from error
+        raise BadSetName(
+            tr("{name!r} cannot be the name of a machine.", name=name), error.advice
+        ) from error
 
 
 @dataclass(frozen=True)
@@ -96,16 +99,26 @@ class MomentPoints:
     @property
     def title(self) -> str:
         """What sentences call it."""
-        return f"moment {self.moment.number} of {self.moment.machine}"
+        return tr(
+            "moment {moment} of {machine}", moment=self.moment.number, machine=self.moment.machine
+        )
 
     def check_whole(self) -> None:
         """Raise NotWhole where a disk's point is missing."""
         if self.missing:
             raise NotWhole(
-                f"Moment {self.moment.number} of {self.moment.machine} is not whole: "
-                f"{', '.join(self.missing)} {'has' if len(self.missing) == 1 else 'have'} no point "
-                "of it.",
-                "Use another moment; or restore what there is of it disk by disk, from their sets.",
+                trn(
+                    "Moment {moment} of {machine} is not whole: {missing} has no point of it.",
+                    "Moment {moment} of {machine} is not whole: {missing} have no point of it.",
+                    len(self.missing),
+                    moment=self.moment.number,
+                    machine=self.moment.machine,
+                    missing=", ".join(self.missing),
+                ),
+                tr(
+                    "Use another moment; or restore what there is of it disk by disk, from their "
+                    "sets."
+                ),
             )
 
 
@@ -161,8 +174,10 @@ class KnownMachines:
                 raise each.problem
         names = ", ".join(each.name for each in self.all)
         raise MachineNotFound(
-            f"There is no machine {name!r} in this repository.",
-            f"There {'is' if len(self.all) == 1 else 'are'} {names}." if names else "",
+            tr("There is no machine {name!r} in this repository.", name=name),
+            trn("There is {names}.", "There are {names}.", len(self.all), names=names)
+            if names
+            else "",
         )
 
     def with_set(self, backup_set: BackupSet) -> Machine | None:
@@ -262,8 +277,20 @@ def find_moment(repository: Repository, machine: Machine, reference: str) -> Mom
     if len(found) == 1:
         return found[0]
     raise PointNotFound(
-        f"{reference!r} matches {'no' if not found else 'more than one'} moment of {machine.name}.",
-        "Give its number, its id, or `latest`.",
+        (
+            tr(
+                "{reference!r} matches no moment of {machine}.",
+                reference=reference,
+                machine=machine.name,
+            )
+            if not found
+            else tr(
+                "{reference!r} matches more than one moment of {machine}.",
+                reference=reference,
+                machine=machine.name,
+            )
+        ),
+        tr("Give its number, its id, or `latest`."),
         remedy=Remedy.LIST_POINTS,
     )
 
@@ -280,8 +307,11 @@ def joined(
         there = [*(each.name for each in known.all), *(each.name for each in known.damaged)]
         if alike := next((each for each in there if each.casefold() == name.casefold()), None):
             raise NotOneMachine(  # on many a storage both would be one file
-                f"There is a machine {alike}, whose name differs only in upper and lower case.",
-                "Name that one, or find another name.",
+                tr(
+                    "There is a machine {alike}, whose name differs only in upper and lower case.",
+                    alike=alike,
+                ),
+                tr("Name that one, or find another name."),
             )
     before = machine.sets if machine else ()
     every = (*before, *(each for each in sets if each not in before))
@@ -289,13 +319,15 @@ def joined(
         other = known.claiming(each)
         if other is not None and other.name != name:
             raise NotOneMachine(
-                f"The set {each} belongs to the machine {other.name}.",
-                "A disk can be one machine's only: leave it out, or name that machine.",
+                tr("The set {which} belongs to the machine {other}.", which=each, other=other.name),
+                tr("A disk can be one machine's only: leave it out, or name that machine."),
             )
     try:
         few_sets(every)
     except ValueError as error:
-        raise NotOneMachine(f"{len(every)} disks are too many for a machine.", "") from error
+        raise NotOneMachine(
+            tr("{count} disks are too many for a machine.", count=len(every)), ""
+        ) from error
     return replace(machine, sets=every) if machine else Machine(name, every)
 
 
@@ -320,15 +352,22 @@ def _read(repository: Repository, name: str) -> Machine:
     except (TypeError, ValueError, BadSetName) as error:
         raise _makes_no_sense(name, str(error)) from error
     if machine.name != name:
-        raise _makes_no_sense(name, f"it is that of {records.quoted(machine.name)}")
+        raise _makes_no_sense(
+            name, tr("it is that of {machine}", machine=records.quoted(machine.name))
+        )
     return machine
 
 
 def _makes_no_sense(name: str, why: str) -> DamagedMetadata:
     return DamagedMetadata(
-        f"The record of the machine {name} is damaged: {why}.",
-        f"Back the machine up again by naming all its sources, once {_PREFIX}{name}{_SUFFIX} is "
-        "removed: the points say themselves which of them belong together.",
+        tr("The record of the machine {name} is damaged: {why}.", name=name, why=why),
+        tr(
+            "Back the machine up again by naming all its sources, once {prefix}{name}{suffix} is "
+            "removed: the points say themselves which of them belong together.",
+            prefix=_PREFIX,
+            name=name,
+            suffix=_SUFFIX,
+        ),
     )
 
 
@@ -340,8 +379,16 @@ def _claimed_twice(machines: Sequence[Machine]) -> dict[str, DamagedMetadata]:
         twice = [name for name in machine.sets if claims[name] > 1]
         if twice:
             found[machine.name] = DamagedMetadata(
-                f"The set {twice[0]} is claimed by the machine {machine.name} and by another one.",
-                f"Remove the record of the one that is wrong (a file {_PREFIX}NAME{_SUFFIX} in the "
-                "repository).",
+                tr(
+                    "The set {twice} is claimed by the machine {machine} and by another one.",
+                    twice=twice[0],
+                    machine=machine.name,
+                ),
+                tr(
+                    "Remove the record of the one that is wrong (a file {prefix}NAME{suffix} in "
+                    "the repository).",
+                    prefix=_PREFIX,
+                    suffix=_SUFFIX,
+                ),
             )
     return found

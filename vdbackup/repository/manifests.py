@@ -13,6 +13,7 @@ from vdbackup.errors import DamagedMetadata, Remedy, RepositoryError, VdbackupEr
 from vdbackup.repository import naming
 from vdbackup.repository.files import parse_json
 from vdbackup.repository.model import RecoveryPoint
+from vdbackup.translation import tr
 
 _known: dict[str, tuple[bytes, RecoveryPoint]] = {}
 """By path, of each manifest that was read, its checksum and what it says.
@@ -57,8 +58,12 @@ def read_manifests(folder: Path) -> tuple[list[RecoveryPoint], list[BrokenManife
             point = _manifest(folder, name)
             if point.id in points:
                 raise DamagedMetadata(
-                    f"{folder / name} is damaged: {points[point.id].disk} has the same id.",
-                    "It can be rebuilt from the disks.",
+                    tr(
+                        "{folder} is damaged: {disk} has the same id.",
+                        folder=folder / name,
+                        disk=points[point.id].disk,
+                    ),
+                    tr("It can be rebuilt from the disks."),
                     remedy=Remedy.REPAIR,
                 )
             points[point.id] = point
@@ -92,8 +97,8 @@ def understood(folder: Path, name: str, content: bytes) -> RecoveryPoint:
     point = RecoveryPoint.from_json(parse_json(os.path.join(folder, name), content), name)
     if not naming.belong_together(name, point.disk, point.digests, point.overlay):
         raise DamagedMetadata(
-            f"{folder / name} is damaged: it names files of another point.",
-            "It can be rebuilt from the disks.",
+            tr("{folder} is damaged: it names files of another point.", folder=folder / name),
+            tr("It can be rebuilt from the disks."),
             remedy=Remedy.REPAIR,
         )
     return point

@@ -10,6 +10,7 @@ from typing import Annotated
 from vdbackup import records
 from vdbackup.errors import DamagedMetadata, NewerLayout, NoRepository, Remedy
 from vdbackup.repository.files import read_json, write_json
+from vdbackup.translation import tr
 
 MARKER = "vdbackup.json"
 LAYOUT = 1
@@ -19,7 +20,7 @@ _HIGHEST_LAYOUT = 999
 
 def _known(layout: int) -> int:
     if layout not in range(1, LAYOUT + 1):
-        raise ValueError(f"layout {layout} is not known")
+        raise ValueError(tr("layout {layout} is not known", layout=layout))
     return layout
 
 
@@ -42,22 +43,33 @@ class Marker:
             data = read_json(repository / MARKER)
         except (FileNotFoundError, NotADirectoryError):
             raise NoRepository(
-                f"{repository} is not a repository of vdbackup: it has no {MARKER}.",
-                "Connect the drive if it is on one, or give the folder that holds the backups.",
+                tr(
+                    "{repository} is not a repository of vdbackup: it has no {marker}.",
+                    repository=repository,
+                    marker=MARKER,
+                ),
+                tr("Connect the drive if it is on one, or give the folder that holds the backups."),
             ) from None
         if is_newer(data):
             raise NewerLayout(
-                f"{repository} has layout {data['layout']}; this vdbackup knows layouts up to "
-                f"{LAYOUT}.",
-                "Use a newer version of vdbackup.",
+                tr(
+                    "{repository} has layout {layout}; this vdbackup knows layouts up to "
+                    "{layout_2}.",
+                    repository=repository,
+                    layout=data["layout"],
+                    layout_2=LAYOUT,
+                ),
+                tr("Use a newer version of vdbackup."),
             )
         try:
             return records.tolerant(cls, data)
         except (TypeError, ValueError) as error:
             raise DamagedMetadata(
-                f"{repository / MARKER} is damaged: it does not say which layout the repository "
-                "has.",
-                "It can be rebuilt from the disks.",
+                tr(
+                    "{repository} is damaged: it does not say which layout the repository has.",
+                    repository=repository / MARKER,
+                ),
+                tr("It can be rebuilt from the disks."),
                 remedy=Remedy.REPAIR,
             ) from error
 

@@ -16,6 +16,7 @@ from vdbackup.errors import DamagedMetadata, Remedy, RepositoryError, UsageError
 from vdbackup.jobs import readable_size
 from vdbackup.repository import naming
 from vdbackup.repository.naming import PointType
+from vdbackup.translation import grouped, marked, tr, trn
 
 _PLACES_NAMED = 5
 _MAX_FACTS = 64
@@ -31,38 +32,45 @@ _SECTOR = 512
 def _file_name(name: str) -> str:
     """A name in it must not lead out of the set's folder, nor to anything but a point's files."""
     if not naming.can_be_a_points(name):
-        raise ValueError(f"{records.quoted(name)} is no name of a point's file")
+        raise ValueError(tr("{name} is no name of a point's file", name=records.quoted(name)))
     return name
 
 
 def _duration(seconds: float) -> float:
     if not seconds < _MAX_BOOT:
-        raise ValueError(f"{seconds!r} is no number of seconds")
+        raise ValueError(tr("{seconds!r} is no number of seconds", seconds=seconds))
     return seconds
 
 
 def _few(facts: Mapping[str, tuple[str, ...]]) -> Mapping[str, tuple[str, ...]]:
     if len(facts) > _MAX_FACTS:
-        raise ValueError("too many facts of the source")
+        raise ValueError(tr("too many facts of the source"))
     return facts
 
 
 def _not_too_many(pins: tuple[Pin, ...]) -> tuple[Pin, ...]:
     if len(pins) > MAX_PINS:
-        raise ValueError("too many pins")
+        raise ValueError(tr("too many pins"))
     return pins
 
 
 def _of_a_backup(disk_format: DiskFormat) -> DiskFormat:
     """Never raw: a layer that is taken for a raw disk reads as what its guest never had."""
     if disk_format not in BACKUP_FORMATS:
-        raise ValueError(f"{disk_format.value!r} is no format that a backup is kept in")
+        raise ValueError(
+            tr(
+                "{disk_format!r} is no format that a backup is kept in",
+                disk_format=disk_format.value,
+            )
+        )
     return disk_format
 
 
 def _not_valid(name: str, error: Exception) -> RepositoryError:
     return DamagedMetadata(
-        f"{name} is not valid: {error}.", "It can be rebuilt from the disks.", remedy=Remedy.REPAIR
+        tr("{name} is not valid: {error}.", name=name, error=error),
+        tr("It can be rebuilt from the disks."),
+        remedy=Remedy.REPAIR,
     )
 
 
@@ -73,7 +81,7 @@ MAX_DISKS = 16
 def few_sets(names: tuple[str, ...]) -> tuple[str, ...]:
     """What a machine has one of for each disk: at least one, none twice; raises ValueError."""
     if not 0 < len(names) <= MAX_DISKS or len(set(names)) < len(names):
-        raise ValueError("these cannot be the disks of a machine")
+        raise ValueError(tr("these cannot be the disks of a machine"))
     return names
 
 
@@ -91,11 +99,11 @@ class Check:
 class BootStage(enum.StrEnum):
     """How far a machine comes when it boots, in this order."""
 
-    FIRMWARE = "firmware"
-    LOADER = "boot loader"
-    KERNEL = "kernel"
-    SYSTEM = "system"
-    LOGIN = "login"
+    FIRMWARE = marked("firmware")
+    LOADER = marked("boot loader")
+    KERNEL = marked("kernel")
+    SYSTEM = marked("system")
+    LOGIN = marked("login")
 
 
 @dataclass(frozen=True)
@@ -326,7 +334,7 @@ class RecoveryPoint:
         return record
 
     @classmethod
-    def from_json(cls, data: dict[str, Any], name: str = "A manifest") -> RecoveryPoint:
+    def from_json(cls, data: dict[str, Any], name: str = tr("A manifest")) -> RecoveryPoint:
         """A point from its manifest, external text; raises RepositoryError where it makes no sense.
 
         Args:
@@ -344,12 +352,21 @@ class RecoveryPoint:
         for name, ranges in (("unreadable", self.unreadable), ("not_read", not_read)):
             for offset, length in ranges:
                 if offset + length > self.virtual_size:
-                    raise ValueError(f"{name}: {offset} + {length} is beyond the end of the disk")
+                    raise ValueError(
+                        tr(
+                            "{name}: {offset} + {length} is beyond the end of the disk",
+                            name=name,
+                            offset=offset,
+                            length=length,
+                        )
+                    )
         if self.moment and len(self.moment.sets) != len(self.moment.points):
-            raise ValueError("moment: its sets and its points are not as many")
+            raise ValueError(tr("moment: its sets and its points are not as many"))
         exact, rounded_up = self.exact_size, self.virtual_size
         if exact is not None and not rounded_up - _SECTOR < exact < rounded_up:
-            raise ValueError(f"exact_size: {exact} does not end within the last sector")
+            raise ValueError(
+                tr("exact_size: {exact} does not end within the last sector", exact=exact)
+            )
         return self
 
 
@@ -362,10 +379,20 @@ def unreadable_warning(ranges: Sequence[tuple[int, int]]) -> str:
     """The sentence for `RecoveryPoint.warnings` that says what the source did not give."""
     sum_of_all = readable_size(sum(length for _, length in ranges))
     places = ", ".join(str(offset) for offset, _ in ranges[:_PLACES_NAMED])
-    more = f" and {len(ranges) - _PLACES_NAMED} more places" if len(ranges) > _PLACES_NAMED else ""
-    return (
-        f"{sum_of_all} of the source could not be read and are zeros in this point: at "
-        f"byte{'s' if len(ranges) > 1 else ''} {places}{more}."
+    more = (
+        tr(" and {count} more places", count=len(ranges) - _PLACES_NAMED)
+        if len(ranges) > _PLACES_NAMED
+        else ""
+    )
+    return trn(
+        "{sum_of_all} of the source could not be read and are zeros in this point: at byte "
+        "{places}{more}.",
+        "{sum_of_all} of the source could not be read and are zeros in this point: at bytes "
+        "{places}{more}.",
+        len(ranges),
+        sum_of_all=sum_of_all,
+        places=places,
+        more=more,
     )
 
 
@@ -453,22 +480,33 @@ class Policy:
             number = getattr(self, name)
             if number is not None and not 1 <= number <= MAX_KEPT:
                 raise UsageError(
-                    f"{name.replace('_', ' ')}: {number:,} makes no sense.",
-                    f"Say 1 to {MAX_KEPT:,}, or leave it out.",
+                    tr(
+                        "{name}: {number} makes no sense.",
+                        name=name.replace("_", " "),
+                        number=grouped(number),
+                    ),
+                    tr("Say 1 to {max_kept}, or leave it out.", max_kept=grouped(MAX_KEPT)),
                 )
         if self.keep is not None and self.keep < 1:
             raise UsageError(
-                f"{self.keep} recovery points cannot be kept: the newest one always stays.",
-                "Keep 1 or more.",
+                tr(
+                    "{keep} recovery points cannot be kept: the newest one always stays.",
+                    keep=self.keep,
+                ),
+                tr("Keep 1 or more."),
             )
         if self.keep is not None and self.keep >= 1 << 63:  # as `records.number` reads
             raise UsageError(
-                f"{self.keep:,} recovery points are more than any set holds.", "Keep all of them."
+                tr("{keep} recovery points are more than any set holds.", keep=grouped(self.keep)),
+                tr("Keep all of them."),
             )
         if self.read_all_every is not None and not 1 <= self.read_all_every < 1 << 63:
             raise UsageError(
-                f"Of {self.read_all_every:,} backups no one can read everything.",
-                "Say 1 for each of them, a larger number, or never.",
+                tr(
+                    "Of {read_all_every} backups no one can read everything.",
+                    read_all_every=grouped(self.read_all_every),
+                ),
+                tr("Say 1 for each of them, a larger number, or never."),
             )
 
 

@@ -19,14 +19,15 @@ from pathlib import Path
 from typing import NamedTuple
 
 from vdbackup.disks.names import BACKUP_FORMATS, DiskFormat
+from vdbackup.translation import marked
 
 
 class PointType(enum.StrEnum):
     """How a recovery point's layer was made: everything, or what differs from its parent."""
 
-    FULL = "full"
-    INCREMENTAL = "incremental"
-    DIFFERENTIAL = "differential"
+    FULL = marked("full")
+    INCREMENTAL = marked("incremental")
+    DIFFERENTIAL = marked("differential")
 
 
 class LayerName(NamedTuple):

@@ -32,6 +32,7 @@ from vdbackup.repository.files import PARTIAL, remove, sync_file, sync_folder, w
 from vdbackup.repository.lock import check_lock
 from vdbackup.repository.manifests import manifest_path, read_manifests, understood
 from vdbackup.repository.model import RecoveryPoint
+from vdbackup.translation import tr
 
 
 def prepare(folder: Path, point: RecoveryPoint) -> None:
@@ -191,7 +192,7 @@ def _where(path: Path) -> Path:
             check_regular(each)
             found.append(each)
     if len(found) > 1:
-        raise LiesTwice(f"{path} lies there twice, in place and in flight.")
+        raise LiesTwice(tr("{path} lies there twice, in place and in flight.", path=path))
     if not found:
         raise FileNotFoundError(path)
     return found[0]

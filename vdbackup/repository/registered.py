@@ -34,6 +34,7 @@ from vdbackup.repository import holds
 from vdbackup.repository.backup_set import BackupSet
 from vdbackup.repository.model import RecoveryPoint
 from vdbackup.repository.near_paths import NearPaths
+from vdbackup.translation import tr
 
 if TYPE_CHECKING:
     from xml.etree import ElementTree as ET
@@ -58,7 +59,7 @@ class Machine:
     disks: tuple[Path, ...]
 
     def __str__(self) -> str:
-        return f"the machine {self.name!r} in {self.program}"
+        return tr("the machine {name!r} in {program}", name=self.name, program=self.program)
 
 
 def machines(near: NearPaths | None = None) -> Iterator[Machine]:
@@ -99,8 +100,12 @@ def in_use(backup_set: BackupSet, points: Iterable[RecoveryPoint]) -> PointInUse
     for point, files in asked:
         if found := _not_of_sessions(backup_set, machines_on(files)):
             return PointInUse(
-                f"Point {point.sequence} is in use: {found[0]} has it among its disks.",
-                "Remove the machine there, or let it have a copy of the point.",
+                tr(
+                    "Point {point} is in use: {found} has it among its disks.",
+                    point=point.sequence,
+                    found=found[0],
+                ),
+                tr("Remove the machine there, or let it have a copy of the point."),
                 cleared=partial(_is_free, backup_set, files),
             )
     return None

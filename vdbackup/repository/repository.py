@@ -36,6 +36,7 @@ from vdbackup.repository.marker import LAYOUT, MARKER, Marker
 from vdbackup.repository.model import Policy, RecoveryPoint, SetSettings
 from vdbackup.repository.mount_points import waiting_mount_point
 from vdbackup.repository.written import is_moment, moment, point_of
+from vdbackup.translation import tr
 
 log = logging.getLogger(__name__)
 
@@ -88,16 +89,23 @@ class Repository:
         drive or share is to be mounted that is not there.
         """
         if path.exists() and not path.is_dir():
-            raise NoRepository(f"{path} is not a folder.", "Choose a folder for the backups.")
+            raise NoRepository(
+                tr("{path} is not a folder.", path=path), tr("Choose a folder for the backups.")
+            )
         if path.is_dir() and any(entry.name not in _NOT_OURS for entry in path.iterdir()):
             raise NoRepository(
-                f"{path} is not empty and is not a repository.",
-                "Choose an empty or a new folder for the backups.",
+                tr("{path} is not empty and is not a repository.", path=path),
+                tr("Choose an empty or a new folder for the backups."),
             )
         if point := waiting_mount_point(path):
             raise NoRepository(
-                f"{path} has no backups yet, and nothing is mounted on {point} (see /etc/fstab).",
-                f"Mount what belongs on {point}, or choose a folder elsewhere.",
+                tr(
+                    "{path} has no backups yet, and nothing is mounted on {point} (see "
+                    "/etc/fstab).",
+                    path=path,
+                    point=point,
+                ),
+                tr("Mount what belongs on {point}, or choose a folder elsewhere.", point=point),
             )
         made = [folder for folder in (path, *path.parents) if not folder.exists()]
         path.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -169,8 +177,13 @@ class Repository:
             if len(names) != 1:
                 which = f": {', '.join(names)}." if names else "."
                 raise PointNotFound(
-                    f"{self.path} holds {len(names)} backup sets{which}",
-                    "Say which one." if names else "Back something up first.",
+                    tr(
+                        "{path} holds {count} backup sets{which}",
+                        path=self.path,
+                        count=len(names),
+                        which=which,
+                    ),
+                    tr("Say which one.") if names else tr("Back something up first."),
                     remedy=Remedy.NAME_SET if names else None,
                 )
             return self.set(names[0])
@@ -202,13 +215,13 @@ class Repository:
         except (FileNotFoundError, NotADirectoryError):
             if not folder.is_dir() or not _holds_a_set(folder):
                 raise PointNotFound(
-                    f"{self.path} has no backup set {name!r}.",
-                    "Check its name.",
+                    tr("{path} has no backup set {name!r}.", path=self.path, name=name),
+                    tr("Check its name."),
                     remedy=Remedy.LIST_POINTS,
                 ) from None
             raise DamagedMetadata(
-                f"{folder / SETTINGS} is missing.",
-                "It can be rebuilt from the disks.",
+                tr("{folder} is missing.", folder=folder / SETTINGS),
+                tr("It can be rebuilt from the disks."),
                 remedy=Remedy.REPAIR,
             ) from None
         except OSError as error:
@@ -259,13 +272,22 @@ class Repository:
         merged = [p for p in backup_set.points if any(m.startswith(reference) for m in p.merged)]
         if not found and merged and len(reference) >= _SHORTEST_ID:
             raise PointNotFound(
-                f"Recovery point {reference} was merged into point {merged[0].sequence}.",
-                "Its moment is no longer kept; use that point.",
+                tr(
+                    "Recovery point {reference} was merged into point {merged}.",
+                    reference=reference,
+                    merged=merged[0].sequence,
+                ),
+                tr("Its moment is no longer kept; use that point."),
             )
-        problem = "matches no" if not found else "matches more than one"
+        problem = tr("matches no") if not found else tr("matches more than one")
         raise PointNotFound(
-            f"{reference!r} {problem} recovery point of {backup_set.name}.",
-            "Give a sequence number, an id, or `latest`.",
+            tr(
+                "{reference!r} {problem} recovery point of {backup_set}.",
+                reference=reference,
+                problem=problem,
+                backup_set=backup_set.name,
+            ),
+            tr("Give a sequence number, an id, or `latest`."),
             remedy=Remedy.LIST_POINTS,
         )
 
@@ -287,8 +309,8 @@ class Repository:
         begun = folder.is_dir() and all(each.suffix == PARTIAL for each in folder.iterdir())
         if folder.exists() and not begun:
             raise SetExists(
-                f"{self.path} holds something named {name!r} already.",
-                "Start again, or choose another name.",
+                tr("{path} holds something named {name!r} already.", path=self.path, name=name),
+                tr("Start again, or choose another name."),
                 remedy=Remedy.NAME_ANOTHER_SET,
             )
         folder.mkdir(mode=0o700, exist_ok=True)
@@ -366,8 +388,8 @@ def check_set_name(name: str) -> str:
     """The name, if it can be a folder's; raises RepositoryError (it may be external text)."""
     if not _can_be_set(name):
         raise BadSetName(
-            f"{name!r} cannot be the name of a backup set.",
-            "Use letters, digits, spaces and any of . _ + @ - , at most 100.",
+            tr("{name!r} cannot be the name of a backup set.", name=name),
+            tr("Use letters, digits, spaces and any of . _ + @ - , at most 100."),
         )
     return name
 
@@ -395,8 +417,11 @@ def free_set_name(repository: Repository, source_name: str) -> str:
 
 def _only_a_moment(reference: str) -> PointNotFound:
     return PointNotFound(
-        f"{reference} is a moment behind a point: it can be read, restored and booted, no more.",
-        "Make a recovery point of it first.",
+        tr(
+            "{reference} is a moment behind a point: it can be read, restored and booted, no more.",
+            reference=reference,
+        ),
+        tr("Make a recovery point of it first."),
         remedy=Remedy.KEEP_MOMENT,
         about=reference,
     )

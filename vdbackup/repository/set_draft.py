@@ -20,6 +20,7 @@ from vdbackup.repository.repository import (
     is_in_the_making,
     write_settings,
 )
+from vdbackup.translation import tr
 
 
 def left_behind(repository: Repository) -> tuple[tuple[str, ...], str]:
@@ -28,7 +29,9 @@ def left_behind(repository: Repository) -> tuple[tuple[str, ...], str]:
     if not names:
         return (), ""
     which = ", ".join(names)
-    return names, f" What was left when another set's making was cut off goes: {which}."
+    return names, tr(
+        " What was left when another set's making was cut off goes: {which}.", which=which
+    )
 
 
 def sweep(repository: Repository, names: Iterable[str]) -> None:
@@ -50,8 +53,12 @@ class SetDraft:
         self._target = repository.path / check_set_name(name)
         if self._target.exists():
             raise SetExists(
-                f"{repository.path} holds something named {name!r} already.",
-                "Choose another name.",
+                tr(
+                    "{repository} holds something named {name!r} already.",
+                    repository=repository.path,
+                    name=name,
+                ),
+                tr("Choose another name."),
                 remedy=Remedy.NAME_ANOTHER_SET,
             )
         folder = self._target.with_name(name + PARTIAL)
@@ -59,8 +66,8 @@ class SetDraft:
             shutil.rmtree(folder)  # of one that was interrupted
         elif os.path.lexists(folder):
             raise SetExists(
-                f"{folder} is in the way, and not all in it is of this program.",
-                "Move it away, or choose another name.",
+                tr("{folder} is in the way, and not all in it is of this program.", folder=folder),
+                tr("Move it away, or choose another name."),
                 remedy=Remedy.NAME_ANOTHER_SET,
             )
         folder.mkdir(mode=0o700)

@@ -27,6 +27,7 @@ from vdbackup.errors import NotWritten, PointNotFound, Remedy, RepositoryError
 from vdbackup.repository.files import read_json, remove, sync_folder, write_json
 from vdbackup.repository.model import RecoveryPoint
 from vdbackup.repository.naming import PointType
+from vdbackup.translation import grouped, tr
 
 if TYPE_CHECKING:  # late: disks bring numpy, and what only lists points needs none
     from vdbackup.disks.write_log.log import WriteLog
@@ -161,8 +162,12 @@ def kept_log(set_folder: Path, session: str) -> KeptLog:
         if each.session == session:
             return each
     raise NotWritten(
-        f"No writes of the session {session} are kept in {set_folder.name}.",
-        "They may have been deleted.",
+        tr(
+            "No writes of the session {session} are kept in {set_folder}.",
+            session=session,
+            set_folder=set_folder.name,
+        ),
+        tr("They may have been deleted."),
         remedy=Remedy.LIST_MOMENTS,
     )
 
@@ -174,7 +179,7 @@ def _kept(folder: Path) -> Iterator[KeptLog]:
         try:
             found = KeptLog(folder, records.tolerant(Protection, read_json(folder / name)))
             if found.session != match[1]:
-                raise ValueError(f"it is of the session {found.session}")
+                raise ValueError(tr("it is of the session {session}", session=found.session))
         except FileNotFoundError:  # it has just gone
             continue
         except (RepositoryError, TypeError, ValueError) as error:
@@ -206,9 +211,14 @@ class WrittenPoint(RecoveryPoint):
         before, there = kept.protection.before, log.writes - kept.protection.before
         if not 0 <= write <= there:
             raise PointNotFound(
-                f"The machine of the session {kept.session} has done {there:,} writes, and there "
-                f"is no moment after {write:,}.",
-                "Choose an earlier one.",
+                tr(
+                    "The machine of the session {session} has done {there} writes, and there is "
+                    "no moment after {write}.",
+                    session=kept.session,
+                    there=grouped(there),
+                    write=grouped(write),
+                ),
+                tr("Choose an earlier one."),
                 remedy=Remedy.LIST_MOMENTS,
             )
         until = log.time_of(before + write)[1] if write else 0
@@ -249,8 +259,8 @@ def moment(set_folder: Path, point: RecoveryPoint, reference: str) -> WrittenPoi
     kept = [each for each in kept_logs(set_folder) if each.protection.point == point.id]
     if not kept:
         raise NotWritten(
-            f"No writes of a machine from point {point.sequence} are kept.",
-            "Writes are kept of a machine that is protected.",
+            tr("No writes of a machine from point {point} are kept.", point=point.sequence),
+            tr("Writes are kept of a machine that is protected."),
             remedy=Remedy.LIST_MOMENTS,
         )
     if match := _MOMENT.fullmatch(reference):
@@ -258,8 +268,12 @@ def moment(set_folder: Path, point: RecoveryPoint, reference: str) -> WrittenPoi
         found = [each for each in kept if each.session.startswith(wanted)]
         if not found:
             raise PointNotFound(
-                f"No writes of the session {wanted} are kept of point {point.sequence}.",
-                "See which are.",
+                tr(
+                    "No writes of the session {wanted} are kept of point {point}.",
+                    wanted=wanted,
+                    point=point.sequence,
+                ),
+                tr("See which are."),
                 remedy=Remedy.LIST_MOMENTS,
             )
         return WrittenPoint.of(point, found[-1], found[-1].read(), int(match["write"]))
@@ -283,9 +297,13 @@ def _by_then(point: RecoveryPoint, kept: list[KeptLog], reference: str) -> Writt
     if best is None:
         first = datetime.fromtimestamp(min(map(since, kept)) / _NS).astimezone()
         raise PointNotFound(
-            f"There is no moment of point {point.sequence} as early as that: its writes are kept "
-            f"since {first:%Y-%m-%d %H:%M:%S}.",
-            "Choose a later moment, or the point itself.",
+            tr(
+                "There is no moment of point {point} as early as that: its writes are kept since "
+                "{first:%Y-%m-%d %H:%M:%S}.",
+                point=point.sequence,
+                first=first,
+            ),
+            tr("Choose a later moment, or the point itself."),
         )
     return WrittenPoint.of(point, *best[1:])
 
@@ -305,8 +323,8 @@ def parse_time(text: str) -> int:
         seconds = at.timestamp()
     except (ValueError, OverflowError, OSError):
         raise PointNotFound(
-            f"{text!r} is neither a time nor a number of writes.",
-            "Give a time such as 2026-11-30T06:15, or w and a number, such as w1200.",
+            tr("{text!r} is neither a time nor a number of writes.", text=text),
+            tr("Give a time such as 2026-11-30T06:15, or w and a number, such as w1200."),
         ) from None
     whole = not at.microsecond and "." not in text
     return round(seconds * _NS) + (_NS - 1 if whole else 0)

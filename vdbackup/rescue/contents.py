@@ -9,6 +9,7 @@ from importlib.resources import files
 from pathlib import Path
 
 from vdbackup.errors import RescueMediumFailed
+from vdbackup.translation import tr
 
 _SUITES = {(3, 11): "bookworm", (3, 13): "trixie"}
 """Debian's releases by their Python: libraries with compiled parts fit one minor version alone."""
@@ -47,16 +48,22 @@ def suite_for(python: tuple[int, int], machine: str) -> str:
     """
     if machine != "x86_64":
         raise RescueMediumFailed(
-            f"A rescue medium is for computers with x86-64, and this one is {machine}.",
-            "Make it on another computer.",
+            tr(
+                "A rescue medium is for computers with x86-64, and this one is {machine}.",
+                machine=machine,
+            ),
+            tr("Make it on another computer."),
         )
     suite = _SUITES.get(python)
     if suite is None:
-        known = " or ".join(f"{major}.{minor}" for major, minor in _SUITES)
+        known = tr(" or ").join(f"{major}.{minor}" for major, minor in _SUITES)
         raise RescueMediumFailed(
-            f"vdbackup runs with Python {'.'.join(map(str, python))} here, which no Debian that a "
-            "rescue medium is made from has.",
-            f"Run it with Python {known}: on Debian that is the system's own.",
+            tr(
+                "vdbackup runs with Python {names} here, which no Debian that a rescue medium is "
+                "made from has.",
+                names=".".join(map(str, python)),
+            ),
+            tr("Run it with Python {known}: on Debian that is the system's own.", known=known),
         )
     return suite
 
@@ -67,7 +74,9 @@ def resource(name: str) -> Path:
         found = folder / "rescue" / name
         if found.exists():
             return found
-    raise RescueMediumFailed(f"{name} is missing in this installation.", "Install vdbackup anew.")
+    raise RescueMediumFailed(
+        tr("{name} is missing in this installation.", name=name), tr("Install vdbackup anew.")
+    )
 
 
 def _names(listing: Path) -> list[str]:

@@ -21,6 +21,7 @@ from typing import Any
 from vdbackup.errors import DevicesNotListed, NeedsRoot
 from vdbackup.jobs import Task
 from vdbackup.repository.marker import MARKER
+from vdbackup.translation import tr
 
 log = logging.getLogger(__name__)
 
@@ -65,13 +66,13 @@ def find(task: Task) -> list[FoundRepository]:
     Raises NeedsRoot, or DevicesNotListed.
     """
     if os.geteuid() != 0:
-        raise NeedsRoot("Only root may mount what is attached.", "Do it as root.")
+        raise NeedsRoot(tr("Only root may mount what is attached."), tr("Do it as root."))
     found: list[FoundRepository] = []
     with _alone():
         _run("vgchange", "--activate", "y", "--quiet")
         for device in _devices():
             task.check()
-            task.phase(f"Look at {device['path']}")
+            task.phase(tr("Look at {path}", path=device["path"]))
             found += _on_device(device)
         _run("vgchange", "--activate", "n", "--quiet")  # those that nothing is mounted from
     for source, folder in _shares():
@@ -99,8 +100,8 @@ def _devices() -> list[dict[str, Any]]:
         rows: list[dict[str, Any]] = json.loads(done.stdout)["blockdevices"]
     except (OSError, ValueError, KeyError, subprocess.SubprocessError) as error:
         raise DevicesNotListed(
-            f"The block devices cannot be listed: {error}.",
-            "That is done by lsblk, of the package util-linux: check that it works here.",
+            tr("The block devices cannot be listed: {error}.", error=error),
+            tr("That is done by lsblk, of the package util-linux: check that it works here."),
         ) from error
     return [row for row in rows if row["fstype"] in _OPTIONS]
 

@@ -31,6 +31,7 @@ from vdbackup.errors import (
 from vdbackup.jobs import Plan, Task, readable_size
 from vdbackup.rescue import program, running
 from vdbackup.rescue.contents import Contents, contents, resource
+from vdbackup.translation import tr
 
 _NEEDED = {
     "mmdebstrap": "mmdebstrap",
@@ -119,16 +120,26 @@ def plan(target: Path, *, window: bool = True, overwrite: bool = False) -> Rescu
     expected = _WINDOW if window else _TEXT
     made_of = contents(window=window)
     files = program.collect(window=window)
-    _check_space(target.parent, expected.image, "The image")
-    _check_space(_temporary(), expected.work, "Making it")
-    kind = "with the restore window" if window else "that asks in text"
+    _check_space(target.parent, expected.image, tr("The image"))
+    _check_space(_temporary(), expected.work, tr("Making it"))
+    kind = tr("with the restore window") if window else tr("that asks in text")
     return RescuePlan(
-        summary=f"A rescue medium {kind} is made as {target}: Debian {made_of.suite}, "
-        f"{len(made_of.packages)} of its packages with what they need, and vdbackup as it is "
-        f"installed here ({readable_size(program.size_of(files))}). The image will have about "
-        f"{readable_size(expected.image)}. Some {readable_size(expected.download)} are downloaded "
-        f"from Debian, {readable_size(expected.work)} lie in {_temporary()} meanwhile, and it "
-        f"takes about {expected.minutes} minutes.",
+        summary=tr(
+            "A rescue medium {kind} is made as {target}: Debian {suite}, {count} of its packages "
+            "with what they need, and vdbackup as it is installed here ({size}). The image will "
+            "have about {size_2}. Some {size_3} are downloaded from Debian, {size_4} lie in "
+            "{temporary} meanwhile, and it takes about {minutes} minutes.",
+            kind=kind,
+            target=target,
+            suite=made_of.suite,
+            count=len(made_of.packages),
+            size=readable_size(program.size_of(files)),
+            size_2=readable_size(expected.image),
+            size_3=readable_size(expected.download),
+            size_4=readable_size(expected.work),
+            temporary=_temporary(),
+            minutes=expected.minutes,
+        ),
         creates=() if target.exists() else (str(target),),
         replaces=(str(target),) if target.exists() else (),
         hindrance=_hindrance(),
@@ -152,9 +163,9 @@ def run(plan: RescuePlan, task: Task) -> RescueMedium:
 
     with durable.made_beside(plan.target) as image, _work_folder() as work:
         program.pack(plan.files, work / "program.tar", task)
-        task.phase("Install Debian, and pack it")
+        task.phase(tr("Install Debian, and pack it"))
         _pack_debian(plan.contents, work, task)
-        task.phase("Write the image")
+        task.phase(tr("Write the image"))
         write_image(work / "medium", image, task)
         durable.sync_file(image)  # before it gets its name
         _check_target(plan.target, plan.overwrite)  # which another file may have by now
@@ -234,17 +245,26 @@ def _temporary() -> Path:
 def _check_target(target: Path, overwrite: bool) -> None:
     if target.is_block_device():
         raise UnfitTarget(
-            f"{target} is a device.", "Make a file, and copy that to the device as it is (cp, dd)."
+            tr("{target} is a device.", target=target),
+            tr("Make a file, and copy that to the device as it is (cp, dd)."),
         )
     if target.is_dir():
-        raise UnfitTarget(f"{target} is a folder.", "Give the name of a new file in it.")
+        raise UnfitTarget(
+            tr("{target} is a folder.", target=target), tr("Give the name of a new file in it.")
+        )
     if not target.parent.is_dir():
-        raise UnfitTarget(f"There is no folder {target.parent}.", "Make it first.")
+        raise UnfitTarget(
+            tr("There is no folder {parent}.", parent=target.parent), tr("Make it first.")
+        )
     if os.path.lexists(target) and not target.is_file():
-        raise UnfitTarget(f"{target} is no file.", "Give the name of a new file.")
+        raise UnfitTarget(
+            tr("{target} is no file.", target=target), tr("Give the name of a new file.")
+        )
     if os.path.lexists(target) and not overwrite:
         raise TargetExists(
-            f"{target} exists already.", "Give another name.", remedy=Remedy.OVERWRITE
+            tr("{target} exists already.", target=target),
+            tr("Give another name."),
+            remedy=Remedy.OVERWRITE,
         )
 
 
@@ -252,9 +272,14 @@ def _check_space(folder: Path, needed: int, what: str) -> None:
     free = durable.free_space(folder)
     if free is not None and free < needed:
         raise NoSpace(
-            f"{what} needs about {readable_size(needed)}, and {folder} has {readable_size(free)} "
-            "free.",
-            "Free some space there, or name another folder (TMPDIR for temporary files).",
+            tr(
+                "{what} needs about {size}, and {folder} has {size_2} free.",
+                what=what,
+                size=readable_size(needed),
+                folder=folder,
+                size_2=readable_size(free),
+            ),
+            tr("Free some space there, or name another folder (TMPDIR for temporary files)."),
         )
 
 
@@ -268,14 +293,20 @@ def _missing_programs() -> tuple[str, str] | None:
     """What is missing, and what to do."""
     missing = {name: each for name, each in _NEEDED.items() if shutil.which(name) is None}
     missing |= {
-        f"GRUB for {name}": each for name, each in _PLATFORMS.items() if not (_GRUB / name).is_dir()
+        tr("GRUB for {name}", name=name): each
+        for name, each in _PLATFORMS.items()
+        if not (_GRUB / name).is_dir()
     }
     if not missing:
         return None
-    are = "is" if len(missing) == 1 else "are"
+    are = tr("is") if len(missing) == 1 else tr("are")
     return (
-        f"{', '.join(missing)} {are} not installed, which a rescue medium is made with.",
-        f"Install {' '.join(dict.fromkeys(missing.values()))}.",
+        tr(
+            "{missing} {are} not installed, which a rescue medium is made with.",
+            missing=", ".join(missing),
+            are=are,
+        ),
+        tr("Install {values}.", values=" ".join(dict.fromkeys(missing.values()))),
     )
 
 
@@ -285,8 +316,10 @@ def _unprivileged_hindrance() -> tuple[str, str] | None:
         return None
     if shutil.which("newuidmap") is None or not _has_other_ids():
         return (
-            "An ordinary user needs numbers of other users to install a Debian in a folder.",
-            "Do it as root; or install uidmap, and have numbers in /etc/subuid and /etc/subgid.",
+            tr("An ordinary user needs numbers of other users to install a Debian in a folder."),
+            tr(
+                "Do it as root; or install uidmap, and have numbers in /etc/subuid and /etc/subgid."
+            ),
         )
     return None
 

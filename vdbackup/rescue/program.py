@@ -20,6 +20,7 @@ from packaging.utils import canonicalize_name
 from vdbackup.errors import RescueMediumFailed
 from vdbackup.jobs import Task
 from vdbackup.rescue.contents import resource
+from vdbackup.translation import tr
 
 HOME = PurePosixPath("opt/vdbackup/lib")
 """Where the program and its libraries lie on the medium."""
@@ -87,8 +88,11 @@ def _installed(name: str) -> metadata.Distribution:
         return metadata.distribution(name)
     except metadata.PackageNotFoundError:
         raise RescueMediumFailed(
-            f"This installation of vdbackup does not say where {name} is, which it needs.",
-            "Install vdbackup with pip or packaging/run, and make the medium with that.",
+            tr(
+                "This installation of vdbackup does not say where {name} is, which it needs.",
+                name=name,
+            ),
+            tr("Install vdbackup with pip or packaging/run, and make the medium with that."),
         ) from None
 
 
@@ -100,7 +104,8 @@ def _needed(distribution: metadata.Distribution, extra: str) -> Iterator[Require
         except InvalidRequirement as error:
             name = distribution.metadata["Name"]
             raise RescueMediumFailed(
-                f"What {name} needs cannot be understood: {line}.", "Install it anew."
+                tr("What {name} needs cannot be understood: {line}.", name=name, line=line),
+                tr("Install it anew."),
             ) from error
         if requirement.marker is None or requirement.marker.evaluate({"extra": extra}):
             yield requirement
@@ -111,8 +116,8 @@ def _files_of(distribution: metadata.Distribution) -> Iterator[tuple[PurePosixPa
     if distribution.files is None:
         name = distribution.metadata["Name"]
         raise RescueMediumFailed(
-            f"This installation does not say which files {name} has.",
-            "Install vdbackup with pip or packaging/run, and make the medium with that.",
+            tr("This installation does not say which files {name} has.", name=name),
+            tr("Install vdbackup with pip or packaging/run, and make the medium with that."),
         )
     for listed in distribution.files:
         path = Path(str(listed.locate()))
@@ -156,7 +161,7 @@ def pack(found: Files, archive: Path, task: Task) -> None:
             tar.addfile(_member(folder, tarfile.DIRTYPE, 0o755))
         for place, path in sorted(found.items()):
             task.check()
-            task.phase("Collect the program", done, total)
+            task.phase(tr("Collect the program"), done, total)
             data = path.read_bytes()
             done += len(data)
             member = _member(place, tarfile.REGTYPE, 0o755 if _is_program(place) else 0o644)

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from vdbackup.errors import RescueMediumFailed
 from vdbackup.jobs import Task
+from vdbackup.translation import tr
 
 log = logging.getLogger(__name__)
 
@@ -102,8 +103,12 @@ def _fail(program: str, status: int, said: Path) -> None:
     complaints = [
         line for line in lines if line.startswith(("E:", "FATAL", "grub-mkrescue: error"))
     ]
-    why = (complaints or lines or [f"it ended with {status}"])[-1].removeprefix("E:").strip(" .")
+    why = (
+        (complaints or lines or [tr("it ended with {status}", status=status)])[-1]
+        .removeprefix("E:")
+        .strip(" .")
+    )
     raise RescueMediumFailed(
-        f"The rescue medium could not be made; {program} says: {why}.",
-        "The log says more; no file was left.",
+        tr("The rescue medium could not be made; {program} says: {why}.", program=program, why=why),
+        tr("The log says more; no file was left."),
     )

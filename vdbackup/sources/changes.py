@@ -16,6 +16,7 @@ from vdbackup.disks.holders import Holder, holders, named
 from vdbackup.disks.host_file import HostFile
 from vdbackup.jobs import readable_size
 from vdbackup.sources.device_writes import DeviceWrites
+from vdbackup.translation import tr
 
 log = logging.getLogger(__name__)
 
@@ -53,31 +54,40 @@ class Changes:
         if self._mounts:
             return self._of_mounted(written)
         if written is None:
-            return (
-                f"Whether {self._path} was written to during the capture cannot be told: the "
-                "kernel does not count it."
+            return tr(
+                "Whether {path} was written to during the capture cannot be told: the kernel "
+                "does not count it.",
+                path=self._path,
             )
         if not written:
             return ""
-        return (
-            f"{self._path} was written to during the capture ({readable_size(written)}): this "
-            "point may mix old and new."
+        return tr(
+            "{path} was written to during the capture ({size}): this point may mix old and new.",
+            path=self._path,
+            size=readable_size(written),
         )
 
     def _of_mounted(self, written: int | None) -> str:
         """What is said of a file system in use; None where it is not known how much it wrote."""
-        used = f"{self._path} was in use (mounted at {', '.join(self._mounts)})"
+        used = tr(
+            "{path} was in use (mounted at {mounts})",
+            path=self._path,
+            mounts=", ".join(self._mounts),
+        )
         if written == 0:
             if not self._writable:
                 return ""
-            return (
-                f"{used}, but nothing was written to it during the capture: this point is what a "
-                "power cut would have left."
+            return tr(
+                "{used}, but nothing was written to it during the capture: this point is what "
+                "a power cut would have left.",
+                used=used,
             )
-        amount = f", and written to ({readable_size(written)})" if written else ""
-        return (
-            f"{used}{amount}: files that were written during the capture may be incomplete in this "
-            "point."
+        amount = tr(", and written to ({size})", size=readable_size(written)) if written else ""
+        return tr(
+            "{used}{amount}: files that were written during the capture may be incomplete in "
+            "this point.",
+            used=used,
+            amount=amount,
         )
 
     def _of_files(self) -> str:
@@ -87,9 +97,15 @@ class Changes:
         if not changed:
             return ""
         more = len(changed) - _MAX_NAMED
-        names = ", ".join(changed[:_MAX_NAMED]) + (f" and {more} more" if more > 0 else "")
-        was = "was" if len(changed) == 1 else "were"
-        return f"{names} {was} written to during the capture: this point may mix old and new."
+        names = ", ".join(changed[:_MAX_NAMED]) + (
+            tr(" and {more} more", more=more) if more > 0 else ""
+        )
+        was = tr("was") if len(changed) == 1 else tr("were")
+        return tr(
+            "{names} {was} written to during the capture: this point may mix old and new.",
+            names=names,
+            was=was,
+        )
 
     def _who_may_write(self) -> tuple[str, ...]:
         """A sentence for each file that another program has open for writing."""
@@ -106,10 +122,12 @@ def _open_for_writing(path: Path, writers: Sequence[Holder]) -> str | None:
     mine = [holder for holder in writers if holder.path == path]
     if not mine and not _is_locked(path):
         return None
-    who = named(mine) if mine else "a virtual machine"  # another user's
-    return (
-        f"{path} is open for writing in {who}: what that has not written to the file yet is "
-        "missing in this point, and old and new may be mixed."
+    who = named(mine) if mine else tr("a virtual machine")  # another user's
+    return tr(
+        "{path} is open for writing in {who}: what that has not written to the file yet is "
+        "missing in this point, and old and new may be mixed.",
+        path=path,
+        who=who,
     )
 
 

@@ -32,6 +32,7 @@ import numpy as np
 from vdbackup.errors import SourceError
 from vdbackup.jobs import readable_size
 from vdbackup.sources.fat16 import Fat16, UnfitForDemoDisk
+from vdbackup.translation import tr
 
 
 class DemoDiskExists(SourceError):
@@ -137,7 +138,8 @@ def create(path: Path, message: str, size: int = SIZE) -> None:
     """
     if size % _SECTOR or not _SMALLEST <= size <= _LARGEST:
         raise UnfitForDemoDisk(
-            f"A demo disk cannot have {readable_size(size)}.", "Choose a size from 10 MiB to 1 GiB."
+            tr("A demo disk cannot have {size}.", size=readable_size(size)),
+            tr("Choose a size from 10 MiB to 1 GiB."),
         )
     sector = _message_sector(message)
     try:
@@ -153,7 +155,8 @@ def create(path: Path, message: str, size: int = SIZE) -> None:
             undo.pop_all()
     except FileExistsError:
         raise DemoDiskExists(
-            f"{path} exists already.", "Choose another name for the demo disk, or delete the file."
+            tr("{path} exists already.", path=path),
+            tr("Choose another name for the demo disk, or delete the file."),
         ) from None
     except OSError as error:
         raise _unwritable(path, error) from error
@@ -187,21 +190,21 @@ def change(path: Path, message: str, files: Mapping[str, bytes]) -> None:
 
 def _unwritable(path: Path, error: OSError) -> DemoDiskNotWritten:
     return DemoDiskNotWritten(
-        f"The demo disk {path} cannot be written: {error.strerror}.",
-        "Choose a folder that you may write to and that has space.",
+        tr("The demo disk {path} cannot be written: {reason}.", path=path, reason=error.strerror),
+        tr("Choose a folder that you may write to and that has space."),
     )
 
 
 def _message_sector(message: str) -> bytes:
     if not message or len(message) > MESSAGE_LIMIT or not message.isascii() or "\0" in message:
         raise UnfitForDemoDisk(
-            "A demo disk cannot print this message.",
-            f"Choose one of 1 to {MESSAGE_LIMIT} ASCII characters.",
+            tr("A demo disk cannot print this message."),
+            tr("Choose one of 1 to {message_limit} ASCII characters.", message_limit=MESSAGE_LIMIT),
         )
     lines = "\r\n".join([*message.splitlines(), ""]).encode()
     if len(lines) >= _SECTOR:
         raise UnfitForDemoDisk(
-            "The demo disk's message has too many lines.", "Choose a shorter one."
+            tr("The demo disk's message has too many lines."), tr("Choose a shorter one.")
         )
     return lines.ljust(_SECTOR, b"\0")
 

@@ -18,6 +18,7 @@ from vdbackup.errors import DevicesNotListed
 from vdbackup.sources import udisks
 from vdbackup.sources.file_identity import file_identity
 from vdbackup.sources.identity import Attached, Facts, Kind
+from vdbackup.translation import tr
 
 _LSBLK_COLUMNS = "PATH,SIZE,TYPE,MODEL,MOUNTPOINTS,FSTYPE,LABEL,WWN,SERIAL,PARTUUID,PTUUID,UUID"
 
@@ -82,8 +83,8 @@ def lsblk(*devices: Path) -> list[dict[str, Any]]:
         listing = json.loads(result.stdout or b'{"blockdevices": []}')
     except (OSError, ValueError, subprocess.TimeoutExpired) as error:
         raise DevicesNotListed(
-            f"The block devices cannot be listed: {error}.",
-            "That is done by lsblk, of the package util-linux: check that it works here.",
+            tr("The block devices cannot be listed: {error}.", error=error),
+            tr("That is done by lsblk, of the package util-linux: check that it works here."),
         ) from error
     devices_found: list[dict[str, Any]] = listing["blockdevices"]
     return devices_found

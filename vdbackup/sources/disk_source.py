@@ -31,6 +31,7 @@ from vdbackup.sources.moment import Follow
 from vdbackup.sources.reference import SourceRef
 from vdbackup.sources.source import OneReading, Rounds
 from vdbackup.sources.written_ids import end_of_partitions
+from vdbackup.translation import grouped, tr
 
 
 class DiskSource:
@@ -118,14 +119,19 @@ class DiskSource:
             self.chain.readinto(offset, view)
         except DiskFormatError as error:
             if not self._raw:
-                raise DamagedSource(error.title, "Restore the file from a copy.") from error
+                raise DamagedSource(error.title, tr("Restore the file from a copy.")) from error
             self.check_present()
             raise _shorter(self.path) from error
         except OSError as error:
             kind = Unreadable if error.errno in UNREADABLE else SourceLost
             raise kind(
-                f"{self.path} cannot be read at byte {offset}: {error.strerror}.",
-                "Check the disk (its kernel log, its SMART values).",
+                tr(
+                    "{path} cannot be read at byte {offset}: {reason}.",
+                    path=self.path,
+                    offset=offset,
+                    reason=error.strerror,
+                ),
+                tr("Check the disk (its kernel log, its SMART values)."),
             ) from error
 
     def check_present(self) -> None:
@@ -138,16 +144,23 @@ class DiskSource:
                 now = _length(file)
             except OSError as error:
                 raise SourceLost(
-                    f"{file} disappeared while it was read: {error.strerror}.",
-                    "Connect it again, then start the backup again.",
+                    tr(
+                        "{file} disappeared while it was read: {reason}.",
+                        file=file,
+                        reason=error.strerror,
+                    ),
+                    tr("Connect it again, then start the backup again."),
                 ) from error
             if now < length:
                 raise _shorter(file)
             if file in self._media and self._media[file] != medium_of(file):
                 raise SourceLost(
-                    f"{file} is another disk, or has another medium in it, than when the backup "
-                    "began.",
-                    "Put the first one back, then start the backup again.",
+                    tr(
+                        "{file} is another disk, or has another medium in it, than when the "
+                        "backup began.",
+                        file=file,
+                    ),
+                    tr("Put the first one back, then start the backup again."),
                 )
 
     def rounds(self, follow: Follow | None = None) -> Rounds:
@@ -179,10 +192,14 @@ class DiskSource:
         """What there is to say of a raw file that ends within a sector; "" of all else."""
         if self.exact_size is None:
             return ""
-        return (
-            f"{self.path} has {self.exact_size:,} bytes, which are no whole sectors: its backups "
-            f"have {self.size:,} bytes, the last {self.size - self.exact_size} of them zeros; a "
-            "raw file that is restored from them has as many as it."
+        return tr(
+            "{path} has {exact_size} bytes, which are no whole sectors: its backups have "
+            "{size} bytes, the last {size_2} of them zeros; a raw file that is restored from "
+            "them has as many as it.",
+            path=self.path,
+            exact_size=grouped(self.exact_size),
+            size=grouped(self.size),
+            size_2=self.size - self.exact_size,
         )
 
     def _cut_off(self) -> str:
@@ -197,9 +214,12 @@ class DiskSource:
         end = end_of_partitions(self.readinto, self.size, self.sector_size)
         if end <= length:
             return ""
-        return (
-            f"{self.path} ends before its partitions do: it has {length:,} bytes, and its "
-            f"partition table goes to byte {end:,}. What is missing there is in no backup of it."
+        return tr(
+            "{path} ends before its partitions do: it has {length} bytes, and its partition "
+            "table goes to byte {end}. What is missing there is in no backup of it.",
+            path=self.path,
+            length=grouped(length),
+            end=grouped(end),
         )
 
     @property
@@ -238,6 +258,6 @@ def _length(path: Path) -> int:
 
 def _shorter(path: Path) -> SourceError:
     return SourceLost(
-        f"{path} became shorter while it was read.",
-        "Check that it is connected, and back it up while nothing resizes it.",
+        tr("{path} became shorter while it was read.", path=path),
+        tr("Check that it is connected, and back it up while nothing resizes it."),
     )

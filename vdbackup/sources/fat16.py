@@ -19,6 +19,7 @@ from typing import BinaryIO, NamedTuple
 import numpy as np
 
 from vdbackup.errors import SourceError
+from vdbackup.translation import tr
 
 SECTOR = 512
 _RESERVED_SECTORS = 1
@@ -115,7 +116,8 @@ class Fat16:
         boot = BootSector(*_BOOT_SECTOR.unpack(sector[: _BOOT_SECTOR.size].ljust(62, b"\0")))
         if boot.label != _LABEL or boot.type_name != b"FAT16   ":
             raise NotADemoDisk(
-                f"{file.name} is not a demo disk.", "Name one that vdbackup made itself."
+                tr("{file} is not a demo disk.", file=file.name),
+                tr("Name one that vdbackup made itself."),
             )
         self._cluster_size = boot.sectors_per_cluster * SECTOR
         self._fat_size = boot.sectors_per_fat * SECTOR
@@ -173,7 +175,9 @@ class Fat16:
             folder = self._folder(folder, part, path)
         offset, old = self._slot(folder, name)
         if old.attributes & _FOLDER:
-            raise UnfitForDemoDisk(f"{path} is a folder.", "Choose another name for the file.")
+            raise UnfitForDemoDisk(
+                tr("{path} is a folder.", path=path), tr("Choose another name for the file.")
+            )
         first = self._store(content, instead_of=old.first_cluster)
         self._set(offset, name, _FILE, first, len(content))
 
@@ -189,7 +193,8 @@ class Fat16:
             return old.first_cluster
         if old.attributes:
             raise UnfitForDemoDisk(
-                f"A part of {path} is a file.", "Choose another name for the file."
+                tr("A part of {path} is a file.", path=path),
+                tr("Choose another name for the file."),
             )
         cluster = self._store(bytes(self._cluster_size))
         self._set(self._offset(cluster), b".".ljust(11), _FOLDER, cluster, 0)
@@ -216,7 +221,9 @@ class Fat16:
             unused = entry.name[0] == 0
             if unused or (entry.name == name and entry.attributes != _VOLUME_LABEL):
                 return offset, entry
-        raise DemoDiskFull("A folder of the demo disk is full.", "Put the file into another one.")
+        raise DemoDiskFull(
+            tr("A folder of the demo disk is full."), tr("Put the file into another one.")
+        )
 
     def _set(self, offset: int, name: bytes, attributes: int, first: int, size: int) -> None:
         """Write the directory entry at `offset`, dated now."""
@@ -244,7 +251,9 @@ class Fat16:
         count = -(-len(content) // self._cluster_size)
         clusters = np.flatnonzero(free)[:count]
         if len(clusters) < count:
-            raise DemoDiskFull("The demo disk is full.", "Make a larger one, or write less.")
+            raise DemoDiskFull(
+                tr("The demo disk is full."), tr("Make a larger one, or write less.")
+            )
         self._next[old] = _FREE
         if count == 0:
             return 0
@@ -286,7 +295,7 @@ def _directory_name(name: str, path: str) -> bytes:
     match = _NAME.fullmatch(name)
     if not match:
         raise UnfitForDemoDisk(
-            f"{path} cannot be a file's name on a demo disk.",
-            "Use letters and digits, at most eight before the dot and three after it.",
+            tr("{path} cannot be a file's name on a demo disk.", path=path),
+            tr("Use letters and digits, at most eight before the dot and three after it."),
         )
     return f"{match[1]:8}{match[2] or '':3}".encode()

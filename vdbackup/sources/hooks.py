@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import IO
 
 from vdbackup.text import printable
+from vdbackup.translation import tr
 
 log = logging.getLogger(__name__)
 
@@ -61,10 +62,12 @@ def _hooks() -> tuple[list[Path], list[str]]:
     except FileNotFoundError:
         return [], []
     except OSError as error:
-        return [], [_sentence(FOLDER, f"cannot be listed: {error.strerror}")]
+        return [], [_sentence(FOLDER, tr("cannot be listed: {reason}", reason=error.strerror))]
     folder = FOLDER.stat()
     if folder.st_uid not in (0, os.geteuid()) or folder.st_mode & 0o022:
-        return [], [_sentence(FOLDER, "may be changed by others than root: nothing in it is run")]
+        return [], [
+            _sentence(FOLDER, tr("may be changed by others than root: nothing in it is run"))
+        ]
     refused = {hook: why for hook in found if (why := _refusal(hook))}
     return (
         [hook for hook in found if hook not in refused],
@@ -77,13 +80,16 @@ def _refusal(hook: Path) -> str:
     try:
         facts = hook.lstat()
     except OSError as error:
-        return f"cannot be run: {error.strerror}"
+        return tr("cannot be run: {reason}", reason=error.strerror)
     if not stat.S_ISREG(facts.st_mode) or not facts.st_mode & stat.S_IXUSR:
-        return "is not run: it is no executable file"
+        return tr("is not run: it is no executable file")
     if facts.st_mode & 0o022:
-        return "is not run: others than its owner may change it"
+        return tr("is not run: others than its owner may change it")
     if os.geteuid() not in (0, facts.st_uid):
-        return f"is not run: it is {_name_of(facts.st_uid)}'s, and only root runs others' programs"
+        return tr(
+            "is not run: it is {st_uid}'s, and only root runs others' programs",
+            st_uid=_name_of(facts.st_uid),
+        )
     return ""
 
 
@@ -93,12 +99,25 @@ def _call(hook: Path, what: str) -> list[str]:
         try:
             code = _run(hook, what, said.fileno())
         except (OSError, LookupError) as error:
-            return [_sentence(hook, f"could not be run: {error}")]
+            return [_sentence(hook, tr("could not be run: {error}", error=error))]
         said.seek(0)
         log.info("%s %s: %s %r", hook, what, code, said.read(_LOGGED))
     if code is None:
-        return [_sentence(hook, f'took longer than {LIMIT:g} seconds at "{what}", and was ended')]
-    return [_sentence(hook, f'failed at "{what}" (status {code})')] if code else []
+        return [
+            _sentence(
+                hook,
+                tr(
+                    'took longer than {limit:g} seconds at "{what}", and was ended',
+                    limit=LIMIT,
+                    what=what,
+                ),
+            )
+        ]
+    return (
+        [_sentence(hook, tr('failed at "{what}" (status {code})', what=what, code=code))]
+        if code
+        else []
+    )
 
 
 def _place_for_words() -> IO[bytes]:

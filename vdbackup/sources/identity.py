@@ -18,6 +18,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 
 from vdbackup.jobs import readable_size
+from vdbackup.translation import tr
 
 
 class Verdict(enum.StrEnum):
@@ -136,13 +137,13 @@ class Facts:
         """For a person: "WDC WD40EFRX, serial A, 3.6 TiB (/dev/sdb)"."""
         parts = [self.model] if self.model else []
         if self.serial:
-            parts.append(f"serial {self.serial}")
+            parts.append(tr("serial {serial}", serial=self.serial))
         if self.size.isascii() and self.size.isdigit():
             parts.append(readable_size(int(self.size)))
         path = self.paths[0] if self.paths else ""
         if self.model or self.serial:
             return ", ".join(parts) + (f" ({path})" if path else "")
-        return ", ".join([path or "an unknown source", *parts])
+        return ", ".join([path or tr("an unknown source"), *parts])
 
 
 @dataclass(frozen=True)
@@ -175,27 +176,31 @@ class Comparison:
     @property
     def reasons(self) -> str:
         """In words: "the same size, but not the same serial number"."""
-        same = "the same " + _listed(self.agree) if self.agree else ""
+        same = tr("the same ") + _listed(self.agree) if self.agree else ""
         differ = tuple(name for name in self.contradict if name != "twins")
-        other = "not the same " + _listed(differ) if differ else ""
-        beside = "another device attached has its ids, too" if "twins" in self.contradict else ""
-        return ", but ".join(each for each in (same, other, beside) if each) or "little is known"
+        other = tr("not the same ") + _listed(differ) if differ else ""
+        beside = (
+            tr("another device attached has its ids, too") if "twins" in self.contradict else ""
+        )
+        return tr(", but ").join(each for each in (same, other, beside) if each) or tr(
+            "little is known"
+        )
 
 
 _WORDS = {
-    "paths": "path",
-    "links": "link",
-    "size": "size",
-    "kind": "kind of device",
-    "model": "model",
-    "serial": "serial number",
-    "wwn": "WWN",
-    "volume": "volume id",
-    "file": "file",
-    "disk": "virtual disk's id",
-    "partition": "partition id",
-    "written": "ids of partitions and file systems",
-    "twins": "devices beside it",
+    "paths": tr("path"),
+    "links": tr("link"),
+    "size": tr("size"),
+    "kind": tr("kind of device"),
+    "model": tr("model"),
+    "serial": tr("serial number"),
+    "wwn": tr("WWN"),
+    "volume": tr("volume id"),
+    "file": tr("file"),
+    "disk": tr("virtual disk's id"),
+    "partition": tr("partition id"),
+    "written": tr("ids of partitions and file systems"),
+    "twins": tr("devices beside it"),
 }
 _NOTHING_TO_GO_BY = {"size", "kind", "model"}
 _PATHS, _LINKS, _SIZE, _KIND, _MODEL = "paths", "links", "size", "kind", "model"
@@ -354,4 +359,4 @@ def _without_hardware(seen: _Seen) -> Verdict:
 
 def _listed(names: tuple[str, ...]) -> str:
     words = [_WORDS[name] for name in names]
-    return " and ".join([", ".join(words[:-1]), words[-1]] if len(words) > 1 else words)
+    return tr(" and ").join([", ".join(words[:-1]), words[-1]] if len(words) > 1 else words)

@@ -22,6 +22,7 @@ from vdbackup.disks.device_reads import DeviceReads
 from vdbackup.errors import RecoveryError
 from vdbackup.jobs import readable_size
 from vdbackup.sources.devices import lsblk
+from vdbackup.translation import tr
 from vdbackup.volumes import signatures
 from vdbackup.volumes.partitions import Partition, read_table
 from vdbackup.volumes.places import Disk, Window
@@ -54,10 +55,12 @@ class Content:
     def words(self) -> str:
         """For a person: "partition 2 (ext4 “root”, 20 GiB, mounted at /)"."""
         lying = f"{self.filesystem} “{self.label}”" if self.label else self.filesystem
-        facts = [lying or "unknown contents", readable_size(self.size)]
+        facts = [lying or tr("unknown contents"), readable_size(self.size)]
         if self.mountpoints:
-            facts.append(f"mounted at {', '.join(self.mountpoints)}")
-        called = f"partition {self.number}" if self.number else "the whole of it"
+            facts.append(tr("mounted at {mountpoints}", mountpoints=", ".join(self.mountpoints)))
+        called = (
+            tr("partition {number}", number=self.number) if self.number else tr("the whole of it")
+        )
         return f"{called} ({', '.join(facts)})"
 
 

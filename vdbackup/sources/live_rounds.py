@@ -45,6 +45,7 @@ from vdbackup.sources import hooks, lvm_snapshot
 from vdbackup.sources.lvm_snapshot import Snapshot
 from vdbackup.sources.moment import Follow, Outcome
 from vdbackup.sources.source import Source
+from vdbackup.translation import tr
 
 log = logging.getLogger(__name__)
 
@@ -127,7 +128,7 @@ class LiveRounds:
         if not self._device.settled:
             self._again = self._outside()
         if follow and not self._device.goes_on:
-            self.scan_reason = "nobody tracks what changes on it"
+            self.scan_reason = tr("nobody tracks what changes on it")
         elif follow:
             self.scan_reason = follow.unknown or harvest.reason
 
@@ -224,8 +225,11 @@ class LiveRounds:
     def _take(self, harvest: Harvest) -> Changes | None:
         if harvest.token is None or (self._count and harvest.changes is None):
             raise NotFrozen(
-                f"What changed on {self._source.title} meanwhile is not known, because "
-                f"{harvest.reason}."
+                tr(
+                    "What changed on {source} meanwhile is not known, because {reason}.",
+                    source=self._source.title,
+                    reason=harvest.reason,
+                )
             )
         self._token = harvest.token
         return harvest.changes
@@ -237,9 +241,12 @@ class LiveRounds:
         self._grew = self._grew + 1 if grew else 0
         self._before = size
         if self._count >= MAX_ROUNDS or self._grew > 1:
-            self.hindrance = (
-                f"{self._source.title} is written to faster than it can be read: after "
-                f"{self._count} rounds {readable_size(size)} had changed meanwhile."
+            self.hindrance = tr(
+                "{source} is written to faster than it can be read: after {count} rounds "
+                "{size} had changed meanwhile.",
+                source=self._source.title,
+                count=self._count,
+                size=readable_size(size),
             )
 
     def readinto(self, offset: int, view: memoryview) -> None:
@@ -261,7 +268,10 @@ class LiveRounds:
             consistency = Consistency.snapshot(self._snapshot.at)
             return Outcome(consistency, (*source.defects(), *self._unheard))
         if freeze is None:
-            why = f"Its file systems were not frozen together for this point: {self.hindrance}"
+            why = tr(
+                "Its file systems were not frozen together for this point: {hindrance}",
+                hindrance=self.hindrance,
+            )
             return Outcome(Consistency(How.AS_IS, rounds=self._count), (*source.trouble(), why))
         left_out = self._device.left_out
         consistency = Consistency.frozen(freeze.at, freeze.seconds, self._count, left_out)
@@ -274,10 +284,12 @@ class LiveRounds:
     def _went_on(self) -> tuple[str, ...]:
         if self._is_quiet:
             return ()
-        left = "; ".join(self._device.left_out) or "what is not mounted"
-        sentence = (
-            f"What cannot be frozen of {self._source.title} was written to until the end, and may "
-            f"mix old and new: {left}."
+        left = "; ".join(self._device.left_out) or tr("what is not mounted")
+        sentence = tr(
+            "What cannot be frozen of {source} was written to until the end, and may mix old "
+            "and new: {left}.",
+            source=self._source.title,
+            left=left,
         )
         return (sentence,)
 

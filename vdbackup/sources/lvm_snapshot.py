@@ -28,6 +28,7 @@ from vdbackup.errors import UNREADABLE, NotFrozen, SourceLost, Unreadable
 from vdbackup.processes import start_of
 from vdbackup.sources.devices import lasting_name
 from vdbackup.text import printable
+from vdbackup.translation import tr
 
 log = logging.getLogger(__name__)
 
@@ -87,7 +88,9 @@ class Snapshot:
             try:
                 self._reads = DeviceReads(_node(self._volume))
             except OSError as error:
-                raise NotFrozen(f"The snapshot cannot be read: {error.strerror}.") from error
+                raise NotFrozen(
+                    tr("The snapshot cannot be read: {reason}.", reason=error.strerror)
+                ) from error
             stack.callback(self._reads.close)
             self._undo = stack.pop_all()
 
@@ -103,11 +106,17 @@ class Snapshot:
                 self.check()
                 kind = Unreadable if error.errno in UNREADABLE else SourceLost
                 raise kind(
-                    f"The snapshot cannot be read at byte {offset}: {error.strerror}.",
-                    "Check the disk (its kernel log, its SMART values).",
+                    tr(
+                        "The snapshot cannot be read at byte {offset}: {reason}.",
+                        offset=offset,
+                        reason=error.strerror,
+                    ),
+                    tr("Check the disk (its kernel log, its SMART values)."),
                 ) from error
             if not count:
-                raise SourceLost("The snapshot is shorter than its volume.", "Start it again.")
+                raise SourceLost(
+                    tr("The snapshot is shorter than its volume."), tr("Start it again.")
+                )
             offset, view = offset + count, view[count:]
 
     def check(self) -> None:
@@ -115,12 +124,14 @@ class Snapshot:
         try:
             (found,) = _report("lv_snapshot_invalid", self._volume)
         except NotFrozen as error:
-            raise SourceLost(f"The snapshot is gone: {error.title}", "Start it again.") from error
+            raise SourceLost(
+                tr("The snapshot is gone: {error}", error=error.title), tr("Start it again.")
+            ) from error
         # a thin one has the pool's room, and LVM says "unknown" of it
         if found["lv_snapshot_invalid"] and not self._is_thin:
             raise SourceLost(
-                "More was written meanwhile than the snapshot had room for.",
-                "Give its group more free extents, or back it up while less is written.",
+                tr("More was written meanwhile than the snapshot had room for."),
+                tr("Give its group more free extents, or back it up while less is written."),
             )
 
     def __enter__(self) -> Self:
@@ -150,7 +161,9 @@ def _room(volume: _Volume) -> tuple[str, ...]:
         return ("--setactivationskip", "n")
     size = min(volume.free, max(volume.size // _PART, _LEAST))
     if size < min(_LEAST, volume.size // _PART):
-        raise NotFrozen(f"Its group {printable(volume.group)} has no room for a snapshot of it.")
+        raise NotFrozen(
+            tr("Its group {group} has no room for a snapshot of it.", group=printable(volume.group))
+        )
     return ("--extents", str(max(1, size // volume.extent)))
 
 
@@ -181,7 +194,7 @@ def _report(fields: str, what: str) -> list[dict[str, Any]]:
         (found,) = report.values()  # "lv" or "seg"
         rows: list[dict[str, Any]] = list(found)
     except (AttributeError, LookupError, TypeError, ValueError) as error:
-        raise NotFrozen("What LVM says of it makes no sense.") from error
+        raise NotFrozen(tr("What LVM says of it makes no sense.")) from error
     return rows
 
 
@@ -193,9 +206,13 @@ def _lvm(*command: str) -> bytes:
             env={"LC_ALL": "C", "PATH": "/usr/sbin:/usr/bin:/sbin:/bin"}, check=False,
         )  # fmt: skip
     except (OSError, subprocess.TimeoutExpired) as error:
-        raise NotFrozen(f"LVM makes no snapshot of it: {printable(str(error))}.") from error
+        raise NotFrozen(
+            tr("LVM makes no snapshot of it: {error}.", error=printable(str(error)))
+        ) from error
     if done.returncode:
         log.info("%s: %s %s", command, done.returncode, done.stderr)
         (*_, said) = done.stderr.decode(errors="replace").strip().splitlines() or [command[0]]
-        raise NotFrozen(f"LVM makes no snapshot of it: {printable(said.strip().rstrip('.'))}.")
+        raise NotFrozen(
+            tr("LVM makes no snapshot of it: {said}.", said=printable(said.strip().rstrip(".")))
+        )
     return done.stdout

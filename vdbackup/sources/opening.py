@@ -28,6 +28,7 @@ from vdbackup.sources.file_sets.choice import Choice
 from vdbackup.sources.file_sets.source import FileSetSource
 from vdbackup.sources.reference import Scheme, SourceRef, unknown
 from vdbackup.sources.source import Source
+from vdbackup.translation import tr
 
 
 @dataclass(frozen=True)
@@ -81,21 +82,27 @@ def open_file(ref: SourceRef, hints: Hints = Hints()) -> DiskSource:
     try:
         kind = stat.S_IFMT(path.stat().st_mode)
         if kind not in _FILES:
-            what = "a folder, not a disk" if kind == stat.S_IFDIR else _NO_DISK
-            raise NotADisk(f"{path} is {what}.", "Give a disk image or a block device.")
+            what = tr("a folder, not a disk") if kind == stat.S_IFDIR else _NO_DISK
+            raise NotADisk(
+                tr("{path} is {what}.", path=path, what=what),
+                tr("Give a disk image or a block device."),
+            )
         write_out(path)
         return _opened(path, kind, hints)
     except FileNotFoundError:
         raise SourceNotFound(
-            f"There is no {path}.", "Check the path.", remedy=Remedy.LIST_DEVICES
+            tr("There is no {path}.", path=path), tr("Check the path."), remedy=Remedy.LIST_DEVICES
         ) from None
     except PermissionError:
         remedy = Remedy.INSTALL_AGENT if kind == stat.S_IFBLK else None
         advice = _permission_advice(path)
-        raise SourceNotPermitted(f"You may not read {path}.", advice, remedy=remedy) from None
+        raise SourceNotPermitted(
+            tr("You may not read {path}.", path=path), advice, remedy=remedy
+        ) from None
     except OSError as error:
         raise SourceNotOpened(
-            f"{path} cannot be opened: {error.strerror}.", "Check that the device is connected."
+            tr("{path} cannot be opened: {reason}.", path=path, reason=error.strerror),
+            tr("Check that the device is connected."),
         ) from error
 
 
@@ -171,31 +178,39 @@ _FILES: dict[int, Callable[[Path, Hints], DiskSource]] = {
 }
 """How each kind of file is; in which format it is, its name and content say (disks/contents.py)."""
 
-_NO_DISK = "neither a file nor a block device"
+_NO_DISK = tr("neither a file nor a block device")
 
 
 def _check_not_empty(path: Path, size: int) -> None:
     if size == 0:
-        raise NotADisk(f"{path} is empty.", "Give a disk image or a block device with contents.")
+        raise NotADisk(
+            tr("{path} is empty.", path=path),
+            tr("Give a disk image or a block device with contents."),
+        )
 
 
 def _check_size(path: Path, size: int) -> None:
     _check_not_empty(path, size)
     if size < SECTOR:
         raise NotADisk(
-            f"{path} is {size} bytes long, less than one sector of {SECTOR} bytes.",
-            "Give a disk image or a block device.",
+            tr(
+                "{path} is {size} bytes long, less than one sector of {sector} bytes.",
+                path=path,
+                size=size,
+                sector=SECTOR,
+            ),
+            tr("Give a disk image or a block device."),
         )
 
 
 def _permission_advice(path: Path) -> str:
     """Lets this user read it, and nothing else: a group that owns disks may read all of them."""
     if not os.access(path.parent, os.X_OK):
-        return f"The folder {path.parent} does not let you in; ask its owner."
+        return tr("The folder {parent} does not let you in; ask its owner.", parent=path.parent)
     try:
         user = pwd.getpwuid(os.geteuid()).pw_name
     except KeyError:  # in a container it may have no name
         user = str(os.geteuid())
-    until = " (until the next restart)" if path.is_block_device() else ""
+    until = tr(" (until the next restart)") if path.is_block_device() else ""
     command = shlex.join(("sudo", "setfacl", "-m", f"u:{user}:r", str(path)))
-    return f"Allow it with `{command}`{until}."
+    return tr("Allow it with `{command}`{until}.", command=command, until=until)

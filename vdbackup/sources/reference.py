@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Self
 
 from vdbackup.errors import Remedy, SourceNotFound
+from vdbackup.translation import tr
 
 
 class Scheme(enum.StrEnum):
@@ -93,12 +94,13 @@ class SourceRef:
             raise unknown(self)
         if not self.rest:  # of a set that has lost what it was made from
             raise SourceNotFound(
-                "No source is named.",
-                "Say which disk or image is to be backed up, and into which set.",
+                tr("No source is named."),
+                tr("Say which disk or image is to be backed up, and into which set."),
             )
         if "\0" in self.rest:
             raise SourceNotFound(
-                f"There is no {self}: no path has a zero byte in it.", "Check the path."
+                tr("There is no {what}: no path has a zero byte in it.", what=self),
+                tr("Check the path."),
             )
         return Path(self.rest)
 
@@ -122,9 +124,13 @@ class SourceRef:
 def unknown(ref: SourceRef) -> SourceNotFound:
     """What is said of a source that none of the known kinds is."""
     return SourceNotFound(
-        f"There is no file {ref}, and no kind of source called {ref.scheme} "
-        f"(known: {', '.join(Scheme)}).",
-        "Check the name; of a disk image or a block device its path is enough.",
+        tr(
+            "There is no file {ref}, and no kind of source called {scheme} (known: {scheme_2}).",
+            ref=ref,
+            scheme=ref.scheme,
+            scheme_2=", ".join(Scheme),
+        ),
+        tr("Check the name; of a disk image or a block device its path is enough."),
         remedy=Remedy.LIST_DEVICES,
     )
 

@@ -18,6 +18,7 @@ from vdbackup.disks.extents import Ranges
 from vdbackup.errors import SourceLost, Unreadable
 from vdbackup.jobs import CancelToken
 from vdbackup.sources.source import Rounds, Source
+from vdbackup.translation import tr
 
 MAX_SECTORS = 10_000
 """A disk with more sectors that cannot be read is failing as a whole: waiting makes it worse.
@@ -73,9 +74,13 @@ class Salvage:
             self._lost.append((offset, length))
             if len(self._lost) > MAX_SECTORS:
                 raise SourceLost(
-                    f"More than {MAX_SECTORS} sectors of {self._source.title} cannot be read: it "
-                    "is failing as a whole.",
-                    "Copy what can be had to an image with `ddrescue`, and back that up.",
+                    tr(
+                        "More than {max_sectors} sectors of {source} cannot be read: it is "
+                        "failing as a whole.",
+                        max_sectors=MAX_SECTORS,
+                        source=self._source.title,
+                    ),
+                    tr("Copy what can be had to an image with `ddrescue`, and back that up."),
                 ) from error
 
     def forget(self, ranges: Ranges) -> None:
@@ -102,8 +107,8 @@ class Salvage:
             return ()
         if not self._anything_read:
             raise SourceLost(
-                f"Nothing of {self._source.title} can be read.",
-                "Check the disk and its cable (the kernel's log, its SMART values).",
+                tr("Nothing of {source} can be read.", source=self._source.title),
+                tr("Check the disk and its cable (the kernel's log, its SMART values)."),
             )
         return _joined(self._lost)
 

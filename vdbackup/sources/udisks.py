@@ -25,6 +25,7 @@ from jeepney.io.blocking import DBusConnection, open_dbus_connection
 from vdbackup.agent.block_devices import node_of
 from vdbackup.errors import SourceNotOpened, Unauthorized
 from vdbackup.text import printable
+from vdbackup.translation import tr
 
 log = logging.getLogger(__name__)
 
@@ -59,7 +60,7 @@ def opened(path: Path) -> int | None:
             wanted: tuple[object, ...] = ({"path": ("s", str(node))}, {})
             known = _ask(bus, _MANAGER, "ResolveDevice", ("a{sv}a{sv}", wanted), "ao", _SOON)
             if len(known) != 1:
-                raise _NotHad(f"it does not know {node}")
+                raise _NotHad(tr("it does not know {node}", node=node))
             block = DBusAddress(known[0], SERVICE, f"{SERVICE}.Block")
             reading = ("r", {"flags": ("i", os.O_DIRECT)})
             given = _ask(bus, block, "OpenDevice", ("sa{sv}", reading), "h", _PATIENCE)
@@ -116,7 +117,7 @@ def _ask(
     if reply.header.message_type is MessageType.error:
         raise _error_of(reply)
     if reply.header.fields.get(HeaderFields.signature) != gives:
-        raise _NotHad(f"the reply to {method} makes no sense")
+        raise _NotHad(tr("the reply to {method} makes no sense", method=method))
     return reply.body[0]
 
 
@@ -125,17 +126,18 @@ def _error_of(reply: Message) -> Exception:
     said = printable(" ".join(each for each in reply.body if isinstance(each, str)))[:_MAX_SAID]
     if name == _DISMISSED:
         return Unauthorized(
-            "The dialogue that asks whether you may read this disk was closed.",
-            "Do it again, and answer there.",
+            tr("The dialogue that asks whether you may read this disk was closed."),
+            tr("Do it again, and answer there."),
         )
     if name == _REFUSED:
         return Unauthorized(
-            "You may not read this disk: polkit refuses it.",
-            "Ask an administrator of this computer, or do it as root.",
+            tr("You may not read this disk: polkit refuses it."),
+            tr("Ask an administrator of this computer, or do it as root."),
         )
     if name.startswith(_ERROR) and name != _NOBODY_TO_ASK:
         return SourceNotOpened(
-            f"UDisks cannot open this disk: {said or name}.", "Check that the device is connected."
+            tr("UDisks cannot open this disk: {said}.", said=said or name),
+            tr("Check that the device is connected."),
         )
     return _NotHad(f"{name}: {said}")
 
@@ -147,9 +149,12 @@ def _checked(fd: int, number: int, node: Path) -> int:
         is_it = stat.S_ISBLK(facts.st_mode) and facts.st_rdev == number
         if not is_it or flags & os.O_ACCMODE != os.O_RDONLY or not flags & os.O_DIRECT:
             raise SourceNotOpened(
-                f"UDisks was asked for {node}, to be read past its cache, and opened something "
-                "else.",
-                "Do it as root.",
+                tr(
+                    "UDisks was asked for {node}, to be read past its cache, and opened something "
+                    "else.",
+                    node=node,
+                ),
+                tr("Do it as root."),
             )
         os.set_inheritable(fd, False)
     except BaseException:

@@ -19,6 +19,7 @@ from vdbackup.disks.disk import UNIT
 from vdbackup.disks.extents import Ranges, as_ranges, overlap, total, union, without
 from vdbackup.errors import RecoveryError, Unreadable
 from vdbackup.jobs import readable_size
+from vdbackup.translation import tr
 from vdbackup.volumes import places, signatures
 from vdbackup.volumes.filesystems import btrfs_free, ext_free, free_clusters, node, xfs_free
 from vdbackup.volumes.partitions import has_table
@@ -128,13 +129,13 @@ def _look(disk: Disk, place: Place, in_use: MountedAreas) -> Iterator[_Found]:
     stream = Window.opened(disk, place.runs)
     name = ext_free.kind_of(head) if kind == "ext" else _NAMES[kind]
     try:
-        with node.reading("What it says about its blocks"):
+        with node.reading(tr("What it says about its blocks")):
             free = _free(kind, stream, place, in_use)
     except RecoveryError as error:
         yield _Found(place, name, kept=_reason(error))
         return
     except Unreadable:
-        yield _Found(place, name, kept="its maps of free blocks cannot be read")
+        yield _Found(place, name, kept=tr("its maps of free blocks cannot be read"))
         return
     yield _Found(place, name, on_disk(free, place.runs))
     if kind == "ntfs":
@@ -144,7 +145,7 @@ def _look(disk: Disk, place: Place, in_use: MountedAreas) -> Iterator[_Found]:
 def _paging(stream: io.BufferedReader, place: Place) -> Iterator[_Found]:
     """What Windows swaps to in files; nothing where that is not sure."""
     paging = NOTHING
-    with suppress(RecoveryError, Unreadable), node.reading("What it says about its files"):
+    with suppress(RecoveryError, Unreadable), node.reading(tr("What it says about its files")):
         paging = free_clusters.paging_of_ntfs(stream)
     yield _Found(place, "NTFS", on_disk(paging, place.runs), is_swap=True)
 
@@ -157,26 +158,26 @@ def _what(head: bytes) -> tuple[str, str]:
         return "", ""
     marks.remove(kind)
     if marks:
-        other = _NAMES.get(marks[0], marks[0]) or "a partition table"
-        return kind, f"it bears the mark of {other}, too"
-    return kind, "it has a partition table, too" if has_table(head) else ""
+        other = _NAMES.get(marks[0], marks[0]) or tr("a partition table")
+        return kind, tr("it bears the mark of {other}, too", other=other)
+    return kind, tr("it has a partition table, too") if has_table(head) else ""
 
 
 def _reason(error: RecoveryError) -> str:
     """Why something cannot be read: what a reader of a file system says itself, or in general."""
     cause = error.__cause__
-    return str(cause) if isinstance(cause, node.Unreadable) else "its structures are damaged"
+    return str(cause) if isinstance(cause, node.Unreadable) else tr("its structures are damaged")
 
 
 def _free(kind: str, stream: io.BufferedReader, place: Place, in_use: MountedAreas) -> Ranges:
     """What is free of a volume, in its bytes; anything may be raised, Unreadable in doubt."""
     if place.is_member:
-        raise node.Unreadable("it lies on one disk of an array")
+        raise node.Unreadable(tr("it lies on one disk of an array"))
     if place.has_snapshot:
-        raise node.Unreadable("it has a snapshot, which needs what was deleted since")
+        raise node.Unreadable(tr("it has a snapshot, which needs what was deleted since"))
     runs = _all([as_ranges(place.runs)])
     if not place.logical and len(overlap(runs, in_use.built_on)):
-        raise node.Unreadable("another device has been made of it")
+        raise node.Unreadable(tr("another device has been made of it"))
     if kind == "xfs" and place.runs[0] in in_use.told and len(place.runs) == 1:
         return in_use.told[place.runs[0]]
     if kind in _FROZEN and _is_in(place, in_use.frozen):
@@ -184,7 +185,7 @@ def _free(kind: str, stream: io.BufferedReader, place: Place, in_use: MountedAre
     # of what is mounted from a logical volume it is known only on which disks that lies
     knows = kind == "ext" and place.logical
     if not knows and len(overlap(runs, _all([in_use.all]))):
-        raise node.Unreadable("it is in use")
+        raise node.Unreadable(tr("it is in use"))
     if kind in _UNMOUNTED:
         return _by_reads(stream, place, _UNMOUNTED[kind])
     return _UNMOUNTED_STREAMS[kind](stream)
@@ -219,7 +220,7 @@ def _swap(place: Place, head: bytes) -> _Found:
     for page in _PAGES:
         mark = head[page - 10 : page]
         if mark == _HIBERNATED:
-            return _Found(place, "swap", kept="a hibernated system lies in it")
+            return _Found(place, "swap", kept=tr("a hibernated system lies in it"))
         if mark == _SWAP:
             version, last = struct.unpack_from("<II", head, 1024)
             end = (last + 1) * page
@@ -227,7 +228,7 @@ def _swap(place: Place, head: bytes) -> _Found:
                 break
             free = np.array([[page, end - page]], np.int64)
             return _Found(place, "swap", on_disk(free, place.runs), is_swap=True)
-    return _Found(place, "swap", kept="its header is not one that vdbackup knows")
+    return _Found(place, "swap", kept=tr("its header is not one that vdbackup knows"))
 
 
 def _is_in(place: Place, frozen: Ranges) -> bool:
@@ -275,12 +276,21 @@ def _all(several: Iterator[Ranges] | list[Ranges]) -> Ranges:
 
 def _sentence(found: _Found, size: int) -> str:
     place = found.place
-    on = f" on partition {place.number}" if place.number else ""
-    on = f" on {place.group_and_name}" if place.group_and_name else on
+    on = tr(" on partition {place}", place=place.number) if place.number else ""
+    on = (
+        tr(" on {group_and_name}", group_and_name=place.group_and_name)
+        if place.group_and_name
+        else on
+    )
     if found.kept:
-        return f"{found.name}{on} is kept whole: {found.kept}."
+        return tr("{found}{on} is kept whole: {kept}.", found=found.name, on=on, kept=found.kept)
     if not size:
         return ""
     if found.is_swap:
-        return f"Space for swapping{on} is not read: {readable_size(size)}."
-    return f"Free space of {found.name}{on} is not read: {readable_size(size)}."
+        return tr("Space for swapping{on} is not read: {size}.", on=on, size=readable_size(size))
+    return tr(
+        "Free space of {found}{on} is not read: {size}.",
+        found=found.name,
+        on=on,
+        size=readable_size(size),
+    )

@@ -13,6 +13,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from vdbackup.translation import tr
+
 UNIT = 1 << 20
 """Bytes by which sizes change, and partitions move: what all tools align to since 2010."""
 
@@ -63,7 +65,7 @@ class DoesNotFit(ValueError):
     """
 
     def __init__(self, needed: int) -> None:
-        super().__init__(f"space up to byte {needed} is needed")
+        super().__init__(tr("space up to byte {needed} is needed", needed=needed))
         self.needed = needed
 
 

@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from vdbackup.text import printable
+from vdbackup.translation import tr
 
 log = logging.getLogger(__name__)
 
@@ -111,7 +112,7 @@ def parse(text: str) -> dict[str, Any]:
     for name in tokens:
         if name == "}":
             if len(sections) == 1:
-                raise Damaged("a section ends that has not begun")
+                raise Damaged(tr("a section ends that has not begun"))
             sections.pop()
             continue
         match next(tokens, ""):
@@ -122,9 +123,9 @@ def parse(text: str) -> dict[str, Any]:
             case "=":
                 sections[-1][_bare(name)] = _value(tokens)
             case other:
-                raise Damaged(f"{other!r} stands where a value should")
+                raise Damaged(tr("{other!r} stands where a value should", other=other))
     if len(sections) > 1:
-        raise Damaged("a section does not end")
+        raise Damaged(tr("a section does not end"))
     return top
 
 
@@ -133,7 +134,7 @@ def _tokens(text: str) -> Iterator[str]:
     while at < len(text):
         match = _TOKEN.match(text, at)
         if match is None or count > _MAX_TOKENS:
-            raise Damaged(f"it cannot be read at letter {at}")
+            raise Damaged(tr("it cannot be read at letter {at}", at=at))
         at, count = match.end(), count + 1
         if match["word"]:
             yield match["word"]
@@ -149,7 +150,7 @@ def _value(tokens: Iterator[str]) -> Any:
             return items
         if word != ",":
             items.append(_scalar(word))
-    raise Damaged("a list does not end")
+    raise Damaged(tr("a list does not end"))
 
 
 def _scalar(word: str) -> Any:
@@ -159,12 +160,12 @@ def _scalar(word: str) -> Any:
         return int(word)
     if re.fullmatch(r"[+-]?\d{1,19}\.\d{1,19}", word):
         return float(word)
-    raise Damaged(f"{word!r} is no value")
+    raise Damaged(tr("{word!r} is no value", word=word))
 
 
 def _bare(name: str) -> str:
     if name.startswith(('"', "=", ",", "[", "]", "{")):
-        raise Damaged(f"{name!r} is no name")
+        raise Damaged(tr("{name!r} is no name", name=name))
     return name
 
 
@@ -187,7 +188,11 @@ def _group(top: dict[str, Any], places: dict[str, int]) -> Iterator[LogicalVolum
             runs = tuple(_runs(volume, extent, starts))
             yield LogicalVolume(group, name, runs, has_snapshot=name in originals)
         except Damaged as reason:
-            problem = f"Its logical volume {printable(name)} cannot be put together: {reason}"
+            problem = tr(
+                "Its logical volume {name} cannot be put together: {reason}",
+                name=printable(name),
+                reason=reason,
+            )
             yield LogicalVolume(group, name, (), problem)
 
 
@@ -201,10 +206,10 @@ def _snapshots(volumes: dict[str, Any]) -> dict[str, str]:
     for volume in volumes.values():
         segment = volume.get("segment1", {})
         if segment.get("type") == "snapshot":
-            found[segment.get("cow_store", "")] = "it is a snapshot of another volume"
+            found[segment.get("cow_store", "")] = tr("it is a snapshot of another volume")
             if "merging_store" in segment:
-                found[segment["merging_store"]] = "it is a snapshot of another volume"
-                found[segment.get("origin", "")] = "a snapshot is being merged into it"
+                found[segment["merging_store"]] = tr("it is a snapshot of another volume")
+                found[segment.get("origin", "")] = tr("a snapshot is being merged into it")
     return found
 
 
@@ -223,15 +228,15 @@ def _runs(
         segment = volume[f"segment{number}"]
         kind, count = segment["type"], segment["extent_count"]
         if kind != "striped":
-            raise Damaged(f"it is of the kind {printable(kind)!r}")
+            raise Damaged(tr("it is of the kind {kind!r}", kind=printable(kind)))
         if segment["stripe_count"] != 1:
-            raise Damaged("it is spread over several disks in stripes")
+            raise Damaged(tr("it is spread over several disks in stripes"))
         alias, first = segment["stripes"]
         start = starts.get(alias)
         if start is None:
-            raise Damaged("a part of it lies on another disk")
+            raise Damaged(tr("a part of it lies on another disk"))
         if segment["start_extent"] != expected or count <= 0 or first < 0 or extent <= 0:
-            raise Damaged("its metadata are damaged")
+            raise Damaged(tr("its metadata are damaged"))
         expected += count
         yield start + first * extent, count * extent
 
@@ -241,7 +246,7 @@ def _physical_volume(disk: io.BufferedReader, offset: int) -> PhysicalVolume:
     head = disk.read(5 * SECTOR)
     at = _label(head)
     if at is None:
-        raise Damaged("it has no label")
+        raise Damaged(tr("it has no label"))
     identity = head[at : at + 32].decode("ascii")
     name = "-".join(identity[a:b] for a, b in _ID_PARTS)
     areas = _areas(head, at + 40)
@@ -283,17 +288,17 @@ def _text(disk: io.BufferedReader, start: int, size: int) -> str:
     header = disk.read(SECTOR)
     _, magic, _, _, area = _METADATA.unpack_from(header)
     if magic != _MAGIC or area != size or size <= SECTOR:
-        raise Damaged("its metadata area is damaged")
+        raise Damaged(tr("its metadata area is damaged"))
     at, length, checksum, flags = _LOCATION.unpack_from(header, _METADATA.size)
     if not at or flags & _IGNORED:
         return ""
     if not SECTOR <= at < size or not 0 < length <= min(size - SECTOR, _MAX_TEXT):
-        raise Damaged("its metadata lie nowhere")
+        raise Damaged(tr("its metadata lie nowhere"))
     disk.seek(start + at)
     text = disk.read(min(length, size - at))
     if len(text) < length:
         disk.seek(start + SECTOR)
         text += disk.read(length - len(text))
     if zlib.crc32(text, _CHECKSUM ^ 0xFFFFFFFF) ^ 0xFFFFFFFF != checksum:
-        raise Damaged("its metadata differ from their checksum")
+        raise Damaged(tr("its metadata differ from their checksum"))
     return text.rstrip(b"\0").decode(errors="replace")

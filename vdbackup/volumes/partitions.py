@@ -22,6 +22,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from vdbackup.errors import GuestUnreadable
+from vdbackup.translation import tr
 from vdbackup.volumes import signatures
 
 log = logging.getLogger(__name__)
@@ -267,8 +268,8 @@ def _gpt(disk: io.BufferedReader, size: int, sizes: list[int], entries: _Entries
     if _is_volume(disk):  # what is left of a table that was there before
         return Table(sizes[0])
     raise GuestUnreadable(
-        "The disk's partition table (GPT) is damaged, in both of its copies.",
-        "Restore the recovery point and repair the table there, for example with gdisk.",
+        tr("The disk's partition table (GPT) is damaged, in both of its copies."),
+        tr("Restore the recovery point and repair the table there, for example with gdisk."),
     )
 
 

@@ -13,6 +13,7 @@ import numpy as np
 
 from vdbackup.disks.extents import Ranges, overlap, union
 from vdbackup.errors import RecoveryError
+from vdbackup.translation import tr
 from vdbackup.volumes import lvm, raid
 from vdbackup.volumes.partitions import Partition, Table, read_table
 
@@ -22,10 +23,10 @@ if TYPE_CHECKING:
 _BUFFER = 64 << 10
 """Bytes read at once where a file system asks for an inode or an entry."""
 _SPREAD = {
-    "42": "a dynamic disk of Windows",
-    "af9b60a0-1431-4f62-bc68-3311714a69ad": "a dynamic disk of Windows",
-    "5808c8aa-7e8f-42e0-85d2-e1e90434cfb3": "a dynamic disk of Windows",
-    "e75caf8f-f680-4cee-afa3-b001e56efc2d": "Windows' Storage Spaces",
+    "42": tr("a dynamic disk of Windows"),
+    "af9b60a0-1431-4f62-bc68-3311714a69ad": tr("a dynamic disk of Windows"),
+    "5808c8aa-7e8f-42e0-85d2-e1e90434cfb3": tr("a dynamic disk of Windows"),
+    "e75caf8f-f680-4cee-afa3-b001e56efc2d": tr("Windows' Storage Spaces"),
 }
 """Types of partitions in which volumes lie by a map of their own, perhaps in stripes."""
 
@@ -128,7 +129,10 @@ def _partition(chain: Disk, base: int, part: Partition) -> Place:
     """Where a partition lies that is counted from byte `base` on; of a mirror, what it holds."""
     place = Place(part.number, ((base + part.offset, part.size),))
     if part.kind in _SPREAD:
-        problem = f"It is a part of {_SPREAD[part.kind]} and can be put together only by that"
+        problem = tr(
+            "It is a part of {spread} and can be put together only by that",
+            spread=_SPREAD[part.kind],
+        )
         return replace(place, kind="LDM", problem=problem)
     size = min(part.size, chain.size - base - part.offset)
     array = raid.member(Window.opened(chain, place.runs), size) if size > 0 else None
@@ -151,7 +155,7 @@ def _is_physical_volume(disk: io.BufferedReader, size: int, place: Place) -> boo
 
 
 def _without_volumes(place: Place) -> Place:
-    problem = "It is a part of LVM, and no logical volume is described on this disk"
+    problem = tr("It is a part of LVM, and no logical volume is described on this disk")
     return replace(place, kind="LVM", problem=problem)
 
 
@@ -202,7 +206,7 @@ class Window(io.RawIOBase):
         """Read from there on; beyond the end there is nothing."""
         start = {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: self._size}[whence]
         if start + offset < 0:
-            raise ValueError(f"there is no byte {start + offset}")
+            raise ValueError(tr("there is no byte {start}", start=start + offset))
         self._position = start + offset
         return self._position
 

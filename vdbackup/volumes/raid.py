@@ -16,6 +16,8 @@ import io
 import struct
 from dataclasses import dataclass
 
+from vdbackup.translation import tr
+
 _SECTOR = 512
 _MAGIC = 0xA92B4EFC
 _RESERVED_090 = 64 << 10
@@ -80,9 +82,9 @@ def _version_1(block: bytes, offset: int, size: int) -> Member | None:
     if number < min(roles, (len(block) - 256) // 2):
         (role,) = struct.unpack_from("<H", block, 256 + 2 * number)
     if role >= _SPARE or role >= disks:
-        return Member(problem="It is a spare of a Linux software RAID, or was dropped from it")
+        return Member(problem=tr("It is a spare of a Linux software RAID, or was dropped from it"))
     if features & _RESHAPING or (features & _RECOVERING and recovered < used):
-        return Member(problem="It is a part of a Linux software RAID that was being rebuilt")
+        return Member(problem=tr("It is a part of a Linux software RAID that was being rebuilt"))
     within = start * _SECTOR < size and length > 0
     return _of_level(level, start * _SECTOR, min(used or length, length) * _SECTOR, within)
 
@@ -94,7 +96,9 @@ def _version_0(block: bytes) -> Member | None:
             continue
         level = words[7] - (1 << 32 if words[7] >> 31 else 0)
         if words[995] >= words[10] or words[996] & 0b111 != _ACTIVE_IN_SYNC:
-            return Member(problem="It is a spare of a Linux software RAID, or was dropped from it")
+            return Member(
+                problem=tr("It is a spare of a Linux software RAID, or was dropped from it")
+            )
         return _of_level(level, 0, words[8] << 10, bool(words[8]))
     return None
 
@@ -103,7 +107,11 @@ def _of_level(level: int, start: int, size: int, within: bool) -> Member:
     if level == _MIRROR and within:
         return Member(start, size)
     name = _NAMES.get(level)
-    what = f"a Linux software RAID (level {name})" if name else "a Linux software RAID"
+    what = (
+        tr("a Linux software RAID (level {name})", name=name)
+        if name
+        else tr("a Linux software RAID")
+    )
     return Member(problem=_built(f"It is a part of {what}"))
 
 
@@ -122,7 +130,7 @@ def _of_intel(block: bytes) -> Member:
 
 
 def _built(what: str) -> str:
-    return f"{what} and can be put together only by a running system"
+    return tr("{what} and can be put together only by a running system", what=what)
 
 
 def _read(device: io.BufferedReader, offset: int, length: int) -> bytes:

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from vdbackup.errors import GuestUnreadable
+from vdbackup.translation import tr
 from vdbackup.volumes import gpt
 from vdbackup.volumes.layout import Place
 from vdbackup.volumes.partitions import Partition, Table, read_table
@@ -50,8 +51,8 @@ class DiskTable:
         found = gpt.read_first_copy(disk, table.sector_size) if table.scheme == "gpt" else None
         if table.scheme == "gpt" and found is None:
             raise GuestUnreadable(
-                "The first copy of the disk's partition table (GPT) is damaged.",
-                "Restore it to a disk of the same size, and repair the table there.",
+                tr("The first copy of the disk's partition table (GPT) is damaged."),
+                tr("Restore it to a disk of the same size, and repair the table there."),
             )
         return cls(table, bytes(boot), found)
 

@@ -8,6 +8,8 @@ from __future__ import annotations
 import struct
 from collections.abc import Iterator
 
+from vdbackup.translation import tr
+
 HEAD = 128 << 10
 """Bytes in which nearly every file system says what it is."""
 LONG_HEAD = 1 << 20
@@ -23,29 +25,29 @@ _READABLE = (
 _PAGES = (4096, 8192, 16384, 65536)
 """Sizes of pages in bytes, at the end of the first of which swap space says what it is."""
 
-LVM = "It is a part of LVM; its logical volumes are listed by their own names"
-_BUILT = "It is a part of {} and can be put together only by a running system"
+LVM = tr("It is a part of LVM; its logical volumes are listed by their own names")
+_BUILT = tr("It is a part of {} and can be put together only by a running system")
 _TABLE = "It has a partition table of {}, which vdbackup does not read"
-_FOREIGN = "Its file system, {}, is not one that vdbackup reads"
+_FOREIGN = tr("Its file system, {}, is not one that vdbackup reads")
 _OTHERS = (
-    (0, b"LUKS\xba\xbe", "LUKS", "It is encrypted with LUKS"),
-    (3, b"-FVE-FS-", "BitLocker", "It is encrypted with BitLocker"),
+    (0, b"LUKS\xba\xbe", "LUKS", tr("It is encrypted with LUKS")),
+    (3, b"-FVE-FS-", "BitLocker", tr("It is encrypted with BitLocker")),
     # BitLocker To Go: a FAT stands around it, for those who cannot decrypt it
     (
         424,
         bytes.fromhex("3bd66749292ed84a8399f6a339e3d001"),
         "BitLocker",
-        "It is encrypted with BitLocker",
+        tr("It is encrypted with BitLocker"),
     ),
     *(
-        (page - 10, mark, "swap", "It is swap space and holds no files")
+        (page - 10, mark, "swap", tr("It is swap space and holds no files"))
         for page in _PAGES
         for mark in (b"SWAPSPACE2", b"SWAP-SPACE", b"S1SUSPEND\0")
     ),
     *((sector * 512, b"LABELONE", "LVM", LVM) for sector in range(4)),
     (4120, bytes.fromhex("c68573f64e1a45ca8265f57f48ba6d81"), "bcache", _BUILT.format("bcache")),
     (0, b"dmvdo001", "VDO", _BUILT.format("VDO")),
-    (0, b"SnAp", "snapshot", _BUILT.format("a snapshot of LVM")),
+    (0, b"SnAp", "snapshot", _BUILT.format(tr("a snapshot of LVM"))),
     (0, b"integrt\0", "dm-integrity", _BUILT.format("dm-integrity")),
     *(
         (offset, magic, name, _FOREIGN.format(name))

@@ -7,13 +7,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from vdbackup.errors import GuestUnreadable, RecoveryError
+from vdbackup.translation import tr
 from vdbackup.volumes import places, signatures
 from vdbackup.volumes.places import Disk, Place, Window
 
 if TYPE_CHECKING:
     from vdbackup.volumes.filesystems.node import Node
 
-_ADVICE = "Boot the recovery point, or restore it, to get at what is in it."
+_ADVICE = tr("Boot the recovery point, or restore it, to get at what is in it.")
 
 
 @dataclass(frozen=True)
@@ -76,8 +77,10 @@ class Volumes:
         """A volume's topmost folder; raises RecoveryError if its files cannot be read."""
         volume, node = self.open(name)
         if node is None:
-            where, why = name or "this disk", volume.problem[0].lower() + volume.problem[1:]
-            raise GuestUnreadable(f"The files of {where} cannot be read: {why}", _ADVICE)
+            where, why = name or tr("this disk"), volume.problem[0].lower() + volume.problem[1:]
+            raise GuestUnreadable(
+                tr("The files of {where} cannot be read: {why}", where=where, why=why), _ADVICE
+            )
         return node
 
 
@@ -91,7 +94,7 @@ def _identify(chain: Disk, place: Place) -> tuple[Volume, Node | None]:
     if place.problem:
         return volume(place.kind, f"{place.problem}."), None
     if any(offset >= chain.size for offset, _ in place.runs):
-        return volume("", "It lies beyond the end of the disk."), None
+        return volume("", tr("It lies beyond the end of the disk.")), None
     stream = Window.opened(chain, place.runs)
     head = stream.read(signatures.LONG_HEAD)
     if found := signatures.unreadable(head):
@@ -99,9 +102,9 @@ def _identify(chain: Disk, place: Place) -> tuple[Volume, Node | None]:
         return volume(name, f"{problem}."), None
     kind = signatures.readable(head)
     if not kind:
-        return volume("", "No file system that vdbackup knows is on it."), None
+        return volume("", tr("No file system that vdbackup knows is on it.")), None
     try:
-        with reading("Its file system"):
+        with reading(tr("Its file system")):
             name, root = _open_root(kind, stream)
     except RecoveryError as error:
         return volume(kind, error.title), None
@@ -114,7 +117,7 @@ def _warning(kind: str, stream: io.BufferedReader) -> str:
     from vdbackup.volumes.filesystems.node import reading
 
     try:
-        with reading("Its journal"):
+        with reading(tr("Its journal")):
             return journals.warning(kind, stream)
     except RecoveryError:
         return journals.SENTENCE.format(log="journal")

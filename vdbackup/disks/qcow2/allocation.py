@@ -34,6 +34,7 @@ from vdbackup.disks.qcow2.structs import (
 )
 from vdbackup.disks.read_only import only_read
 from vdbackup.errors import NeedsCheck, NoSpaceInDisk
+from vdbackup.translation import tr
 
 TABLE_ENTRIES = CLUSTER // 8
 BLOCK_ENTRIES = CLUSTER // 2
@@ -240,8 +241,8 @@ class Allocation:
         """
         if block >= len(self._refcount_table):
             raise NoSpaceInDisk(
-                f"{self._file.path} has grown to the end of its refcount table.",
-                "Export it to a new disk first.",
+                tr("{file} has grown to the end of its refcount table.", file=self._file.path),
+                tr("Export it to a new disk first."),
             )
         self._blocks[block] = np.zeros(BLOCK_ENTRIES, np.uint16)
         self._refcount_table[block] = self._end * CLUSTER
@@ -333,6 +334,6 @@ def _check_layout(file: HostFile, header: Header) -> None:
 
 def _needs_check(path: Path) -> NeedsCheck:
     return NeedsCheck(
-        f"{path} cannot be written to, as its tables contradict each other.",
-        f"Make a copy, and let 'qemu-img check -r all {path.name}' mend it.",
+        tr("{path} cannot be written to, as its tables contradict each other.", path=path),
+        tr("Make a copy, and let 'qemu-img check -r all {path}' mend it.", path=path.name),
     )

@@ -14,6 +14,7 @@ from vdbackup.disks.host_file import HostFile
 from vdbackup.disks.qcow2.mapping import MappingTables
 from vdbackup.disks.qcow2.structs import COMPRESSED
 from vdbackup.errors import DiskFormatError
+from vdbackup.translation import tr
 
 _MAX_WINDOW = 8 << 20
 """Bytes that a Zstandard frame may make us hold: what RFC 8878 (3.1.1.1.2) asks readers for."""
@@ -59,10 +60,15 @@ class CompressedClusters:
             else:
                 data = zlib.decompressobj(-zlib.MAX_WBITS).decompress(stored, size)
         except (zlib.error, zstandard.ZstdError) as error:
-            problem = f"cluster {number} cannot be decompressed"
+            problem = tr("cluster {number} cannot be decompressed", number=number)
             raise DiskFormatError(self._file.path, place, problem) from error
         if len(data) != size:
-            problem = f"cluster {number} holds {len(data)} bytes instead of {size}"
+            problem = tr(
+                "cluster {number} holds {count} bytes instead of {size}",
+                number=number,
+                count=len(data),
+                size=size,
+            )
             raise DiskFormatError(self._file.path, place, problem)
         return data
 
@@ -71,7 +77,7 @@ class CompressedClusters:
         entry = self._mapping.entry(number)
         if not entry & COMPRESSED:
             raise DiskFormatError(
-                self._file.path, 0, f"cluster {number} is not compressed any more"
+                self._file.path, 0, tr("cluster {number} is not compressed any more", number=number)
             )
         offset_bits = self._mapping.compressed_offset_bits
         place = entry & ((1 << offset_bits) - 1)

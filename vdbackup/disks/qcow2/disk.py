@@ -41,6 +41,7 @@ from vdbackup.disks.qcow2.structs import (
     backing_format_name,
 )
 from vdbackup.errors import NeedsCheck, NoSpaceInDisk, ReadOnlyLayout
+from vdbackup.translation import tr
 
 MAX_SIZE = (2 << 50) - (1 << 40)
 """Bytes of disk: QEMU opens L1 tables of 32 MiB and refcount tables of 8 MiB (QCOW_MAX_L1_SIZE,
@@ -128,7 +129,13 @@ class Qcow2Disk(WrittenInUnits):
     ) -> Qcow2Disk:
         """As `formats.create_disk` says: at most MAX_SIZE bytes, in sectors of 512 or 4096."""
         if virtual_size > MAX_SIZE or sector_size not in (512, 4096):
-            raise ValueError(f"{virtual_size} bytes in sectors of {sector_size} are no QCOW2")
+            raise ValueError(
+                tr(
+                    "{virtual_size} bytes in sectors of {sector_size} are no QCOW2",
+                    virtual_size=virtual_size,
+                    sector_size=sector_size,
+                )
+            )
         identity = Identity(sector_size, str(uuid.uuid4()), uuid.uuid4().hex)
         first = HeaderCluster(Header.for_disk(virtual_size))
         if parent:
@@ -172,13 +179,24 @@ class Qcow2Disk(WrittenInUnits):
         header = self._first.header
         if header.incompatible & (DIRTY | CORRUPT):
             raise NeedsCheck(
-                f"{self.path} was not closed properly by the program that wrote to it.",
-                f"Make a copy, and let 'qemu-img check -r all {self.path.name}' mend it.",
+                tr(
+                    "{path} was not closed properly by the program that wrote to it.",
+                    path=self.path,
+                ),
+                tr(
+                    "Make a copy, and let 'qemu-img check -r all {path}' mend it.",
+                    path=self.path.name,
+                ),
             )
         if self._first.extension(BITMAPS) is not None:
             raise ReadOnlyLayout(
-                f"{self.path} tracks changes for another program, which writing would not note.",
-                "Export it to a new disk first, or remove them with 'qemu-img bitmap --remove'.",
+                tr(
+                    "{path} tracks changes for another program, which writing would not note.",
+                    path=self.path,
+                ),
+                tr(
+                    "Export it to a new disk first, or remove them with 'qemu-img bitmap --remove'."
+                ),
             )
         self._allocation = Allocation.of_file(self._file, self._first)
         if header.autoclear:  # features whose data a change of ours would make wrong
@@ -186,7 +204,7 @@ class Qcow2Disk(WrittenInUnits):
 
     def _writing(self) -> Allocation:
         if self._allocation is None:
-            raise ValueError(f"{self.path} is not open for writing")
+            raise ValueError(tr("{path} is not open for writing", path=self.path))
         return self._allocation
 
     def _places_for(self, units: Int64s) -> Int64s:
@@ -230,8 +248,10 @@ class Qcow2Disk(WrittenInUnits):
         data = first.pack()
         if max(len(data), len(self._first.pack())) > NAME_SLOTS[0]:
             raise NoSpaceInDisk(
-                f"The header of {self.path} is full of what other programs put there.",
-                "Export it to a new disk first.",
+                tr(
+                    "The header of {path} is full of what other programs put there.", path=self.path
+                ),
+                tr("Export it to a new disk first."),
             )
         if name:
             self._file.write(slot, memoryview(name))
@@ -253,5 +273,5 @@ def _with_parent(
 
 def _unclean(features: int) -> str:
     if features & CORRUPT:
-        return "is marked as damaged by the program that wrote it: what is read may be wrong"
+        return tr("is marked as damaged by the program that wrote it: what is read may be wrong")
     return NOT_CLOSED if features & DIRTY else ""

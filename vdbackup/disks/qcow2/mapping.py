@@ -15,6 +15,7 @@ from vdbackup.disks.extents import UNALLOCATED, ZERO, BlockMap, Int64s
 from vdbackup.disks.host_file import HostFile
 from vdbackup.disks.qcow2.structs import COMPRESSED, COPIED, OFFSET, ZERO_FLAG, Header
 from vdbackup.errors import DiskFormatError
+from vdbackup.translation import tr
 
 COMPRESSED_FROM = 1 << 62
 """In a map, hosts from here on: the place in the disk, plus this, of what is compressed.
@@ -73,13 +74,17 @@ class MappingTables:
         wrong |= places + self.header.cluster_size > self._file.size
         if wrong.any():
             first = int(np.flatnonzero(wrong)[0])
-            problem = f"L2 table {numbers[first]} is said to lie at {int(l1[numbers[first]]):#x}"
+            problem = tr(
+                "L2 table {number} is said to lie at {l1:#x}",
+                number=numbers[first],
+                l1=int(l1[numbers[first]]),
+            )
             raise DiskFormatError(
                 self._file.path, self.header.l1_offset + int(numbers[first]) * 8, problem
             )
         # else a small file could name one table a million times, and the map would fill the memory
         if (np.diff(np.sort(places)) == 0).any():
-            problem = "two L2 tables share a place"
+            problem = tr("two L2 tables share a place")
             raise DiskFormatError(self._file.path, self.header.l1_offset, problem)
         return numbers, places
 
@@ -155,7 +160,11 @@ class MappingTables:
     def _refuse(self, wrong: NDArray[np.bool_], clusters: Int64s, entries: Entries) -> None:
         if wrong.any():
             first = int(np.flatnonzero(wrong)[0])
-            problem = f"the L2 entry {int(entries[first]):#x} of cluster {clusters[first]} is wrong"
+            problem = tr(
+                "the L2 entry {entry:#x} of cluster {cluster} is wrong",
+                entry=int(entries[first]),
+                cluster=clusters[first],
+            )
             raise DiskFormatError(self._file.path, self.header.l1_offset, problem)
 
     def _subclusters(
@@ -187,8 +196,10 @@ class MappingTables:
         wrong |= hosts == 0
         if wrong.any():
             first = int(np.flatnonzero(wrong)[0])
-            problem = (
-                f"byte {blocks[first] * block_size} of the disk is said to lie at byte "
-                f"{hosts[first]} of {file_size}"
+            problem = tr(
+                "byte {block} of the disk is said to lie at byte {host} of {file_size}",
+                block=blocks[first] * block_size,
+                host=hosts[first],
+                file_size=file_size,
             )
             raise DiskFormatError(self._file.path, self.header.l1_offset, problem)

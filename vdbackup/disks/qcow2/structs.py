@@ -16,6 +16,7 @@ from vdbackup.disks.disk import SECTOR
 from vdbackup.disks.names import DiskFormat
 from vdbackup.disks.qcow2.backing import Backing, backing_of, has_protocol
 from vdbackup.errors import DiskFormatError, DoesNotFit, NotSupported, ParentError
+from vdbackup.translation import tr
 
 MAGIC = b"QFI\xfb"
 
@@ -90,10 +91,12 @@ class Header:
     def parse(cls, data: bytes, path: Path, file_size: int) -> Header:
         """The header from the file's start; raises DiskError where we cannot read such a disk."""
         if len(data) < _VERSION_2.size or not data.startswith(MAGIC):
-            raise DiskFormatError(path, 0, "there is no QCOW2 header")
+            raise DiskFormatError(path, 0, tr("there is no QCOW2 header"))
         header = cls(*_VERSION_2.unpack_from(data))
         if header.version not in (2, 3):
-            raise DiskFormatError(path, 4, f"version {header.version} is unknown")
+            raise DiskFormatError(
+                path, 4, tr("version {version} is unknown", version=header.version)
+            )
         if header.version == 3:
             header = cls._of_version_3(data, path)
         header._check_supported(path)
@@ -105,10 +108,12 @@ class Header:
     def _of_version_3(cls, data: bytes, path: Path) -> Header:
         fixed = _VERSION_2.size + _VERSION_3.size
         if len(data) < fixed:
-            raise DiskFormatError(path, 0, "the header is cut off")
+            raise DiskFormatError(path, 0, tr("the header is cut off"))
         header = cls(*_VERSION_2.unpack_from(data), *_VERSION_3.unpack_from(data, _VERSION_2.size))
         if header.length < fixed or header.length % 8 or header.length > len(data):
-            raise DiskFormatError(path, 100, f"a header of {header.length} bytes is none")
+            raise DiskFormatError(
+                path, 100, tr("a header of {length} bytes is none", length=header.length)
+            )
         return replace(header, additional=data[fixed : header.length])
 
     def _check_supported(self, path: Path) -> None:
@@ -117,39 +122,56 @@ class Header:
             DIRTY | CORRUPT | EXTERNAL_DATA | COMPRESSION_TYPE | EXTENDED_L2
         )
         for refused, what in (
-            (self.crypt_method, "is encrypted"),
-            (self.incompatible & EXTERNAL_DATA, "keeps its data in another file"),
-            (unknown, f"uses unknown features ({unknown:#x})"),
-            (self.compression > 1, f"uses an unknown compression ({self.compression})"),
+            (self.crypt_method, tr("is encrypted")),
+            (self.incompatible & EXTERNAL_DATA, tr("keeps its data in another file")),
+            (unknown, tr("uses unknown features ({unknown:#x})", unknown=unknown)),
+            (
+                self.compression > 1,
+                tr("uses an unknown compression ({compression})", compression=self.compression),
+            ),
         ):
             if refused:
                 raise NotSupported(
-                    f"{path} {what}, which cannot be read.",
-                    "Convert it with 'qemu-img convert' first.",
+                    tr("{path} {what}, which cannot be read.", path=path, what=what),
+                    tr("Convert it with 'qemu-img convert' first."),
                 )
 
     def _problems(self, file_size: int) -> list[str]:
         if not 9 <= self.cluster_bits <= 21:  # QEMU: MIN_CLUSTER_BITS, MAX_CLUSTER_BITS
-            return [f"clusters of 2^{self.cluster_bits} bytes are not in the format"]
+            return [
+                tr(
+                    "clusters of 2^{cluster_bits} bytes are not in the format",
+                    cluster_bits=self.cluster_bits,
+                )
+            ]
         problems = []
         if self.extended_l2 and self.cluster_bits < 14:
-            problems.append("clusters below 16 KiB have no subclusters")
+            problems.append(tr("clusters below 16 KiB have no subclusters"))
         if self.refcount_order > 6:
-            problems.append(f"reference counts of 2^{self.refcount_order} bits are too wide")
+            problems.append(
+                tr(
+                    "reference counts of 2^{refcount_order} bits are too wide",
+                    refcount_order=self.refcount_order,
+                )
+            )
         if (self.compression != 0) != (self.incompatible & COMPRESSION_TYPE != 0):
-            problems.append("the compression type contradicts its feature bit")
+            problems.append(tr("the compression type contradicts its feature bit"))
         if not self.size or self.size % SECTOR:
-            problems.append(f"a size of {self.size} bytes is no disk's")
+            problems.append(tr("a size of {size} bytes is no disk's", size=self.size))
         if self.l1_size < self.tables or self.l1_size * 8 > MAX_L1_BYTES:
-            problems.append(f"an L1 table of {self.l1_size} entries is not the disk's")
+            problems.append(
+                tr("an L1 table of {l1_size} entries is not the disk's", l1_size=self.l1_size)
+            )
         elif self.l1_offset % self.cluster_size or not self.l1_offset:
-            problems.append(f"an L1 table at byte {self.l1_offset} is not on a cluster")
+            problems.append(
+                tr("an L1 table at byte {l1_offset} is not on a cluster", l1_offset=self.l1_offset)
+            )
         elif self.l1_offset + self.l1_size * 8 > file_size:
-            problems.append("the L1 table lies outside the file")
+            problems.append(tr("the L1 table lies outside the file"))
         name_end = self.backing_offset + self.backing_size
         outside = self.backing_offset < self.length or name_end > self.cluster_size
         if self.has_backing and (self.backing_size > MAX_NAME or outside):
-            problems.append("the backing file's name lies outside its place")
+            problems.append(tr("the backing file's name lies outside its place"))
         return problems
 
     @property
@@ -248,12 +270,18 @@ class Identity:
     def parse(cls, data: bytes, path: Path) -> Identity:
         """The extension's data; raises DiskFormatError where they are not what we write."""
         if len(data) != _IDENTITY.size:
-            raise DiskFormatError(path, 0, f"an identity of {len(data)} bytes is none of ours")
+            raise DiskFormatError(
+                path, 0, tr("an identity of {count} bytes is none of ours", count=len(data))
+            )
         version, sector_size, disk_id, content_id, parent_id, parent_content = _IDENTITY.unpack(
             data
         )
         if version != _IDENTITY_VERSION or sector_size not in (512, 4096):
-            raise DiskFormatError(path, 0, f"version {version} of our identity, or its sector size")
+            raise DiskFormatError(
+                path,
+                0,
+                tr("version {version} of our identity, or its sector size", version=version),
+            )
         return cls(
             sector_size, _uuid(disk_id), _text(content_id, path),
             _uuid(parent_id), _text(parent_content, path),
@@ -263,7 +291,7 @@ class Identity:
         """The extension's data; raises ValueError where an id does not fit."""
         contents = [text.encode("ascii") for text in (self.content_id, self.parent_content_id)]
         if max(map(len, contents)) > 40:
-            raise ValueError(f"{contents} do not fit into the identity")
+            raise ValueError(tr("{contents} do not fit into the identity", contents=contents))
         ids = [uuid.UUID(each or str(uuid.UUID(int=0))) for each in (self.disk_id, self.parent_id)]
         return _IDENTITY.pack(
             _IDENTITY_VERSION, self.sector_size, ids[0].bytes, contents[0], ids[1].bytes,
@@ -293,7 +321,9 @@ class HeaderCluster:
             return cls(header, _extensions(data, header.length, path))
         name = data[header.backing_offset : header.backing_offset + header.backing_size]
         if len(name) < header.backing_size:
-            raise DiskFormatError(path, header.backing_offset, "the backing file's name is cut off")
+            raise DiskFormatError(
+                path, header.backing_offset, tr("the backing file's name is cut off")
+            )
         return cls(header, _extensions(data[: header.backing_offset], header.length, path), name)
 
     def extension(self, kind: int) -> bytes | None:
@@ -325,8 +355,12 @@ class HeaderCluster:
             return None
         if name not in _OUR_NAMES:
             raise ParentError(
-                f"{path} has a parent in a format that cannot be read: {name!r}.",
-                "Convert the disk with 'qemu-img convert' first.",
+                tr(
+                    "{path} has a parent in a format that cannot be read: {name!r}.",
+                    path=path,
+                    name=name,
+                ),
+                tr("Convert the disk with 'qemu-img convert' first."),
             )
         return _OUR_NAMES[name]
 
@@ -341,8 +375,8 @@ class HeaderCluster:
         if backing := backing_of(name):
             return backing
         raise ParentError(
-            f"{path} names a parent that is not a file: {name!r}.",
-            "Name a file in its stead with 'qemu-img rebase -u -b FILE -F FORMAT'.",
+            tr("{path} names a parent that is not a file: {name!r}.", path=path, name=name),
+            tr("Name a file in its stead with 'qemu-img rebase -u -b FILE -F FORMAT'."),
         )
 
     def pack(self) -> bytes:
@@ -374,8 +408,14 @@ def backing_file_name(relative_path: str) -> bytes:
     name = plain.encode("utf-8", "surrogateescape")
     if not relative_path.isprintable() or not 0 < len(name) <= MAX_NAME:
         raise DoesNotFit(
-            f"A QCOW2 disk cannot be the child of one that is named {relative_path!r}.",
-            f"Choose a name of at most {MAX_NAME} bytes, without control characters.",
+            tr(
+                "A QCOW2 disk cannot be the child of one that is named {relative_path!r}.",
+                relative_path=relative_path,
+            ),
+            tr(
+                "Choose a name of at most {max_name} bytes, without control characters.",
+                max_name=MAX_NAME,
+            ),
         )
     return name
 
@@ -389,7 +429,9 @@ def _extensions(data: bytes, start: int, path: Path) -> tuple[tuple[int, bytes],
             break
         at += _EXTENSION.size
         if at + length > len(data):
-            raise DiskFormatError(path, at, f"a header extension of {length} bytes is cut off")
+            raise DiskFormatError(
+                path, at, tr("a header extension of {length} bytes is cut off", length=length)
+            )
         found.append((kind, data[at : at + length]))
         at += -(-length // 8) * 8
     return tuple(found)
@@ -402,5 +444,5 @@ def _uuid(data: bytes) -> str | None:
 def _text(data: bytes, path: Path) -> str:
     text = data.rstrip(b"\0")
     if not re.fullmatch(rb"[!-~]*", text):
-        raise DiskFormatError(path, 0, f"{text!r} is no content id")
+        raise DiskFormatError(path, 0, tr("{text!r} is no content id", text=text))
     return text.decode("ascii")

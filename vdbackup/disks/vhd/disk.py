@@ -44,6 +44,7 @@ from vdbackup.disks.vhd.structs import (
 )
 from vdbackup.disks.written_units import WrittenUnits
 from vdbackup.errors import DiskFormatError, NoSpaceInDisk, NotLinkable
+from vdbackup.translation import tr
 
 __all__ = ["MAX_FILE", "MAX_SIZE", "VhdDisk"]
 
@@ -104,7 +105,13 @@ class VhdDisk(WrittenInUnits):
     ) -> VhdDisk:
         """As `formats.create_disk` says: at most MAX_SIZE bytes, in sectors of 512."""
         if virtual_size > MAX_SIZE or sector_size != SECTOR:
-            raise ValueError(f"{virtual_size} bytes in sectors of {sector_size} are no VHD")
+            raise ValueError(
+                tr(
+                    "{virtual_size} bytes in sectors of {sector_size} are no VHD",
+                    virtual_size=virtual_size,
+                    sector_size=sector_size,
+                )
+            )
         footer = Footer.for_disk(virtual_size, DIFFERENCING if parent else DYNAMIC)
         header, slot = DynamicHeader.for_disk(virtual_size).in_slot(footer.data_offset, parent)
         with HostFile.create(path).closed_on_error() as file:
@@ -190,7 +197,12 @@ class VhdDisk(WrittenInUnits):
         wrong = np.flatnonzero((places + self._lengths(blocks) > file_size) | (places < SECTOR))
         if len(wrong):
             first = int(wrong[0])
-            problem = f"block {blocks[first]} is said to lie at byte {places[first]} of {file_size}"
+            problem = tr(
+                "block {block} is said to lie at byte {place} of {file_size}",
+                block=blocks[first],
+                place=places[first],
+                file_size=file_size,
+            )
             raise DiskFormatError(self.path, self._header.table_offset, problem)
 
     def _check_apart(self, blocks: Int64s, places: Int64s) -> None:
@@ -198,7 +210,7 @@ class VhdDisk(WrittenInUnits):
         order = np.argsort(places, kind="stable")
         ends = (places + self._lengths(blocks))[order]
         if (ends[:-1] > places[order][1:]).any():
-            problem = "two blocks share a place"
+            problem = tr("two blocks share a place")
             raise DiskFormatError(self.path, self._header.table_offset, problem)
 
     def _sectors_here(self, places: Int64s) -> tuple[Int64s, Int64s]:
@@ -220,7 +232,9 @@ class VhdDisk(WrittenInUnits):
             edges.append(here)
             runs += len(here)
             if runs > MAX_RUNS:
-                problem = f"its sectors are scattered over more than {MAX_RUNS} places"
+                problem = tr(
+                    "its sectors are scattered over more than {max_runs} places", max_runs=MAX_RUNS
+                )
                 raise DiskFormatError(self.path, place, problem)
         return np.concatenate(numbers), np.concatenate(edges)
 
@@ -232,7 +246,7 @@ class VhdDisk(WrittenInUnits):
             raise only_read(self.path)
         blocks, places = self._stored_blocks()
         if (places < header.table_end).any():
-            raise DiskFormatError(self.path, BAT_AT, "a block lies in the tables")
+            raise DiskFormatError(self.path, BAT_AT, tr("a block lies in the tables"))
         self._entries = np.full(header.max_table_entries, UNUSED, np.uint32)
         self._entries[blocks] = places // SECTOR
         self._touched = np.zeros(len(self._entries), np.bool_)
@@ -298,8 +312,11 @@ class VhdDisk(WrittenInUnits):
         end = payload + (count - 1) * stride + header.block_size
         if end > MAX_FILE:
             raise NoSpaceInDisk(
-                f"{self.path} has no space for more blocks, since writing to it was interrupted.",
-                "Export it to a new disk first.",
+                tr(
+                    "{path} has no space for more blocks, since writing to it was interrupted.",
+                    path=self.path,
+                ),
+                tr("Export it to a new disk first."),
             )
         if self._named_end < self._end:
             self._cut_remains()
@@ -402,7 +419,9 @@ class VhdDisk(WrittenInUnits):
         names the slot.
         """
         if self._parent is None:
-            raise NotLinkable(f"{self.path} has no parent, so it cannot get another one.")
+            raise NotLinkable(
+                tr("{path} has no parent, so it cannot get another one.", path=self.path)
+            )
         if not self._footers_agree:
             self._write_footer(self._footer)
         slot = next(each for each in SLOTS if each != self._footer.data_offset)
@@ -437,7 +456,7 @@ class VhdDisk(WrittenInUnits):
 def _header(file: HostFile, footer: Footer) -> DynamicHeader:
     at = footer.data_offset
     if at > file.size:
-        raise DiskFormatError(file.path, 0, "the dynamic disk header lies outside the file")
+        raise DiskFormatError(file.path, 0, tr("the dynamic disk header lies outside the file"))
     data = file.read(at, HEADER_SIZE)
     return DynamicHeader.parse(data, file.path, at, footer.current_size, file.size)
 

@@ -19,9 +19,10 @@ from vdbackup.disks.names import DiskFormat
 from vdbackup.disks.read_only import ReadOnlyDisk
 from vdbackup.disks.vhd.structs import COOKIE, FIXED, Footer
 from vdbackup.errors import DiskFormatError
+from vdbackup.translation import tr
 
 MIB = 1 << 20
-SUSPENDED = "has a virtual machine suspended on it: what was in its memory is missing"
+SUSPENDED = tr("has a virtual machine suspended on it: what was in its memory is missing")
 """A VHD's `unclean`."""
 
 
@@ -32,7 +33,10 @@ class FixedVhdDisk(ReadOnlyDisk):
         super().__init__(file)
         _, at = _last_footer(file)
         if footer.current_size != at:
-            problem = f"a fixed disk of {footer.current_size} bytes does not end there"
+            problem = tr(
+                "a fixed disk of {current_size} bytes does not end there",
+                current_size=footer.current_size,
+            )
             raise DiskFormatError(file.path, at, problem)
         self.info = DiskInfo(
             DiskFormat.VHD, footer.current_size, SECTOR, SECTOR, footer.disk_id,
@@ -56,7 +60,7 @@ def end_fixed(path: Path) -> None:
     with path.open("r+b") as file:
         size = file.seek(0, os.SEEK_END)
         if size % MIB:
-            raise ValueError(f"{size} bytes are no whole MiB")
+            raise ValueError(tr("{size} bytes are no whole MiB", size=size))
         file.write(Footer.for_disk(size, FIXED).pack())
 
 
@@ -86,7 +90,7 @@ def footer_of(file: HostFile) -> Footer:
     if first.disk_type == FIXED:
         return fixed or _last_footer(file)[0]
     if fixed is not None:
-        problem = "it begins as a dynamic disk and ends as a fixed one"
+        problem = tr("it begins as a dynamic disk and ends as a fixed one")
         raise DiskFormatError(file.path, 0, problem)
     return first
 

@@ -18,6 +18,7 @@ from pathlib import Path, PurePosixPath
 from vdbackup.disks.disk import SECTOR, UNIT, ParentRef
 from vdbackup.errors import DiskError, DiskFormatError, DoesNotFit
 from vdbackup.jobs import readable_size
+from vdbackup.translation import tr
 
 COOKIE = b"conectix"
 HEADER_COOKIE = b"cxsparse"
@@ -87,16 +88,23 @@ class Footer:
         """The footer from 512 bytes, or 511 of an old Virtual PC; raises DiskFormatError."""
         data = data.ljust(SECTOR, b"\0") if len(data) == SECTOR - 1 else data
         if len(data) < SECTOR or not data.startswith(COOKIE):
-            raise DiskFormatError(path, offset, "there is no VHD footer")
+            raise DiskFormatError(path, offset, tr("there is no VHD footer"))
         footer = cls(*_FOOTER.unpack(data))
         if footer.checksum != _checksum(data, _FOOTER_CHECKSUM_AT):
-            raise DiskFormatError(path, offset, "the footer's checksum is wrong")
+            raise DiskFormatError(path, offset, tr("the footer's checksum is wrong"))
         if footer.version >> 16 != _VERSION >> 16:
-            raise DiskFormatError(path, offset, f"version {footer.version:#x} is unknown")
+            raise DiskFormatError(
+                path, offset, tr("version {version:#x} is unknown", version=footer.version)
+            )
         if footer.disk_type not in (FIXED, DYNAMIC, DIFFERENCING):
-            raise DiskFormatError(path, offset, f"disk type {footer.disk_type} is unknown")
+            raise DiskFormatError(
+                path, offset, tr("disk type {disk_type} is unknown", disk_type=footer.disk_type)
+            )
         if not footer.current_size or footer.current_size % SECTOR:
-            problem = f"a disk of {footer.current_size} bytes does not consist of sectors"
+            problem = tr(
+                "a disk of {current_size} bytes does not consist of sectors",
+                current_size=footer.current_size,
+            )
             raise DiskFormatError(path, offset, problem)
         return footer
 
@@ -148,7 +156,11 @@ class ParentLocator:
     def check(self, path: Path, header_at: int, file_size: int) -> None:
         """Raise DiskFormatError where it names what is not there."""
         if self.length > _MAX_LOCATOR or self.offset + self.length > file_size:
-            problem = f"a parent's path of {self.length} bytes is said to lie at {self.offset}"
+            problem = tr(
+                "a parent's path of {length} bytes is said to lie at {offset}",
+                length=self.length,
+                offset=self.offset,
+            )
             raise DiskFormatError(path, header_at, problem)
 
 
@@ -170,15 +182,17 @@ class DynamicHeader:
     ) -> DynamicHeader:
         """The header from 1024 bytes; raises DiskFormatError where it makes no sense."""
         if len(data) < HEADER_SIZE or not data.startswith(HEADER_COOKIE):
-            raise DiskFormatError(path, offset, "there is no dynamic disk header")
+            raise DiskFormatError(path, offset, tr("there is no dynamic disk header"))
         (
             _, _, table_offset, version, entries, block_size, checksum, parent_id, stamp, name,
             locators,
         ) = _HEADER.unpack(data)  # fmt: skip
         if checksum != _checksum(data, _HEADER_CHECKSUM_AT):
-            raise DiskFormatError(path, offset, "the dynamic disk header's checksum is wrong")
+            raise DiskFormatError(path, offset, tr("the dynamic disk header's checksum is wrong"))
         if version >> 16 != _VERSION >> 16:
-            raise DiskFormatError(path, offset, f"header version {version:#x} is unknown")
+            raise DiskFormatError(
+                path, offset, tr("header version {version:#x} is unknown", version=version)
+            )
         header = cls(
             table_offset, entries, block_size, parent_id, stamp, name,
             tuple(ParentLocator(*fields) for fields in _LOCATOR.iter_unpack(locators)),
@@ -190,14 +204,20 @@ class DynamicHeader:
     def _problems(self, virtual_size: int, file_size: int) -> list[str]:
         size = self.block_size
         if size < SECTOR or size & (size - 1):
-            return [f"a block of {size} bytes is not a power of two from 512 on"]
+            return [tr("a block of {size} bytes is not a power of two from 512 on", size=size)]
         if virtual_size > SECTOR << 32:
-            return [f"{readable_size(virtual_size)} are not in the format's 2 TiB"]
+            return [tr("{size} are not in the format's 2 TiB", size=readable_size(virtual_size))]
         blocks = -(-virtual_size // size)
         if self.max_table_entries < blocks:
-            return [f"{self.max_table_entries} blocks of {size} bytes do not hold the disk"]
+            return [
+                tr(
+                    "{max_table_entries} blocks of {size} bytes do not hold the disk",
+                    max_table_entries=self.max_table_entries,
+                    size=size,
+                )
+            ]
         if self.table_offset < SECTOR or self.table_offset + 4 * blocks > file_size:
-            return ["the block allocation table lies outside the file"]
+            return [tr("the block allocation table lies outside the file")]
         return []
 
     def in_slot(self, slot: int, parent: ParentRef | None) -> tuple[DynamicHeader, bytes]:
@@ -355,8 +375,8 @@ def _checked_name(path: str) -> str:
 
 def _unfit_name(path: str) -> DiskError:
     return DoesNotFit(
-        f"A VHD cannot be the child of one that is named {path!r}.",
-        "Choose a shorter name without backslashes and control characters.",
+        tr("A VHD cannot be the child of one that is named {path!r}.", path=path),
+        tr("Choose a shorter name without backslashes and control characters."),
     )
 
 

@@ -19,6 +19,7 @@ from vdbackup.disks.vhdx.log import Contents
 from vdbackup.disks.vhdx.metadata import BITMAP_BYTES, Geometry
 from vdbackup.disks.vhdx.structs import MIB, Region
 from vdbackup.errors import DiskFormatError
+from vdbackup.translation import tr
 
 NOT_PRESENT, UNDEFINED, ZEROS, UNMAPPED, OLD_UNMAPPED, PRESENT, PARTIAL = 0, 1, 2, 3, 5, 6, 7
 """States (2.5.1.1); 5 was UNMAPPED in version 0.95. A bitmap is NOT_PRESENT or PRESENT."""
@@ -103,7 +104,7 @@ class Table:
         start, count = self._region.offset, self._geometry.bat_entries
         end = start + 8 * count
         if 8 * count > self._region.length or end > self._contents.size:
-            problem = f"the block allocation table has no space for {count} entries"
+            problem = tr("the block allocation table has no space for {count} entries", count=count)
             raise DiskFormatError(self.path, start, problem)
         found = [(np.empty(0, np.int64), np.empty(0, np.uint64))]
         for at, length in self._pieces(start, end):
@@ -132,10 +133,10 @@ class Table:
         known = [UNDEFINED, ZEROS, UNMAPPED, OLD_UNMAPPED, PRESENT]
         if self._geometry.has_parent:
             known.append(PARTIAL)
-        self._refuse_any(~np.isin(states, known), "is in a state that it cannot be in")
+        self._refuse_any(~np.isin(states, known), tr("is in a state that it cannot be in"))
         chunks = self.blocks.numbers // self._geometry.chunk_ratio
         lacking = (states == PARTIAL) & ~np.isin(chunks, self.bitmaps.numbers)
-        self._refuse_any(lacking, "is here in parts, and no bitmap says which")
+        self._refuse_any(lacking, tr("is here in parts, and no bitmap says which"))
 
     def _check_places(self, occupied: Sequence[Region]) -> None:
         """Else a small file could name one block a million times, and the map fill the memory."""
@@ -144,10 +145,10 @@ class Table:
         lengths = self._geometry.length_of_block(self.blocks.numbers)
         outside = (self.blocks.hosts < MIB) | (self.blocks.hosts > file_size - lengths)
         outside &= self.blocks.states >= PRESENT
-        self._refuse_any(outside, "is said to lie outside the file, or in its header")
+        self._refuse_any(outside, tr("is said to lie outside the file, or in its header"))
         bitmaps = self.bitmaps.hosts
         if ((bitmaps < MIB) | (bitmaps > file_size - BITMAP_BYTES)).any():
-            problem = "a sector bitmap is said to lie outside the file, or in its header"
+            problem = tr("a sector bitmap is said to lie outside the file, or in its header")
             raise DiskFormatError(self.path, self._region.offset, problem)
         starts = np.concatenate([[each.offset for each in occupied], stored.hosts, bitmaps])
         ends = starts + np.concatenate(
@@ -159,14 +160,16 @@ class Table:
         )
         order = np.argsort(starts, kind="stable")
         if (starts[order][1:] < ends[order][:-1]).any():
-            problem = "two blocks share a place, or one lies in the tables"
+            problem = tr("two blocks share a place, or one lies in the tables")
             raise DiskFormatError(self.path, self._region.offset, problem)
 
     def _refuse_any(self, wrong: NDArray[np.bool_], problem: str) -> None:
         if wrong.any():
             block = self.blocks.numbers[wrong][:1]
             at = self._region.offset + 8 * int(self._geometry.entry_of_block(block)[0])
-            raise DiskFormatError(self.path, at, f"block {block[0]} {problem}")
+            raise DiskFormatError(
+                self.path, at, tr("block {block} {problem}", block=block[0], problem=problem)
+            )
 
     def block_map(self) -> BlockMap:
         """The disk's own blocks."""

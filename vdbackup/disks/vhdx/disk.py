@@ -50,6 +50,7 @@ from vdbackup.disks.vhdx.structs import (
 )
 from vdbackup.disks.written_units import WrittenUnits
 from vdbackup.errors import DiskFormatError, DoesNotFit
+from vdbackup.translation import tr
 
 MAX_SIZE = MAX_DISK
 BLOCK = 2 * MIB
@@ -100,7 +101,7 @@ class VhdxDisk(WrittenInUnits):
         """
         with HostFile.open(path, writable).closed_on_error() as file:
             if not file.read(0, SECTOR).startswith(SIGNATURE):
-                raise DiskFormatError(path, 0, "there is no VHDX signature")
+                raise DiskFormatError(path, 0, tr("there is no VHDX signature"))
             _, header = _read_header(file)
             replay = Replay.of(file, header) if header.log_guid != NULL else None
             disk = cls(file, replay)
@@ -118,11 +119,21 @@ class VhdxDisk(WrittenInUnits):
     ) -> VhdxDisk:
         """As `formats.create_disk` says: at most MAX_SIZE bytes, in sectors of 512 or 4096."""
         if not 0 < virtual_size <= MAX_SIZE or sector_size not in (512, 4096):
-            raise ValueError(f"{virtual_size} bytes in sectors of {sector_size} are no VHDX")
+            raise ValueError(
+                tr(
+                    "{virtual_size} bytes in sectors of {sector_size} are no VHDX",
+                    virtual_size=virtual_size,
+                    sector_size=sector_size,
+                )
+            )
         if virtual_size % sector_size:
             raise DoesNotFit(
-                f"A disk of {virtual_size} bytes does not end with a sector of {sector_size}.",
-                "Choose a size that is a multiple of it.",
+                tr(
+                    "A disk of {virtual_size} bytes does not end with a sector of {sector_size}.",
+                    virtual_size=virtual_size,
+                    sector_size=sector_size,
+                ),
+                tr("Choose a size that is a multiple of it."),
             )
         block_size = LARGE_BLOCK if virtual_size > LARGE_FROM else BLOCK
         geometry = Geometry(virtual_size, block_size, sector_size, parent is not None)
@@ -163,7 +174,7 @@ class VhdxDisk(WrittenInUnits):
             places.append(Region(self._header.log_offset, self._header.log_length))
         for each in places:
             if each.offset + each.length > self._contents.size:
-                raise DiskFormatError(self.path, each.offset, "a region lies outside the file")
+                raise DiskFormatError(self.path, each.offset, tr("a region lies outside the file"))
         return places
 
     def read_host(self, host: int, view: memoryview) -> None:

@@ -17,6 +17,7 @@ from vdbackup.disks.extents import as_ranges, union
 from vdbackup.disks.host_file import HostFile
 from vdbackup.disks.vhdx.structs import HEADERS_AT, MIB, Header, checksum_holds
 from vdbackup.errors import DiskFormatError
+from vdbackup.translation import tr
 
 SECTOR = 4096
 _ENTRY = struct.Struct("<4sIIIQII16sQQ")
@@ -65,19 +66,21 @@ class Replay:
         """
         at = header.log_offset
         if not header.log_length or at < MIB or at + header.log_length > file.size:
-            raise DiskFormatError(file.path, HEADERS_AT[0], "the log lies outside the file")
+            raise DiskFormatError(file.path, HEADERS_AT[0], tr("the log lies outside the file"))
         sequence = _Ring(file, header).active_sequence()
         if not sequence:
-            problem = "the log has no whole sequence of entries, so it cannot be replayed"
+            problem = tr("the log has no whole sequence of entries, so it cannot be replayed")
             raise DiskFormatError(file.path, at, problem)
         head = sequence[-1]
         if head.flushed_size > file.size:
-            problem = f"the file was cut off: it had {head.flushed_size} bytes"
+            problem = tr(
+                "the file was cut off: it had {flushed_size} bytes", flushed_size=head.flushed_size
+            )
             raise DiskFormatError(file.path, at, problem)
         updates = [update for entry in sequence for update in entry.updates]
         ends = [update.offset + update.length for update in updates]
         if max([head.last_size, *ends]) > _MAX_FILE:
-            raise DiskFormatError(file.path, at, "the log would make the file too large")
+            raise DiskFormatError(file.path, at, tr("the log would make the file too large"))
         return cls(updates, max([file.size, head.last_size, *ends]))
 
     def write_to(self, file: HostFile) -> None:
@@ -116,7 +119,7 @@ class Replayed:
         """Fill `view` from byte `offset` on; raises DiskFormatError if the file ends before."""
         end = offset + len(view)
         if end > self.size:
-            problem = "the file is shorter than its tables say"
+            problem = tr("the file is shorter than its tables say")
             raise DiskFormatError(self.path, self.size, problem)
         stored = max(min(len(view), self._file.size - offset), 0)
         self._file.readinto(offset, view[:stored])

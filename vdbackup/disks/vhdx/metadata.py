@@ -21,6 +21,7 @@ from vdbackup.disks.vhdx.log import Contents
 from vdbackup.disks.vhdx.structs import MAX_ENTRIES, MIB, TABLE_BYTES, Region, guid_of
 from vdbackup.errors import DiskFormatError, DoesNotFit, ReadOnlyLayout
 from vdbackup.jobs import readable_size
+from vdbackup.translation import tr
 
 MAX_DISK = 64 << 40
 """Bytes (2.6.2.2)."""
@@ -102,14 +103,16 @@ def parse_items(data: bytes, path: Path, region: Region) -> list[Item]:
     at = region.offset
     signature, _, count, _ = _TABLE.unpack_from(data)
     if signature != b"metadata" or count > MAX_ENTRIES:
-        raise DiskFormatError(path, at, "there is no metadata table")
+        raise DiskFormatError(path, at, tr("there is no metadata table"))
     items = [_parse_item(number, data, path, region) for number in range(count)]
     known = {item.guid: item for item in items if item.is_known}
     if len(known) != sum(item.is_known for item in items):
-        raise DiskFormatError(path, at, "a metadata item is there twice")
+        raise DiskFormatError(path, at, tr("a metadata item is there twice"))
     for guid, length in _LENGTHS.items():
         if guid not in known or known[guid].length < length:
-            raise DiskFormatError(path, at, f"metadata item {guid} is missing or too short")
+            raise DiskFormatError(
+                path, at, tr("metadata item {guid} is missing or too short", guid=guid)
+            )
     return items
 
 
@@ -119,9 +122,13 @@ def _parse_item(number: int, data: bytes, path: Path, region: Region) -> Item:
     item = Item(number, guid_of(raw), offset, length, flags)
     at = region.offset + start
     if length > MIB or offset + length > region.length or (length and offset < TABLE_BYTES):
-        raise DiskFormatError(path, at, f"metadata item {item.guid} lies outside its region")
+        raise DiskFormatError(
+            path, at, tr("metadata item {guid} lies outside its region", guid=item.guid)
+        )
     if flags & Item.IS_REQUIRED and not item.is_known:
-        raise DiskFormatError(path, at, f"it needs metadata item {item.guid}, which is unknown")
+        raise DiskFormatError(
+            path, at, tr("it needs metadata item {guid}, which is unknown", guid=item.guid)
+        )
     return item
 
 
@@ -148,13 +155,24 @@ class Geometry:
         (sector_size,) = struct.unpack_from("<I", values[LOGICAL_SECTOR_SIZE])
         geometry = cls(virtual_size, block_size, sector_size, bool(flags & _HAS_PARENT))
         if not MIB <= block_size <= 256 * MIB or block_size & (block_size - 1):
-            problem = f"a block of {block_size} bytes is not a power of two from 1 to 256 MiB"
+            problem = tr(
+                "a block of {block_size} bytes is not a power of two from 1 to 256 MiB",
+                block_size=block_size,
+            )
         elif sector_size not in (512, 4096):
-            problem = f"sectors of {sector_size} bytes are neither of 512 nor of 4096"
+            problem = tr(
+                "sectors of {sector_size} bytes are neither of 512 nor of 4096",
+                sector_size=sector_size,
+            )
         elif not 0 < virtual_size <= MAX_DISK:
-            problem = f"a disk of {readable_size(virtual_size)} is not in the format's 64 TiB"
+            problem = tr(
+                "a disk of {size} is not in the format's 64 TiB", size=readable_size(virtual_size)
+            )
         elif virtual_size % sector_size:
-            problem = f"a disk of {virtual_size} bytes does not end with a sector"
+            problem = tr(
+                "a disk of {virtual_size} bytes does not end with a sector",
+                virtual_size=virtual_size,
+            )
         else:
             return geometry
         raise DiskFormatError(path, at, problem)
@@ -225,19 +243,23 @@ class ParentLocator:
     def parse(cls, data: bytes, path: Path, at: int) -> ParentLocator:
         """From the item's bytes, which lie at byte `at`; raises DiskFormatError."""
         if len(data) < _LOCATOR.size:
-            raise DiskFormatError(path, at, "the parent locator is too short")
+            raise DiskFormatError(path, at, tr("the parent locator is too short"))
         kind, _, count = _LOCATOR.unpack_from(data)
         if guid_of(kind) != VHDX_LOCATOR:
-            raise DiskFormatError(path, at, f"the parent is no VHDX but of kind {guid_of(kind)}")
+            raise DiskFormatError(
+                path, at, tr("the parent is no VHDX but of kind {kind}", kind=guid_of(kind))
+            )
         if count > MAX_LOCATOR_ENTRIES or _LOCATOR.size + count * _LOCATOR_ENTRY.size > len(data):
-            raise DiskFormatError(path, at, f"the parent locator has no space for {count} entries")
+            raise DiskFormatError(
+                path, at, tr("the parent locator has no space for {count} entries", count=count)
+            )
         entries = {}
         for number in range(count):
             key_at, value_at, key_length, value_length = _LOCATOR_ENTRY.unpack_from(
                 data, _LOCATOR.size + number * _LOCATOR_ENTRY.size
             )
             if max(key_at + key_length, value_at + value_length) > len(data):
-                raise DiskFormatError(path, at, "a text of the parent locator lies outside it")
+                raise DiskFormatError(path, at, tr("a text of the parent locator lies outside it"))
             key, value = data[key_at : key_at + key_length], data[value_at:][:value_length]
             entries[key.decode("utf-16-le", "replace")] = value.decode("utf-16-le", "replace")
         return cls(entries)
@@ -266,9 +288,11 @@ class ParentLocator:
                 try:
                     found.append(str(uuid.UUID(text.strip().strip("{}"))))
                 except ValueError as error:
-                    raise DiskFormatError(path, at, f"{text!r} is no parent's GUID") from error
+                    raise DiskFormatError(
+                        path, at, tr("{text!r} is no parent's GUID", text=text)
+                    ) from error
         if not found:
-            raise DiskFormatError(path, at, "the parent locator does not say who the parent is")
+            raise DiskFormatError(path, at, tr("the parent locator does not say who the parent is"))
         return found
 
     @property
@@ -312,7 +336,7 @@ class Metadata:
         """From the file; raises DiskFormatError where it makes no sense."""
         path, at = contents.path, region.offset
         if not region.length or at + region.length > contents.size:
-            raise DiskFormatError(path, at, "the metadata lie outside the file")
+            raise DiskFormatError(path, at, tr("the metadata lie outside the file"))
         items = parse_items(contents.read(at, TABLE_BYTES), path, region)
         values = {
             item.guid: contents.read(at + item.offset, item.length)
@@ -361,8 +385,8 @@ class Metadata:
             ):
                 return slot
         raise ReadOnlyLayout(
-            f"{path} was made by another program in a layout that is only read.",
-            "Export it to a new disk first.",
+            tr("{path} was made by another program in a layout that is only read.", path=path),
+            tr("Export it to a new disk first."),
         )
 
 
@@ -381,8 +405,8 @@ def pack_reference(parent: ParentRef) -> bytes:
     name = parent.relative_path
     if not name.isprintable() or "\\" in name or len(name) > 4096:
         raise DoesNotFit(
-            f"A VHDX cannot be the child of one that is named {name!r}.",
-            "Choose a name without backslashes and control characters.",
+            tr("A VHDX cannot be the child of one that is named {name!r}.", name=name),
+            tr("Choose a name without backslashes and control characters."),
         )
     return ParentLocator(
         {

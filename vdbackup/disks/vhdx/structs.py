@@ -15,6 +15,7 @@ from pathlib import Path
 import google_crc32c
 
 from vdbackup.errors import DiskFormatError
+from vdbackup.translation import tr
 
 MIB = 1 << 20
 """Everything in the file behind the header section lies at multiples of it (2.1)."""
@@ -91,12 +92,17 @@ class Header:
     def check(self, path: Path, at: int) -> None:
         """Raise DiskFormatError where a current header, found at byte `at`, makes no sense."""
         if self.version != 1:
-            raise DiskFormatError(path, at, f"version {self.version} of the format is unknown")
+            raise DiskFormatError(
+                path, at, tr("version {version} of the format is unknown", version=self.version)
+            )
         if self.log_guid != NULL and self.log_version != 0:
-            problem = f"the log's version {self.log_version} is unknown, and it is not empty"
+            problem = tr(
+                "the log's version {log_version} is unknown, and it is not empty",
+                log_version=self.log_version,
+            )
             raise DiskFormatError(path, at, problem)
         if self.log_offset % MIB or self.log_length % MIB:
-            raise DiskFormatError(path, at, "the log does not lie at whole MiB")
+            raise DiskFormatError(path, at, tr("the log does not lie at whole MiB"))
 
 
 def current_header(copies: Sequence[bytes], path: Path) -> tuple[int, Header]:
@@ -107,10 +113,10 @@ def current_header(copies: Sequence[bytes], path: Path) -> tuple[int, Header]:
     headers = [Header.parse(data) for data in copies]
     valid = [(number, header) for number, header in enumerate(headers) if header is not None]
     if not valid:
-        raise DiskFormatError(path, HEADERS_AT[0], "neither of the two headers is valid")
+        raise DiskFormatError(path, HEADERS_AT[0], tr("neither of the two headers is valid"))
     number, current = max(valid, key=lambda each: each[1].sequence)
     if any(other.sequence == current.sequence and other != current for _, other in valid):
-        raise DiskFormatError(path, HEADERS_AT[0], "the two headers contradict each other")
+        raise DiskFormatError(path, HEADERS_AT[0], tr("the two headers contradict each other"))
     current.check(path, HEADERS_AT[number])
     return number, current
 
@@ -132,27 +138,35 @@ def parse_regions(copies: Sequence[bytes], path: Path) -> dict[uuid.UUID, Region
     for at, data in zip(REGION_TABLES_AT, copies, strict=True):
         if len(data) == TABLE_BYTES and data[:4] == b"regi" and checksum_holds(data):
             return _parse_regions(data, path, at)
-    raise DiskFormatError(path, REGION_TABLES_AT[0], "neither of the two region tables is valid")
+    raise DiskFormatError(
+        path, REGION_TABLES_AT[0], tr("neither of the two region tables is valid")
+    )
 
 
 def _parse_regions(data: bytes, path: Path, at: int) -> dict[uuid.UUID, Region]:
     _, _, count, _ = _REGION_TABLE.unpack_from(data)
     if count > MAX_ENTRIES:
-        raise DiskFormatError(path, at, f"a region table cannot have {count} entries")
+        raise DiskFormatError(
+            path, at, tr("a region table cannot have {count} entries", count=count)
+        )
     regions: dict[uuid.UUID, Region] = {}
     for number in range(count):
         raw, offset, length, required = _REGION.unpack_from(data, 16 + number * _REGION.size)
         guid = guid_of(raw)
         if guid in regions:
-            raise DiskFormatError(path, at, f"region {guid} is there twice")
+            raise DiskFormatError(path, at, tr("region {guid} is there twice", guid=guid))
         if required & _REQUIRED_REGION and guid not in (BAT, METADATA):
-            raise DiskFormatError(path, at, f"it needs region {guid}, which is unknown")
+            raise DiskFormatError(
+                path, at, tr("it needs region {guid}, which is unknown", guid=guid)
+            )
         if offset < MIB or offset % MIB or length % MIB:
-            raise DiskFormatError(path, at, f"region {guid} does not lie at whole MiB")
+            raise DiskFormatError(
+                path, at, tr("region {guid} does not lie at whole MiB", guid=guid)
+            )
         regions[guid] = Region(offset, length)
-    for wanted, name in ((BAT, "block allocation table"), (METADATA, "metadata")):
+    for wanted, name in ((BAT, tr("block allocation table")), (METADATA, "metadata")):
         if wanted not in regions:
-            raise DiskFormatError(path, at, f"the {name} region is missing")
+            raise DiskFormatError(path, at, tr("the {name} region is missing", name=name))
     return regions
 
 

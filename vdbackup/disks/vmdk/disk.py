@@ -40,6 +40,7 @@ from vdbackup.disks.vmdk.structs import (
 )
 from vdbackup.errors import DiskFormatError, DoesNotFit
 from vdbackup.jobs import readable_size
+from vdbackup.translation import tr
 
 MAX_SIZE = (2 << 40) - (1 << 30)
 """Bytes of disk: grain table entries are 32-bit sectors, and the tables take their part of them."""
@@ -94,12 +95,15 @@ class VmdkDisk(WrittenInUnits):
         header = read_header(file)
         text = read_descriptor(file)
         if not text.strip():
-            problem = "it is an extent of a larger VMDK, not a disk of its own"
+            problem = tr("it is an extent of a larger VMDK, not a disk of its own")
             raise DiskFormatError(file.path, 0, problem)
         extent = ExtentLine.only(text, file.path, header)
         descriptor = Descriptor.parse(text, file.path, extent.size)
         if descriptor.create_type.lower() != "monolithicsparse":
-            problem = f"VMDK of type {descriptor.create_type or 'unknown'!r} cannot be read"
+            problem = tr(
+                "VMDK of type {create_type!r} cannot be read",
+                create_type=descriptor.create_type or tr("unknown"),
+            )
             raise DiskFormatError(file.path, SECTOR, problem)
         disk = cls(file, header, with_found_parent(descriptor, file.path))
         disk._named = extent.file_name
@@ -115,7 +119,13 @@ class VmdkDisk(WrittenInUnits):
     ) -> VmdkDisk:
         """As `formats.create_disk` says: at most MAX_SIZE bytes, in sectors of 512."""
         if virtual_size > MAX_SIZE or sector_size != SECTOR:
-            raise ValueError(f"{virtual_size} bytes in sectors of {sector_size} are no VMDK")
+            raise ValueError(
+                tr(
+                    "{virtual_size} bytes in sectors of {sector_size} are no VMDK",
+                    virtual_size=virtual_size,
+                    sector_size=sector_size,
+                )
+            )
         header = SparseExtentHeader.for_disk(virtual_size)
         descriptor = Descriptor(virtual_size, final_name(path), new_cid(), str(uuid.uuid4()))
         if parent:
@@ -171,7 +181,7 @@ class VmdkDisk(WrittenInUnits):
         self._tables.check_places(grains, entries.astype(np.int64) * SECTOR)
         places = np.sort(entries)
         if (np.diff(places) < header.grain_size).any() or (places < header.overhead).any():
-            problem = "two grains share a place, or one lies in the tables"
+            problem = tr("two grains share a place, or one lies in the tables")
             raise DiskFormatError(self.path, header.directory * SECTOR, problem)
         self._entries = np.zeros(header.tables * TABLE_ENTRIES, np.uint32)
         self._entries[grains] = entries
@@ -206,9 +216,12 @@ class VmdkDisk(WrittenInUnits):
         """Where `count` new grains go; raises DiskError where the tables cannot name a place."""
         if self._end + count * self._piece > MAX_FILE:
             raise DoesNotFit(
-                f"{self.path} has grown to {readable_size(MAX_FILE)}, the most that the format "
-                "can address.",
-                "Export it to a new disk first.",
+                tr(
+                    "{path} has grown to {size}, the most that the format can address.",
+                    path=self.path,
+                    size=readable_size(MAX_FILE),
+                ),
+                tr("Export it to a new disk first."),
             )
         if self._has_remains:
             self._file.cut(self._end)  # what is new has to be zeros until it is written

@@ -34,6 +34,7 @@ from vdbackup.disks.vmdk.structs import (
 )
 from vdbackup.errors import DiskError, DiskFormatError, NotSupported, PartMissing
 from vdbackup.jobs import readable_size, sizes_apart
+from vdbackup.translation import tr
 
 _LOG = logging.getLogger(__name__)
 _MAX_SIZE = 64 << 40
@@ -124,9 +125,13 @@ class _Extents:
             return BlockMap.uniform(line.size, ZERO), 0
         if line.kind not in ("FLAT", "VMFS", "SPARSE") or line.access == "NOACCESS":
             raise NotSupported(
-                f"{self._descriptor.path} is a VMDK with an extent that cannot be read: "
-                f"{line.access} {line.kind}.",
-                "Let the program that made it convert or export the disk.",
+                tr(
+                    "{descriptor} is a VMDK with an extent that cannot be read: {access} {kind}.",
+                    descriptor=self._descriptor.path,
+                    access=line.access,
+                    kind=line.kind,
+                ),
+                tr("Let the program that made it convert or export the disk."),
             )
         if line.kind == "SPARSE":
             return self.sparse(self._opened(self._place(line.file_name)), line, fill)
@@ -137,7 +142,14 @@ class _Extents:
         extent = SparseExtent(file)
         if not 0 <= extent.size - line.size < extent.grain:
             there, described = sizes_apart(extent.size, line.size)
-            raise self._refusal(f"{line.file_name!r} is of {there}, not {described}")
+            raise self._refusal(
+                tr(
+                    "{file_name!r} is of {there}, not {described}",
+                    file_name=line.file_name,
+                    there=there,
+                    described=described,
+                )
+            )
         extent.size = line.size
         self.block_size = extent.grain
         self.unclean |= extent.unclean
@@ -152,11 +164,17 @@ class _Extents:
             self.readers.append(file)
         file, end = self._files[path], line.offset + line.size
         if end > min(file.size, 1 << _READER_SHIFT):
-            problem = f"the extent is said to go to byte {end} of a file of {file.size}"
+            problem = tr(
+                "the extent is said to go to byte {end} of a file of {size}",
+                end=end,
+                size=file.size,
+            )
             raise DiskFormatError(file.path, file.size, problem)
         self._named[path] += line.size
         if self._named[path] > file.size:
-            raise self._refusal(f"it names parts of {line.file_name!r} twice")
+            raise self._refusal(
+                tr("it names parts of {file_name!r} twice", file_name=line.file_name)
+            )
         segments = as_ranges(file.data_segments(line.offset, end))
         places, lengths = segments[:, 0], segments[:, 1]
         layers = np.zeros(len(places), np.int32)
@@ -165,7 +183,7 @@ class _Extents:
 
     def _opened(self, path: Path) -> HostFile:
         if path in self._files:
-            raise self._refusal(f"it names the extent {path.name!r} twice")
+            raise self._refusal(tr("it names the extent {path!r} twice", path=path.name))
         self._files[path] = HostFile.open(path)
         return self._files[path]
 
@@ -181,18 +199,26 @@ class _Extents:
 
     def _missing(self, name: str, link: Path | None) -> PartMissing:
         disk, folder = self._descriptor.path, own_folders(self._descriptor.path)[-1]
-        about = f"{disk} needs its extent {name!r}, which is"
+        about = tr("{disk} needs its extent {name!r}, which is", disk=disk, name=name)
         if link is not None:
-            outside = f"a link to {os.path.realpath(link)}, outside its own folder"
-            advice = f"Put the file itself into {link.parent}, in the link's place."
+            outside = tr("a link to {link}, outside its own folder", link=os.path.realpath(link))
+            advice = tr(
+                "Put the file itself into {parent}, in the link's place.", parent=link.parent
+            )
             what, advice = behind_link(link) or (outside, advice)
             return PartMissing(f"{about} {what}.", advice)
         if "/" in name or "\\" in name:
             return PartMissing(
-                f"{about} not in its own folder.",
-                f"Put it into {folder}, and let {disk.name} name it by its last part alone.",
+                tr("{about} not in its own folder.", about=about),
+                tr(
+                    "Put it into {folder}, and let {disk} name it by its last part alone.",
+                    folder=folder,
+                    disk=disk.name,
+                ),
             )
-        return PartMissing(f"{about} missing.", f"Put it into {folder}.")
+        return PartMissing(
+            tr("{about} missing.", about=about), tr("Put it into {folder}.", folder=folder)
+        )
 
     def _refusal(self, problem: str) -> DiskFormatError:
         return DiskFormatError(self._descriptor.path, 0, problem)
@@ -252,7 +278,9 @@ def _text(file: HostFile) -> str:
     if file.read(0, len(MAGIC)) == MAGIC:
         return read_descriptor(file)
     if file.size > MAX_DESCRIPTOR:
-        raise DiskFormatError(file.path, 0, f"a descriptor of {file.size} bytes is too large")
+        raise DiskFormatError(
+            file.path, 0, tr("a descriptor of {size} bytes is too large", size=file.size)
+        )
     return decoded(file.read(0, MAX_DESCRIPTOR))
 
 
@@ -263,7 +291,9 @@ def _parts(file: HostFile, text: str, extents: _Extents, fill: int) -> list[_Par
     lines = [line for line in ExtentLine.parse_all(text, file.path) if line.size]
     size = sum(line.size for line in lines)
     if not 0 < size <= _MAX_SIZE or len(lines) > _MAX_EXTENTS:
-        problem = f"{len(lines)} extents make a disk of {readable_size(size)}"
+        problem = tr(
+            "{count} extents make a disk of {size}", count=len(lines), size=readable_size(size)
+        )
         raise DiskFormatError(file.path, 0, problem)
     return [extents.part(line, fill) for line in lines]
 

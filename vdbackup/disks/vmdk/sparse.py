@@ -23,6 +23,7 @@ from vdbackup.disks.vmdk.structs import (
     decoded,
 )
 from vdbackup.errors import DiskFormatError
+from vdbackup.translation import tr
 
 TABLE_BYTES = TABLE_ENTRIES * 4
 _ZERO_ENTRY = 1
@@ -43,7 +44,7 @@ def read_header(file: HostFile) -> SparseExtentHeader:
         file.read(max(at, 0), SECTOR), file.path, file.size, max(at, 0)
     )
     if footer.directory == AT_END:
-        raise DiskFormatError(file.path, at, "the footer does not say where the tables are")
+        raise DiskFormatError(file.path, at, tr("the footer does not say where the tables are"))
     return footer
 
 
@@ -90,7 +91,12 @@ class GrainTables:
         wrong |= grains >= header.grains
         if wrong.any():
             first = int(np.flatnonzero(wrong)[0])
-            problem = f"grain {grains[first]} is said to lie at byte {hosts[first]} of {file_size}"
+            problem = tr(
+                "grain {grain} is said to lie at byte {host} of {file_size}",
+                grain=grains[first],
+                host=hosts[first],
+                file_size=file_size,
+            )
             raise DiskFormatError(self._file.path, header.directory * SECTOR, problem)
 
     def entries(self, directory: int) -> Entries:
@@ -117,11 +123,11 @@ class GrainTables:
         data = self._file.read(directory * SECTOR, tables * 4)
         places = np.frombuffer(data, "<u4").astype(np.int64) * SECTOR
         if len(places) < tables or (places + TABLE_BYTES > self._file.size).any():
-            problem = "a grain table lies outside the file"
+            problem = tr("a grain table lies outside the file")
             raise DiskFormatError(self._file.path, directory * SECTOR, problem)
         # else a small file could name one table a million times, and the map would fill the memory
         if (np.diff(np.sort(places[places > 0])) < TABLE_BYTES).any():
-            problem = "two grain tables share a place"
+            problem = tr("two grain tables share a place")
             raise DiskFormatError(self._file.path, directory * SECTOR, problem)
         apart = np.flatnonzero(np.diff(places) != TABLE_BYTES) + 1
         bounds = [0, *apart.tolist(), tables]
@@ -196,7 +202,7 @@ class SparseExtent:
         place = int(places[np.searchsorted(grains, number)]) * SECTOR
         data = _inflate(self._compressed(number, place), self.grain)
         if len(data) < min(self.grain, self.size - number * self.grain):
-            self._refuse(number, place, "is damaged: it cannot be decompressed to its size")
+            self._refuse(number, place, tr("is damaged: it cannot be decompressed to its size"))
         self._last = number, data
         return data
 
@@ -209,11 +215,13 @@ class SparseExtent:
         self._file.readinto(place, memoryview(start))
         marker = GrainMarker.parse(start)
         if marker.sector != number * self._header.grain_size or marker.size > most:
-            self._refuse(number, place, "is not where the table says")
+            self._refuse(number, place, tr("is not where the table says"))
         return self._file.read(place + GrainMarker.SIZE, marker.size)
 
     def _refuse(self, number: int, place: int, problem: str) -> NoReturn:
-        raise DiskFormatError(self._file.path, place, f"grain {number} {problem}")
+        raise DiskFormatError(
+            self._file.path, place, tr("grain {number} {problem}", number=number, problem=problem)
+        )
 
 
 def _inflate(data: bytes, grain: int) -> bytes:

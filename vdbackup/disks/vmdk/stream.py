@@ -42,6 +42,7 @@ from vdbackup.disks.vmdk.structs import (
     new_cid,
 )
 from vdbackup.errors import DoesNotFit
+from vdbackup.translation import tr
 
 GRAIN_BYTES = GRAIN * SECTOR
 _VERSION = 3
@@ -138,8 +139,8 @@ class StreamVmdkWriter:
         sectors = -(-len(data) // SECTOR)
         if self._sectors + sectors > _LAST_SECTOR:
             raise DoesNotFit(
-                "The compressed VMDK would pass 2 TiB, the most that the format can address.",
-                "Choose another format.",
+                tr("The compressed VMDK would pass 2 TiB, the most that the format can address."),
+                tr("Choose another format."),
             )
         self._append(data.ljust(sectors * SECTOR, b"\0"))
         self._sectors += sectors

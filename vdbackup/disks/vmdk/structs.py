@@ -18,6 +18,7 @@ from vdbackup.disks.disk import SECTOR, ParentRef
 from vdbackup.disks.names import DESCRIPTOR_START
 from vdbackup.errors import DiskFormatError, DoesNotFit
 from vdbackup.jobs import sizes_apart
+from vdbackup.translation import tr
 
 MAGIC = b"KDMV"
 NEWLINES = b"\n \r\n"
@@ -50,7 +51,7 @@ MAX_DESCRIPTOR = 1 << 20
 
 _HEADER = struct.Struct("<4sIIQQQQIQQQB4sH433x")
 _MARKER = struct.Struct("<QI")
-_ACCESS = ("RW ", "RW\t", "RDONLY ", "RDONLY\t", "NOACCESS ", "NOACCESS\t")
+_ACCESS = ("RW ", "RW\t", tr("RDONLY "), tr("RDONLY\t"), tr("NOACCESS "), tr("NOACCESS\t"))
 _EXTENT = re.compile(
     r'(\S+)\s+([0-9]{1,18})\s+([A-Z]+)(?:\s+"([^"]*)"(?:\s+([0-9]{1,18})(?:\s.*)?)?)?',
     re.IGNORECASE,
@@ -87,7 +88,7 @@ class SparseExtentHeader:
         Where `directory` is AT_END, the footer says where everything is.
         """
         if len(data) < SECTOR or not data.startswith(MAGIC):
-            raise DiskFormatError(path, at, "there is no sparse extent header")
+            raise DiskFormatError(path, at, tr("there is no sparse extent header"))
         header = cls(*_HEADER.unpack(data[:SECTOR]))
         for problem in header._problems(file_size):
             raise DiskFormatError(path, at, problem)
@@ -96,20 +97,38 @@ class SparseExtentHeader:
     def _problems(self, file_size: int) -> list[str]:
         problems = []
         if self.version not in (1, 2, 3):
-            problems.append(f"header version {self.version} is unknown")
+            problems.append(tr("header version {version} is unknown", version=self.version))
         if self.flags & FLAG_NEWLINE_TEST and self.newlines != NEWLINES:
-            problems.append("the file was altered by a text-mode transfer")
+            problems.append(tr("the file was altered by a text-mode transfer"))
         # QEMU goes by the one, VirtualBox by the other
         if self.compression != (DEFLATE if self.compressed else 0):
-            problems.append(f"compression {self.compression} is unknown, or its flag is wrong")
+            problems.append(
+                tr(
+                    "compression {compression} is unknown, or its flag is wrong",
+                    compression=self.compression,
+                )
+            )
         elif self.entries_per_table != TABLE_ENTRIES:
-            problems.append(f"grain tables have {self.entries_per_table} entries instead of 512")
+            problems.append(
+                tr(
+                    "grain tables have {entries_per_table} entries instead of 512",
+                    entries_per_table=self.entries_per_table,
+                )
+            )
         elif not 8 <= self.grain_size <= 4096 or self.grain_size & (self.grain_size - 1):
             problems.append(
-                f"a grain of {self.grain_size} sectors is not a power of two from 8 to 4096"
+                tr(
+                    "a grain of {grain_size} sectors is not a power of two from 8 to 4096",
+                    grain_size=self.grain_size,
+                )
             )
         elif not 0 < self.capacity <= 2**32:
-            problems.append(f"a capacity of {self.capacity} sectors is not in the format's 2 TiB")
+            problems.append(
+                tr(
+                    "a capacity of {capacity} sectors is not in the format's 2 TiB",
+                    capacity=self.capacity,
+                )
+            )
         else:
             problems += self._misplaced(file_size)
         return problems
@@ -118,11 +137,16 @@ class SparseExtentHeader:
         problems = []
         end = self.directory * SECTOR + 4 * self.tables
         if self.directory != AT_END and (not self.directory or end > file_size):
-            problems.append("the grain directory lies outside the file")
+            problems.append(tr("the grain directory lies outside the file"))
         if self.descriptor_offset * SECTOR + self.descriptor_size * SECTOR > file_size:
-            problems.append("the descriptor lies outside the file")
+            problems.append(tr("the descriptor lies outside the file"))
         if self.descriptor_size * SECTOR > MAX_DESCRIPTOR:
-            problems.append(f"a descriptor of {self.descriptor_size} sectors is too large")
+            problems.append(
+                tr(
+                    "a descriptor of {descriptor_size} sectors is too large",
+                    descriptor_size=self.descriptor_size,
+                )
+            )
         return problems
 
     @property
@@ -226,7 +250,7 @@ class ExtentLine:
                 continue
             match = _EXTENT.fullmatch(line)
             if match is None:
-                raise DiskFormatError(path, 0, f"{line[:80]!r} is no extent")
+                raise DiskFormatError(path, 0, tr("{line!r} is no extent", line=line[:80]))
             access, sectors, kind, name, offset = match.groups("")
             found.append(
                 cls(access.upper(), int(sectors) * SECTOR, kind.upper(), name,
@@ -248,8 +272,11 @@ class ExtentLine:
         beyond = header.capacity - lines[0].size // SECTOR
         if len(lines) > 1 or not 0 <= beyond < header.grain_size:
             ours, theirs = sizes_apart(lines[0].size, header.capacity * SECTOR)
-            problem = (
-                f"the descriptor speaks of {ours} in {len(lines)} extents, the header of {theirs}"
+            problem = tr(
+                "the descriptor speaks of {ours} in {count} extents, the header of {theirs}",
+                ours=ours,
+                count=len(lines),
+                theirs=theirs,
             )
             raise DiskFormatError(path, SECTOR, problem)
         return lines[0]
@@ -295,7 +322,7 @@ class Descriptor:
             )  # fmt: skip
         except (KeyError, ValueError) as error:
             raise DiskFormatError(
-                path, SECTOR, "the descriptor has no valid CID, or a UUID that is none"
+                path, SECTOR, tr("the descriptor has no valid CID, or a UUID that is none")
             ) from error
 
     @property
@@ -319,8 +346,11 @@ class Descriptor:
         for name in (self.file_name, self.parent_hint or ""):
             if not name.isprintable() or '"' in name:
                 raise DoesNotFit(
-                    f"A VMDK cannot be named {name!r}, or be the child of one that is.",
-                    "Choose a name without quotes and control characters.",
+                    tr(
+                        "A VMDK cannot be named {name!r}, or be the child of one that is.",
+                        name=name,
+                    ),
+                    tr("Choose a name without quotes and control characters."),
                 )
         changing = _packed(self._changing_lines())
         if len(changing) < SECTOR:
@@ -328,7 +358,13 @@ class Descriptor:
         data = changing + _packed(self._lasting_lines())
         space = DESCRIPTOR_SECTORS * SECTOR
         if len(data) > space:
-            raise ValueError(f"a descriptor of {len(data)} bytes does not fit into {space}")
+            raise ValueError(
+                tr(
+                    "a descriptor of {count} bytes does not fit into {space}",
+                    count=len(data),
+                    space=space,
+                )
+            )
         return data.ljust(space, b"\0")
 
     def _changing_lines(self) -> list[str]:
@@ -408,7 +444,7 @@ def _lines(text: str) -> list[str]:
 def _cid(text: str) -> str:
     """8 hex digits in lower case; raises ValueError."""
     if not 0 < len(text) <= 8 or not set(text) <= set(string.hexdigits):
-        raise ValueError(f"{text!r} is no CID")
+        raise ValueError(tr("{text!r} is no CID", text=text))
     return text.lower().rjust(8, "0")
 
 

@@ -19,6 +19,7 @@ from vdbackup.disks.write_log.entries import Entries, found
 from vdbackup.disks.write_log.fold import fold
 from vdbackup.disks.write_log.index import Index
 from vdbackup.disks.write_log.structs import Flag, SuperBlock
+from vdbackup.translation import tr
 
 
 @dataclass(frozen=True, eq=False)
@@ -120,7 +121,14 @@ class WriteLog:
         Raises ValueError where there are fewer, OSError.
         """
         if not 0 <= write <= self.writes:
-            raise ValueError(f"{self.path} holds {self.writes} writes, and {write} were asked for")
+            raise ValueError(
+                tr(
+                    "{path} holds {writes} writes, and {write} were asked for",
+                    path=self.path,
+                    writes=self.writes,
+                    write=write,
+                )
+            )
         count = int(self._writes[write - 1]) + 1 if write else 0
         return LoggedDisk(HostFile.open(self.path), self, count)
 

@@ -20,6 +20,7 @@ from typing import Self
 import numpy as np
 
 from vdbackup.errors import DiskFormatError
+from vdbackup.translation import tr
 
 MAGIC = 0x6A736677736872
 VERSION = 1
@@ -62,12 +63,16 @@ class SuperBlock:
     def unpack(cls, sector: bytes, path: Path) -> Self:
         """What the first sector of the log at `path` says; raises DiskFormatError."""
         if len(sector) < _SUPER.size:
-            raise DiskFormatError(path, 0, "it is too short to be a log of writes")
+            raise DiskFormatError(path, 0, tr("it is too short to be a log of writes"))
         magic, version, entries, sector_size = _SUPER.unpack_from(sector)
         if (magic, version) != (MAGIC, VERSION):
-            raise DiskFormatError(path, 0, "it does not begin as a log of writes does")
+            raise DiskFormatError(path, 0, tr("it does not begin as a log of writes does"))
         if sector_size not in SECTORS:
-            raise DiskFormatError(path, 24, f"it says that its sectors have {sector_size} bytes")
+            raise DiskFormatError(
+                path,
+                24,
+                tr("it says that its sectors have {sector_size} bytes", sector_size=sector_size),
+            )
         return cls(entries, sector_size)
 
     def pack(self) -> bytes:

@@ -24,6 +24,7 @@ from typing import Any
 import zstandard
 
 from vdbackup.guest.model import Generator
+from vdbackup.translation import tr
 
 log = logging.getLogger(__name__)
 
@@ -133,7 +134,7 @@ class _Source:
         data = b"".join(parts)
         self.total += len(data)
         if self.total > self._most or time.monotonic() > self._deadline:
-            raise Broken("it is larger than any initramfs")
+            raise Broken(tr("it is larger than any initramfs"))
         return data
 
     def skip(self, size: int) -> None:
@@ -150,19 +151,19 @@ def _archives(source: _Source, found: Initramfs, most: int, deadline: float) -> 
             continue
         _member(magic + source.read(_HEAD - 1), source, found)
         if found.members > MAX_MEMBERS:
-            raise Broken("it has more files than any initramfs")
+            raise Broken(tr("it has more files than any initramfs"))
     return source.total
 
 
 def _sizes(head: bytes) -> tuple[int, int]:
     """Bytes of a member's content and of its name, by its head."""
     if len(head) < _HEAD or head[:6] not in (b"070701", b"070702"):
-        raise Broken("it is no cpio archive")
+        raise Broken(tr("it is no cpio archive"))
     size, name_size = (
         int.from_bytes(bytes.fromhex(head[at : at + 8].decode("ascii"))) for at in (54, 94)
     )
     if not 0 < name_size <= _MAX_NAME:
-        raise Broken("a name is too long")
+        raise Broken(tr("a name is too long"))
     return size, name_size
 
 
@@ -207,7 +208,7 @@ def _opened(data: bytes, at: int) -> _Source:
     for magic, make in _PACKED.items():
         if head.startswith(magic):
             return make(data, at)
-    raise Broken("it is packed in a way that is not known")
+    raise Broken(tr("it is packed in a way that is not known"))
 
 
 def _plain(data: bytes, at: int) -> _Source:
@@ -225,7 +226,7 @@ def _plain_end(data: bytes, at: int) -> int:
         at += body + -(-size // 4) * 4
         if name == b"TRAILER!!!\0":
             return min(at, len(data))
-    raise Broken("an archive does not end")
+    raise Broken(tr("an archive does not end"))
 
 
 def _stream(make: Callable[[], Any]) -> Callable[[bytes, int], _Source]:
@@ -242,7 +243,7 @@ def _stream(make: Callable[[], Any]) -> Callable[[bytes, int], _Source]:
                 needs = decompressor.needs_input
                 chunk = data[position : position + most] if needs else b""
                 if needs and not chunk:
-                    raise EOFError("it ends too early")
+                    raise EOFError(tr("it ends too early"))
                 position += len(chunk)
                 if out := decompressor.decompress(chunk, size):
                     return bytes(out)

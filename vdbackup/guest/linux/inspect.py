@@ -26,6 +26,7 @@ from vdbackup.guest.model import (
 )
 from vdbackup.guest.tree import Tree
 from vdbackup.text import printable
+from vdbackup.translation import tr
 
 log = logging.getLogger(__name__)
 
@@ -146,7 +147,7 @@ def architecture(tree: Tree) -> str:
         if head and head.startswith(b"\x7fELF") and len(head) >= 20:
             order = ">" if head[5] == 2 else "<"
             (machine,) = struct.unpack_from(f"{order}H", head, 18)
-            return _ELF_MACHINES.get(machine, f"ELF machine {machine}")
+            return _ELF_MACHINES.get(machine, tr("ELF machine {machine}", machine=machine))
     return ""
 
 

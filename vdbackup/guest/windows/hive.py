@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from vdbackup.translation import tr
 from vdbackup.volumes.filesystems.node import Unreadable
 
 BASE_BLOCK = 4096
@@ -131,7 +132,7 @@ class Hive:
         stream.seek(0)
         head = stream.read(BASE_BLOCK)
         if len(head) != BASE_BLOCK or head[:4] != b"regf":
-            raise Unreadable("it is not a part of the registry")
+            raise Unreadable(tr("it is not a part of the registry"))
         first, second = struct.unpack_from("<II", head, 4)
         self.dirty = first != second or _checksum(head) != int.from_bytes(head[508:512], "little")
         hive = regf.RegistryHive(_Metered(stream, size))
@@ -165,7 +166,7 @@ class _Metered:
 
     def seek(self, offset: int) -> None:
         if offset > self._size:
-            raise Unreadable("it refers to what lies beyond its end")
+            raise Unreadable(tr("it refers to what lies beyond its end"))
         self._stream.seek(offset)
 
     def tell(self) -> int:
@@ -174,5 +175,5 @@ class _Metered:
     def read(self, length: int) -> bytes:
         self._left -= length + _CELL_COST
         if length < 0 or self._left < 0:
-            raise Unreadable("its structures refer to each other without end")
+            raise Unreadable(tr("its structures refer to each other without end"))
         return bytes(self._stream.read(length))

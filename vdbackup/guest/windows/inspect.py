@@ -21,6 +21,7 @@ from vdbackup.guest.model import Problem
 from vdbackup.guest.tree import Tree
 from vdbackup.guest.windows.hive import Hive, Key
 from vdbackup.text import printable
+from vdbackup.translation import tr
 from vdbackup.volumes.filesystems.node import Unreadable, reading
 
 log = logging.getLogger(__name__)
@@ -36,20 +37,26 @@ _FIRST_11 = 22000
 _STORAGE = frozenset().union(*(group for groups in WINDOWS.values() for group in groups))
 
 HIBERNATED = Problem(
-    "Windows is hibernated, or was shut down with fast startup, which is the same for its disks: "
-    "it would go on with the drivers of the machine that it was on.",
-    "Start it there, shut it down with: shutdown /s /t 0, and back it up again.",
+    tr(
+        "Windows is hibernated, or was shut down with fast startup, which is the same for its "
+        "disks: it would go on with the drivers of the machine that it was on."
+    ),
+    tr("Start it there, shut it down with: shutdown /s /t 0, and back it up again."),
 )
 UNCLEAN = Problem(
-    "The file system of Windows was not closed cleanly: Windows checks and repairs it when it "
-    "starts, so nothing on it can be changed before.",
-    "Start it and shut it down once, or back it up again while it is shut down.",
+    tr(
+        "The file system of Windows was not closed cleanly: Windows checks and repairs it when it "
+        "starts, so nothing on it can be changed before."
+    ),
+    tr("Start it and shut it down once, or back it up again while it is shut down."),
     blocks=False,
 )
 DIRTY_REGISTRY = Problem(
-    "The registry of Windows is not up to date: its logs hold changes that Windows applies when it "
-    "starts, so nothing in it can be changed before.",
-    "Start it and shut it down once, or back it up again while it is shut down.",
+    tr(
+        "The registry of Windows is not up to date: its logs hold changes that Windows applies "
+        "when it starts, so nothing in it can be changed before."
+    ),
+    tr("Start it and shut it down once, or back it up again while it is shut down."),
     blocks=False,
 )
 
@@ -114,7 +121,7 @@ def inspect_windows(tree: Tree) -> Windows | None:
     problems: list[Problem] = []
     try:
         problems += _volume_problems(tree)
-        with reading("The registry of Windows"):
+        with reading(tr("The registry of Windows")):
             system = open_hive(tree, system_root, "SYSTEM")
             if system.dirty:
                 problems.append(DIRTY_REGISTRY)
@@ -122,7 +129,7 @@ def inspect_windows(tree: Tree) -> Windows | None:
             architecture = _architecture(system, control_set)
             services = storage_services(tree, system_root, system, control_set)
     except RecoveryError as error:
-        problems.append(Problem(error.title, "Boot it to see whether it starts.", blocks=False))
+        problems.append(Problem(error.title, tr("Boot it to see whether it starts."), blocks=False))
         return replace(plain, problems=tuple(problems))
     booting = {each for each, service in services.items() if service.boots}
     present = {each for each, service in services.items() if service.present}
@@ -140,10 +147,17 @@ def open_hive(tree: Tree, system_root: str, name: str) -> Hive:
     """A hive of the system's; raises Unreadable or whatever a node raises, so use `reading`."""
     node = tree.find(f"{system_root}/{HIVES}/{name}")
     if node is None:
-        raise Unreadable(f"there is no {name} in {system_root}/{HIVES}")
+        raise Unreadable(
+            tr(
+                "there is no {name} in {system_root}/{hives}",
+                name=name,
+                system_root=system_root,
+                hives=HIVES,
+            )
+        )
     content = node.content()
     if content.size > _MAX_HIVE:
-        raise Unreadable(f"{name} is too large to be a part of the registry")
+        raise Unreadable(tr("{name} is too large to be a part of the registry", name=name))
     written = content.ranges[-1][1] if content.ranges else 0
     return Hive(content.stream, written)
 
@@ -154,7 +168,7 @@ def current_control_set(system: Hive) -> str:
     current = select.value("Current") if select is not None else None
     number = current.number if current is not None else None
     if number is None or not 0 < number < 1000:
-        raise Unreadable("it does not say which control set is the current one")
+        raise Unreadable(tr("it does not say which control set is the current one"))
     return f"ControlSet{number:03}"
 
 
@@ -164,7 +178,7 @@ def storage_services(
     """Those for storage that the registry knows, by name; raises as `open_hive` does."""
     services = system.find(f"{control_set}\\Services")
     if services is None:
-        raise Unreadable(f"it has no services in {control_set}")
+        raise Unreadable(tr("it has no services in {control_set}", control_set=control_set))
     found = {}
     for key in services.children():
         name = key.name.lower()
@@ -212,7 +226,7 @@ def _volume_problems(tree: Tree) -> Iterator[Problem]:
         with reading("/hiberfil.sys"):
             if root.hibernated():
                 yield HIBERNATED
-        with reading("The log of the file system"):
+        with reading(tr("The log of the file system")):
             if root.unclean():
                 yield UNCLEAN
 
@@ -226,7 +240,7 @@ def _architecture(system: Hive, control_set: str) -> str:
 def _product(tree: Tree, system_root: str) -> tuple[str, str]:
     """Name and version, as far as they can be read: nothing depends on them."""
     try:
-        with reading("The registry's SOFTWARE"):
+        with reading(tr("The registry's SOFTWARE")):
             key = open_hive(tree, system_root, "SOFTWARE").find(_CURRENT_VERSION)
             if key is None:
                 return "Windows", ""

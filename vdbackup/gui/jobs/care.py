@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vdbackup.errors import NoSystem
-from vdbackup.gui import remedies, words
+from vdbackup.gui import remedies
 from vdbackup.gui.jobs.outcome import Outcome, facts, said_of
 from vdbackup.jobs import Task
 from vdbackup.operations import (
@@ -24,6 +24,7 @@ from vdbackup.recovery.boot_test.boot_test import BootTestOptions
 from vdbackup.recovery.verify import Verdict
 from vdbackup.repository.model import BootTest
 from vdbackup.repository.repository import Repository
+from vdbackup.translation import tr, trn
 
 if TYPE_CHECKING:  # late at run time: what reads file systems takes long to import
     from vdbackup.recovery.retarget.retarget import RetargetPlan
@@ -35,7 +36,7 @@ def merge_point(
     """Roll a point into its parent."""
     merged = merge.run(plan, sessions_folder, task)
     return Outcome(
-        f"Merged: point #{merged.point.sequence} now holds what its parent held.",
+        tr("Merged: point #{point} now holds what its parent held.", point=merged.point.sequence),
         (*facts(merged.point), merged.way.sentence),
         said_of(merged.trouble),
         value=merged,
@@ -49,7 +50,7 @@ def delete_point(
     """Delete a point."""
     deleted = delete.run(plan, sessions_folder, task)
     return Outcome(
-        f"Deleted: {', '.join(plan.invalidates)}.",
+        tr("Deleted: {invalidates}.", invalidates=", ".join(plan.invalidates)),
         plan.replaces,
         said_of(deleted.trouble),
         value=deleted,
@@ -66,20 +67,21 @@ def verify_points(
     changed = Changed.only(set_name)  # it is noted in the points
     bad = [verdict for verdict in verdicts if not verdict.ok]
     if not bad:
-        checked = words.plural(len(verdicts), "point")
-        sentence = f"{checked} verified: all data is as it was captured."
+        checked = trn("{count} point", "{count} points", len(verdicts))
+        sentence = tr("{checked} verified: all data is as it was captured.", checked=checked)
         return Outcome(sentence, value=verdicts, changed=changed)
     numbers = ", ".join(f"#{verdict.point.sequence}" for verdict in bad)
     details = tuple(
         f"#{verdict.point.sequence}: {finding.file}: {finding.problem}"
-        + ("" if finding.offset is None else f" (byte {finding.offset})")
+        + ("" if finding.offset is None else tr(" (byte {offset})", offset=finding.offset))
         for verdict in bad
         for finding in verdict.findings
     )
-    warning = (
-        f"Damaged: {numbers}. Use another point, and check the storage that the backups lie on."
+    warning = tr(
+        "Damaged: {numbers}. Use another point, and check the storage that the backups lie on.",
+        numbers=numbers,
     )
-    sentence = f"{words.plural(len(verdicts), 'point')} verified."
+    sentence = trn("{count} point verified.", "{count} points verified.", len(verdicts))
     return Outcome(sentence, details, (warning,), value=verdicts, changed=changed)
 
 
@@ -89,11 +91,15 @@ def retarget_point(
     """Make a point's machine ready for other hardware."""
     done = retarget.run(plan, sessions_folder, task)
     if done.report is None:
-        return Outcome("Its overlay is empty again.", value=done, changed=done.changed)
+        return Outcome(tr("Its overlay is empty again."), value=done, changed=done.changed)
     hardware = done.report.hardware
     changed = tuple(f"{each.volume}:{each.path}" for each in done.report.changes)
     doubts = tuple(f"{each.sentence} {each.advice}".rstrip() for each in hardware.problems)
-    sentence = f"Ready for other hardware: {words.plural(len(changed), 'file')} changed."
+    sentence = trn(
+        "Ready for other hardware: {count} file changed.",
+        "Ready for other hardware: {count} files changed.",
+        len(changed),
+    )
     details = (*hardware.reasons, *changed, *done.report.notes)
     return Outcome(sentence, details, doubts, value=done, changed=done.changed)
 
@@ -107,7 +113,11 @@ def boots(
     if isinstance(tested, NoSystem):  # nothing has failed
         return Outcome(remedies.sentences(tested), value=tested, changed=changed)
     if tested.ok:
-        sentence = f"It boots, in {tested.seconds:.1f} s."
+        sentence = tr("It boots, in {seconds:.1f} s.", seconds=tested.seconds)
         return Outcome(sentence, (tested.sentence,), value=tested, changed=changed)
-    where = f"It does not boot: it stopped at the stage {tested.stage}. {tested.sentence}"
-    return Outcome("Boot-tested.", (), (where,), value=tested, changed=changed)
+    where = tr(
+        "It does not boot: it stopped at the stage {stage}. {sentence}",
+        stage=tr(str(tested.stage)),
+        sentence=tested.sentence,
+    )
+    return Outcome(tr("Boot-tested."), (), (where,), value=tested, changed=changed)

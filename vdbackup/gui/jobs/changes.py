@@ -13,6 +13,7 @@ from vdbackup.operations.bisect import BisectResult
 from vdbackup.operations.changed import Changed
 from vdbackup.recovery.checks import Check
 from vdbackup.repository.repository import Repository
+from vdbackup.translation import tr
 
 if TYPE_CHECKING:  # late at run time: what reads file systems takes long to import
     from vdbackup.recovery.history.differences import Differences
@@ -40,14 +41,24 @@ def bisect(
     plan = bisecting.plan(Repository.open(folder), set_name, check, *between)
     found = bisecting.run(plan, task)
     bad, good = found.first_bad, found.last_good
-    sentence = f"The first point that fails is #{bad.sequence}, {words.when(bad.created)}."
+    sentence = tr(
+        "The first point that fails is #{bad}, {created}.",
+        bad=bad.sequence,
+        created=words.when(bad.created),
+    )
     if good is None:
-        sentence = f"Already #{bad.sequence} fails, {words.when(bad.created)}: none is before it."
+        sentence = tr(
+            "Already #{bad} fails, {created}: none is before it.",
+            bad=bad.sequence,
+            created=words.when(bad.created),
+        )
     checked = tuple(
         f"#{each.point.sequence}: {each.verdict}. {each.sentence}" for each in found.checked
     )
     numbers = ", ".join(f"#{each.sequence}" for each in found.untold)
-    untold = (f"Of {numbers} nobody can tell, and any may be the first that fails.",)
+    untold = (
+        tr("Of {numbers} nobody can tell, and any may be the first that fails.", numbers=numbers),
+    )
     return Outcome(
         sentence,
         checked,

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vdbackup.disks.chain import Chain
-from vdbackup.gui import words
 from vdbackup.gui.jobs.outcome import Outcome
 from vdbackup.jobs import Task
 from vdbackup.recovery.mount import background, mounting
@@ -17,6 +16,7 @@ from vdbackup.recovery.mount.mounting import Mounted
 from vdbackup.repository import claims
 from vdbackup.repository.repository import Repository
 from vdbackup.text import printable
+from vdbackup.translation import tr, trn
 
 if TYPE_CHECKING:  # late at run time: what reads file systems takes long to import
     from vdbackup.recovery.browse import Entry, FileBrowser
@@ -83,7 +83,7 @@ class Browser:
     def _disk(self) -> Chain:
         """The point's, opened when it is first needed."""
         if self._chain is None:
-            opened = open_point(*self._what, "showing the files of")
+            opened = open_point(*self._what, tr("showing the files of"))
             self._chain = self._point.enter_context(opened)
         return self._chain
 
@@ -142,7 +142,7 @@ def open_point(
     """A point's disk, which nobody changes meanwhile; `doing` says what for, before its name."""
     repository = Repository.open(folder)
     point = repository.set(set_name).point(point_id)
-    what = f"{doing} point {point.sequence}"
+    what = tr("{doing} point {point}", doing=doing, point=point.sequence)
     return claims.open_point(repository, set_name, point_id, what)
 
 
@@ -160,10 +160,15 @@ def extract(
 
     repository = Repository.open(folder)
     point = repository.set(set_name).point(point_id)
-    doing = f"extracting files of point {point.sequence}"
+    doing = tr("extracting files of point {point}", point=point.sequence)
     with checked.open_point(repository, set_name, point_id, doing) as disk:
         warnings = FileBrowser(disk).extract(paths, destination, task)
-    sentence = f"{words.plural(len(paths), 'item')} extracted to {destination}."
+    sentence = trn(
+        "{count} item extracted to {destination}.",
+        "{count} items extracted to {destination}.",
+        len(paths),
+        destination=destination,
+    )
     return Outcome(sentence, tuple(paths), tuple(warnings), value=destination)
 
 

@@ -15,6 +15,7 @@ from vdbackup.gui.jobs.outcome import Told
 from vdbackup.gui.jobs.record import MAX_LINES, End, EndedJob, JobFile, Step
 from vdbackup.gui.jobs.worker import Worker, Workers
 from vdbackup.jobs import Job, JobState, Progress, Task
+from vdbackup.translation import tr
 
 log = logging.getLogger(__name__)
 
@@ -65,7 +66,7 @@ class History(QObject):
         workers.progressed.connect(self._on_progressed)
         workers.job_ended.connect(self._on_ended)
         self._reader.submit(
-            Job("Read earlier jobs", lambda _task: self._file.load()), self._on_read
+            Job(tr("Read earlier jobs"), lambda _task: self._file.load()), self._on_read
         )
 
     def flush(self) -> None:
@@ -80,7 +81,7 @@ class History(QObject):
         if job.state is JobState.CANCELLED:  # the window closes: what is kept is left alone
             return
         if isinstance(job.error, VdbackupError):
-            self.failed.emit("Earlier jobs", job.error)
+            self.failed.emit(tr("Earlier jobs"), job.error)
         earlier = job.result or ()
         self.jobs = (*earlier, *self.jobs)
         self._saved = len(earlier)
@@ -111,7 +112,7 @@ class History(QObject):
             self._file.save(jobs)
             return len(jobs)
 
-        self._reader.submit(Job("Write down what was done", save), self._on_saved)
+        self._reader.submit(Job(tr("Write down what was done"), save), self._on_saved)
 
     def _on_saved(self, job: Job[int]) -> None:
         if job.result is not None:
@@ -119,11 +120,11 @@ class History(QObject):
 
 
 def _ended(job: Job[object], running: _Running, now: str) -> EndedJob:
-    told = job.result if isinstance(job.result, Told) else Told("Done.")
+    told = job.result if isinstance(job.result, Told) else Told(tr("Done."))
     if job.state is JobState.FAILED and job.error:
         end, told = End.FAILED, Told(remedies.sentences(job.error))
     elif job.state is JobState.CANCELLED:
-        end, told = End.CANCELLED, Told(f"Cancelled. {job.left}".strip())
+        end, told = End.CANCELLED, Told(tr("Cancelled. {left}", left=job.left).strip())
     else:
         end = End.WARNED if told.warnings else End.DONE
     return EndedJob(

@@ -20,6 +20,7 @@ from vdbackup.operations.schedules import arrange
 from vdbackup.operations.schedules.arrange import Removal, SchedulePlan, ScheduleResult
 from vdbackup.operations.schedules.store import Store as Schedules
 from vdbackup.repository.repository import Repository
+from vdbackup.translation import tr
 
 if TYPE_CHECKING:  # late at run time: what reads file systems takes long to import
     pass
@@ -55,7 +56,9 @@ def pin(
 def set_schedule(plan: SchedulePlan, name: str, task: Task) -> Outcome[ScheduleResult]:
     """Have a set backed up automatically."""
     result = arrange.run(plan, task)
-    by_cron = f"systemd does not run here. A line for your crontab does the same: {result.cron}"
+    by_cron = tr(
+        "systemd does not run here. A line for your crontab does the same: {cron}", cron=result.cron
+    )
     warnings = (by_cron,) if result.cron else _not_taken(result.trouble)
     return Outcome(
         plan.summary, tuple(plan.texts), warnings, value=result, changed=Changed.only(name)
@@ -65,13 +68,15 @@ def set_schedule(plan: SchedulePlan, name: str, task: Task) -> Outcome[ScheduleR
 def remove_schedule(store: Schedules, folder: Path, name: str, _task: Task) -> Outcome[Removal]:
     """Have a set backed up automatically no more."""
     result = arrange.remove(store, folder, name)
-    sentence = f"{name} is backed up automatically no more. Its backups stay."
-    lines = (f"Remove this line from your crontab: {result.cron}",) if result.cron else ()
+    sentence = tr("{name} is backed up automatically no more. Its backups stay.", name=name)
+    lines = (
+        (tr("Remove this line from your crontab: {cron}", cron=result.cron),) if result.cron else ()
+    )
     warnings = _not_taken(result.trouble)
     if result.by_cron:
-        warnings += ("How it was run is not known any more: look for it in your crontab.",)
+        warnings += (tr("How it was run is not known any more: look for it in your crontab."),)
     return Outcome(sentence, lines, warnings, value=result, changed=Changed.only(name))
 
 
 def _not_taken(trouble: str) -> tuple[str, ...]:
-    return (f"systemd did not take it: {trouble}",) if trouble else ()
+    return (tr("systemd did not take it: {trouble}", trouble=trouble),) if trouble else ()

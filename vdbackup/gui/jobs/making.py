@@ -22,6 +22,7 @@ from vdbackup.operations.machine_backup import MachineRequest, MachineResult
 from vdbackup.operations.machines import Machines
 from vdbackup.pace import Pace
 from vdbackup.sources import demo_disk
+from vdbackup.translation import tr, trn
 
 if TYPE_CHECKING:  # late at run time: what reads file systems takes long to import
     from vdbackup.repository.backup_set import BackupSet
@@ -36,7 +37,12 @@ def back_up(
     """Make a recovery point at a pace."""
     made = backup.back_up(request, machines, task.at(pace))
     return Outcome(
-        f"Point #{made.point.sequence} made: {made.point.type.value}, {_stored(made)}.",
+        tr(
+            "Point #{point} made: {type}, {made}.",
+            point=made.point.sequence,
+            type=tr(made.point.type.value),
+            made=_stored(made),
+        ),
         (*facts(made.point), *made.notes),
         (*made.warnings, *said_of(made.trouble)),
         value=made,
@@ -49,10 +55,15 @@ def back_up_machine(
 ) -> Outcome[MachineResult]:
     """Make a moment of a machine at a pace."""
     made = machine_backup.back_up(request, machines, task.at(pace))
-    number, disks = made.moment.moment.number, words.plural(len(made.disks), "disk")
+    number, disks = made.moment.moment.number, trn("{count} disk", "{count} disks", len(made.disks))
     said = [f"{disk.set_name}: {each}" for disk in made.disks for each in disk.notes]
     return Outcome(
-        f"Moment {number} of {made.machine.name} made, of {disks}.",
+        tr(
+            "Moment {number} of {machine} made, of {disks}.",
+            number=number,
+            machine=made.machine.name,
+            disks=disks,
+        ),
         (*(fact for disk in made.disks for fact in facts(disk.point)), *said, *made.notes),
         (*made.warnings, *said_of(made.trouble)),
         value=made,
@@ -64,12 +75,12 @@ def _stored(made: BackupResult) -> str:
     """How much a new point holds, in words; somebody may merge the one before meanwhile."""
     point = made.point
     if point.stored_bytes or point.parent is None:
-        return f"{words.size(point.stored_bytes)} stored"
+        return tr("{size} stored", size=words.size(point.stored_bytes))
     try:
         before = made.repository.set(made.set_name).point(point.parent)
     except (VdbackupError, OSError):  # the new one is there all the same
-        return "nothing has changed"
-    return f"nothing has changed since #{before.sequence}"
+        return tr("nothing has changed")
+    return tr("nothing has changed since #{before}", before=before.sequence)
 
 
 def make_demo_disk(image: Path, _task: Task) -> Outcome[Path]:
@@ -77,22 +88,30 @@ def make_demo_disk(image: Path, _task: Task) -> Outcome[Path]:
     if not image.exists():
         image.parent.mkdir(parents=True, exist_ok=True)
         demo_disk.create(image, DEMO_MESSAGE)
-    return Outcome(f"The demo disk is {image}.", value=image)
+    return Outcome(tr("The demo disk is {image}.", image=image), value=image)
 
 
 def convert_set(plan: ConvertPlan, task: Task) -> Outcome[ConvertResult]:
     """Copy a set into a new one in another format."""
     made = convert.run(plan, task)
-    sentence = f"Converted: {_set_in_words(made.backup_set)}. Later backups go on in it."
+    sentence = tr(
+        "Converted: {backup_set}. Later backups go on in it.",
+        backup_set=_set_in_words(made.backup_set),
+    )
     return Outcome(sentence, value=made, changed=made.changed)
 
 
 def adopt_chain(request: AdoptRequest, task: Task) -> Outcome[AdoptResult]:
     """Make a set of another program's chain."""
     made = adopt.adopt(request, task)
-    sentence = f"Adopted: {_set_in_words(made.backup_set)}."
+    sentence = tr("Adopted: {backup_set}.", backup_set=_set_in_words(made.backup_set))
     return Outcome(sentence, value=made, changed=made.changed)
 
 
 def _set_in_words(made: BackupSet) -> str:
-    return f"the set {made.name} holds {words.plural(len(made.points), 'point')}"
+    return trn(
+        "the set {made} holds {count} point",
+        "the set {made} holds {count} points",
+        len(made.points),
+        made=made.name,
+    )

@@ -10,6 +10,7 @@ from vdbackup.errors import VdbackupError
 from vdbackup.gui import remedies, words
 from vdbackup.operations.changed import NOTHING, Changed
 from vdbackup.repository.model import RecoveryPoint
+from vdbackup.translation import tr
 
 T_co = TypeVar("T_co", covariant=True)
 
@@ -45,9 +46,19 @@ class Outcome(Told, Generic[T_co]):
 def facts(point: RecoveryPoint) -> tuple[str, ...]:
     """A new point's details, a line each."""
     return (
-        f"Recovery point #{point.sequence} ({point.type.value}), {point.id}",
-        f"Made {words.when_exactly(point.created)}",
-        f"{words.size(point.stored_bytes)} of {words.size(point.virtual_size)} in {point.disk}",
+        tr(
+            "Recovery point #{point} ({type}), {id}",
+            point=point.sequence,
+            type=tr(point.type.value),
+            id=point.id,
+        ),
+        tr("Made {created}", created=words.when_exactly(point.created)),
+        tr(
+            "{size} of {size_2} in {disk}",
+            size=words.size(point.stored_bytes),
+            size_2=words.size(point.virtual_size),
+            disk=point.disk,
+        ),
     )
 
 

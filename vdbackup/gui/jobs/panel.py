@@ -24,6 +24,7 @@ from vdbackup.gui.jobs.pace import Pace
 from vdbackup.gui.jobs.pause_button import RESTS, PauseButton
 from vdbackup.jobs import Job, JobState, Paused, Progress, Waiting
 from vdbackup.text import printable
+from vdbackup.translation import tr
 
 STEPS = 1000  # of a progress bar; bytes do not fit its 32 bits
 KEPT = 20  # rows of jobs that have ended
@@ -57,24 +58,24 @@ class JobRow(QFrame):
         grid.setColumnStretch(1, 1)
         self._title = parts.label(title, "strong")
         self._title.setMinimumWidth(190)
-        self._said = parts.label("Waiting for its turn", "muted")
+        self._said = parts.label(tr("Waiting for its turn"), "muted")
         self._bar = QProgressBar()
         self._bar.setMaximum(STEPS)
         self._bar.setTextVisible(False)
-        self._bar.setAccessibleName(f"Progress of {title}")
+        self._bar.setAccessibleName(tr("Progress of {title}", title=title))
         self._pace_label = parts.label("", "muted", wrap=False)
         self._pace_label.setMinimumWidth(190)
         self._details = parts.label("", "muted", selectable=True)
-        self._fold = parts.Fold("Details", self._details)
+        self._fold = parts.Fold(tr("Details"), self._details)
         self._pause = PauseButton(title, job)
         self._pause.asked.connect(lambda sentence: self._say(sentence, "muted"))
-        self._cancel = parts.button("Cancel", "cancelButton")
-        self._cancel.setAccessibleName(f"Cancel: {title}")
+        self._cancel = parts.button(tr("Cancel"), "cancelButton")
+        self._cancel.setAccessibleName(tr("Cancel: {title}", title=title))
         self._cancel.clicked.connect(self._on_cancel_clicked)
         self._close = QToolButton()
         self._close.setText("✕")
-        self._close.setToolTip("Remove from this list")
-        self._close.setAccessibleName(f"Remove from the list: {title}")
+        self._close.setToolTip(tr("Remove from this list"))
+        self._close.setAccessibleName(tr("Remove from the list: {title}", title=title))
         self._close.setAutoRaise(True)
         self._close.clicked.connect(lambda: self.dismissed.emit(self))
         middle = Qt.AlignmentFlag.AlignVCenter
@@ -112,7 +113,7 @@ class JobRow(QFrame):
 
     def begin(self) -> None:
         """The job runs now."""
-        self._say("Starting", "muted")
+        self._say(tr("Starting"), "muted")
         self._show_bar(True)
         self._bar.setRange(0, 0)
 
@@ -142,14 +143,20 @@ class JobRow(QFrame):
         self._pace_label.setText(self._pace_in_words(progress))
 
     def _pace_in_words(self, progress: Progress) -> str:
-        parts = [f"{words.size(progress.done)} of {words.size(progress.total)}"]
+        parts = [
+            tr(
+                "{size} of {size_2}",
+                size=words.size(progress.done),
+                size_2=words.size(progress.total),
+            )
+        ]
         if self._pace.speed:
             parts = [f"{words.size(self._pace.speed)}/s"]
             if progress.limit is not None:
-                parts[0] += f" of at most {words.size(progress.limit)}/s"
+                parts[0] += tr(" of at most {size}/s", size=words.size(progress.limit))
         left = self._pace.seconds_left(progress.total)
         if left is not None:
-            parts.append(f"{words.clock(left)} left")
+            parts.append(tr("{left} left", left=words.clock(left)))
         return " · ".join(parts)
 
     def _rest(self) -> None:
@@ -165,16 +172,16 @@ class JobRow(QFrame):
         self._bar.setRange(0, 0)
         self._pace_label.setText("")
         if self._cancel.isEnabled():
-            self._say(f"Waiting: {printable(sentence)}", "muted")
+            self._say(tr("Waiting: {sentence}", sentence=printable(sentence)), "muted")
 
     def show_end(self, job: Job[object]) -> None:
         """Say how the job ended."""
         if job.state is JobState.FAILED and job.error:
             self.show_error(job.error)
         elif job.state is JobState.CANCELLED:
-            self._end(f"Cancelled. {printable(job.left)}".strip(), "muted", ())
+            self._end(tr("Cancelled. {left}", left=printable(job.left)).strip(), "muted", ())
         else:
-            self.show_told(job.result if isinstance(job.result, Told) else Told("Done."))
+            self.show_told(job.result if isinstance(job.result, Told) else Told(tr("Done.")))
 
     def show_told(self, told: Told) -> None:
         """Say what was done."""
@@ -211,7 +218,7 @@ class JobRow(QFrame):
     def _on_cancel_clicked(self) -> None:
         self._pause.hide()
         self._cancel.setEnabled(False)
-        self._say("stopping", "muted")
+        self._say(tr("stopping"), "muted")
         self.cancel_wanted.emit(self.job)
 
 
@@ -229,7 +236,7 @@ class JobsPanel(QScrollArea):
     def __init__(self, parent: QWidget | None = None) -> None:
         super().__init__(parent)
         self.setObjectName("jobsPanel")
-        self.setAccessibleName("Jobs")
+        self.setAccessibleName(tr("Jobs"))
         self.setWidgetResizable(True)
         self.setFrameShape(QFrame.Shape.NoFrame)
         self.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
@@ -238,8 +245,10 @@ class JobsPanel(QScrollArea):
         self._column.setContentsMargins(12, 8, 12, 8)
         self._column.setSpacing(6)
         self._empty = parts.label(
-            "No jobs. What is being done, and what came of it, stands here; what was done before, "
-            "in Earlier jobs (Ctrl+J).",
+            tr(
+                "No jobs. What is being done, and what came of it, stands here; what was done "
+                "before, in Earlier jobs (Ctrl+J)."
+            ),
             "muted",
         )
         self._column.addWidget(self._empty)

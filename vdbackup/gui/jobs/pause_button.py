@@ -6,9 +6,10 @@ from PySide6.QtCore import Signal
 from PySide6.QtWidgets import QPushButton
 
 from vdbackup.jobs import Job
+from vdbackup.translation import tr
 
 PAUSE, RESUME = "Pause", "Resume"
-RESTS = "Paused. The folder of its backups stays locked until it goes on."
+RESTS = tr("Paused. The folder of its backups stays locked until it goes on.")
 """What is said of a job that rests."""
 
 
@@ -24,7 +25,7 @@ class PauseButton(QPushButton):
     def __init__(self, title: str, job: Job[object] | None) -> None:
         super().__init__(PAUSE)
         self.setObjectName("pauseButton")
-        self.setToolTip("Let it rest; what it holds, it keeps, and nobody else can write")
+        self.setToolTip(tr("Let it rest; what it holds, it keeps, and nobody else can write"))
         self._title, self._job = title, job
         self._name()
         self.clicked.connect(self._on_clicked)
@@ -47,4 +48,4 @@ class PauseButton(QPushButton):
         else:
             self._job.cancel.pause()
         self._name()
-        self.asked.emit("Pausing" if self.paused else "Going on")
+        self.asked.emit("Pausing" if self.paused else tr("Going on"))

@@ -16,6 +16,7 @@ from typing import Annotated, TypeVar
 from vdbackup import durable, records
 from vdbackup.errors import VdbackupError
 from vdbackup.text import printable
+from vdbackup.translation import tr
 
 MAX_JOBS = 500
 """That are kept: a year and more of one a day."""
@@ -109,8 +110,11 @@ class JobFile:
             with suppress(OSError):  # what cannot be moved is written over, if that can be done
                 self.path.rename(aside)
             raise DamagedHistory(
-                f"What was kept of earlier jobs makes no sense: {printable(_why(error))}",
-                f"It is put aside as {aside}, and begun anew.",
+                tr(
+                    "What was kept of earlier jobs makes no sense: {error}",
+                    error=printable(_why(error)),
+                ),
+                tr("It is put aside as {aside}, and begun anew.", aside=aside),
             ) from error
 
     def save(self, jobs: Sequence[EndedJob]) -> None:

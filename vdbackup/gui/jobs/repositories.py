@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from vdbackup.gui import words
 from vdbackup.gui.jobs.outcome import Outcome, said_of
 from vdbackup.jobs import Plan, Task
 from vdbackup.operations import (
@@ -16,6 +15,7 @@ from vdbackup.operations import (
 from vdbackup.operations.opening import Finished
 from vdbackup.operations.repair import RepairResult
 from vdbackup.repository.repository import Repository
+from vdbackup.translation import tr, trn
 
 if TYPE_CHECKING:  # late at run time: what reads file systems takes long to import
     pass
@@ -29,8 +29,12 @@ def open_backups(folder: Path, _task: Task) -> Path:
 def plan_leaving(folder: Path, names: Sequence[str]) -> Plan:
     """What taking a repository out of the window means: nothing of it is changed."""
     return Plan(
-        f"These leave the list, and nothing is deleted: {', '.join(names)}. Their backups stay in "
-        f"{folder}; “Open backups…” shows them again."
+        tr(
+            "These leave the list, and nothing is deleted: {names}. Their backups stay in "
+            "{folder}; “Open backups…” shows them again.",
+            names=", ".join(names),
+            folder=folder,
+        )
     )
 
 
@@ -38,15 +42,19 @@ def finish_merges(folder: Path, sessions_folder: Path, task: Task) -> Outcome[Fi
     """Finish what a crash, or a cancel, has left in a repository."""
     done = opening.finish(Repository.open(folder), sessions_folder, task)
     warnings = (*done.done, *said_of((*done.undone, *done.trouble)))
-    sentence = "What was begun has been looked after."
+    sentence = tr("What was begun has been looked after.")
     return Outcome(sentence, (), warnings, value=done, changed=done.changed)
 
 
 def repair_all(folder: Path, sessions_folder: Path, task: Task) -> Outcome[RepairResult]:
     """Finish what was interrupted, and rebuild metadata; what was done is said in the details."""
     repaired = repair.run(folder, sessions_folder, task)
-    sentence = f"Repaired: {words.plural(len(repaired.done), 'thing')} done."
+    sentence = trn(
+        "Repaired: {count} thing done.", "Repaired: {count} things done.", len(repaired.done)
+    )
     if not repaired.done:
-        sentence = "Nothing was repaired." if repaired.undone else "Nothing had to be repaired."
+        sentence = (
+            tr("Nothing was repaired.") if repaired.undone else tr("Nothing had to be repaired.")
+        )
     warnings = said_of((*repaired.undone, *repaired.trouble))
     return Outcome(sentence, repaired.done, warnings, value=repaired, changed=repaired.changed)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from vdbackup.gui import words
 from vdbackup.gui.jobs.outcome import Outcome
 from vdbackup.jobs import Task
+from vdbackup.translation import tr
 
 if TYPE_CHECKING:  # late at run time: what reads file systems takes long to import
     from vdbackup.recovery.bootable.making import BootablePlan
@@ -30,7 +31,11 @@ def make_medium(plan: RescuePlan, task: Task) -> Outcome[RescueMedium]:
 
     made = making.run(plan, task)
     return Outcome(
-        f"{made.image} is made: {words.size(made.size)}. Copy it to a stick as it is, or burn it.",
+        tr(
+            "{image} is made: {size}. Copy it to a stick as it is, or burn it.",
+            image=made.image,
+            size=words.size(made.size),
+        ),
         (plan.summary,),
         value=made,
     )
@@ -49,7 +54,7 @@ def make_bootable(plan: BootablePlan, task: Task) -> Outcome[Path]:
 
     made = making.run(plan, task)
     return Outcome(
-        f"{plan.disk} is ready to start on this computer.",
+        tr("{disk} is ready to start on this computer.", disk=plan.disk),
         (plan.summary, *made.done),
         made.warnings,
         value=plan.disk,

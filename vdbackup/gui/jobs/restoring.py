@@ -16,6 +16,7 @@ from vdbackup.operations.machine_restore import MachineRestorePlan
 from vdbackup.operations.restore import Restored, RestorePlan, RestoreTarget
 from vdbackup.repository.repository import Repository
 from vdbackup.sources.inventory import Content
+from vdbackup.translation import tr
 
 if TYPE_CHECKING:  # late at run time: what reads file systems takes long to import
     pass
@@ -36,7 +37,7 @@ def restore_point(plan: RestorePlan, task: Task) -> Outcome[Restored]:
     restored = restore.run(plan, task)
     details = (plan.summary, restored.figures.sentence) if plan.in_place else (plan.summary,)
     return Outcome(
-        f"Restored to {plan.target}.",
+        tr("Restored to {target}.", target=plan.target),
         details,
         restored.warnings,
         value=restored,
@@ -49,4 +50,6 @@ def restore_machine(plan: MachineRestorePlan, task: Task) -> Outcome[Path]:
     warnings = machine_restore.run(plan, task)
     targets = [each.target for each in plan.disks]
     said = ", ".join(map(str, targets))
-    return Outcome(f"Restored to {said}.", (plan.summary,), warnings, value=targets[0].parent)
+    return Outcome(
+        tr("Restored to {said}.", said=said), (plan.summary,), warnings, value=targets[0].parent
+    )

@@ -13,6 +13,7 @@ from vdbackup.operations import (
 from vdbackup.operations.promote import PromotionPlan, PromotionResult
 from vdbackup.recovery.sessions import elsewhere
 from vdbackup.recovery.sessions.saved import SavedSession
+from vdbackup.translation import tr
 
 if TYPE_CHECKING:  # late at run time: what reads file systems takes long to import
     pass
@@ -22,11 +23,18 @@ def plan_discard(saved: SavedSession, written: int) -> Plan:
     """What discarding a session would take; nothing of a recovery point is."""
     started = words.when(saved.record.started.isoformat())
     machines = elsewhere.registered_in(saved.folder)
-    losing = "".join(f" Its disk goes, and {each} stays without it." for each in machines)
+    losing = "".join(
+        tr(" Its disk goes, and {which} stays without it.", which=each) for each in machines
+    )
     return Plan(
-        f"The virtual machine was started from {saved.title}, {started}. What it wrote since then "
-        f"is deleted and cannot be brought back; the recovery point stays as it is.{losing}",
-        invalidates=(f"{words.size(written)} in {saved.folder}",),
+        tr(
+            "The virtual machine was started from {saved}, {started}. What it wrote since then is "
+            "deleted and cannot be brought back; the recovery point stays as it is.{losing}",
+            saved=saved.title,
+            started=started,
+            losing=losing,
+        ),
+        invalidates=(tr("{size} in {folder}", size=words.size(written), folder=saved.folder),),
     )
 
 
@@ -38,6 +46,6 @@ def promote_session(
     Who agrees to the plan, or is asked when the machine ends, says that it does not run.
     """
     result = promote.run(plan or promote.plan(saved, not_running=True), task)
-    made = f"Point #{result.point.sequence} made of {saved.title}."
+    made = tr("Point #{point} made of {saved}.", point=result.point.sequence, saved=saved.title)
     warnings = said_of(result.trouble)
     return Outcome(made, facts(result.point), warnings, value=result, changed=result.changed)

@@ -17,6 +17,7 @@ from vdbackup.gui.jobs.worker import Workers
 from vdbackup.jobs import Job, Task
 from vdbackup.repository.model import BootTest, RecoveryPoint
 from vdbackup.text import printable
+from vdbackup.translation import tr
 
 _MAX_SIZE = 16 << 20
 """Bytes of a file that is read: it is external."""
@@ -37,7 +38,7 @@ class BootPicture(QWidget):
         self.picture = QImage()
         self._label = QLabel()
         self._label.setObjectName("bootPicture")
-        self._label.setAccessibleName("Picture of the screen at the end of the boot test")
+        self._label.setAccessibleName(tr("Picture of the screen at the end of the boot test"))
         self._label.setSizePolicy(QSizePolicy.Policy.Ignored, QSizePolicy.Policy.Preferred)
         self._label.setAlignment(Qt.AlignmentFlag.AlignHCenter)
         self._sentence = parts.label("", "muted", selectable=True)
@@ -67,7 +68,7 @@ class BootPicture(QWidget):
         self.setVisible(bool(test and test.sentence))
         if test and point and entry and entry.backup_set and workers:
             self._wanted = path = entry.backup_set.folder / point.picture
-            job = Job(f"Read {path.name}", partial(read, path))
+            job = Job(tr("Read {path}", path=path.name), partial(read, path))
             workers.reader(entry.repository).submit(job, partial(self._on_read, path))
 
     def resizeEvent(self, event: QResizeEvent) -> None:
@@ -100,9 +101,14 @@ class BootPicture(QWidget):
 def words_for(test: BootTest) -> str:
     """How long the boot took or where it stopped, and what was seen."""
     if test.ok:
-        return f"Up in {test.seconds:.1f} s. {test.sentence}"
-    where = f" at the stage {test.stage}" if test.stage else ""
-    return f"Stopped{where} after {test.seconds:.1f} s. {test.sentence}"
+        return tr("Up in {seconds:.1f} s. {sentence}", seconds=test.seconds, sentence=test.sentence)
+    where = tr(" at the stage {stage}", stage=tr(str(test.stage))) if test.stage else ""
+    return tr(
+        "Stopped{where} after {seconds:.1f} s. {sentence}",
+        where=where,
+        seconds=test.seconds,
+        sentence=test.sentence,
+    )
 
 
 def read(path: Path, _task: Task) -> QImage:

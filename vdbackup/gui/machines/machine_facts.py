@@ -11,7 +11,7 @@ from PySide6.QtWidgets import QVBoxLayout, QWidget
 
 from vdbackup.guest.hardware import Controller
 from vdbackup.guest.model import Problem
-from vdbackup.gui import parts, words
+from vdbackup.gui import parts
 from vdbackup.gui.catalogue import Entry
 from vdbackup.gui.jobs.worker import Workers
 from vdbackup.jobs import Job, JobState, Task
@@ -19,6 +19,7 @@ from vdbackup.recovery.retarget.report import RetargetReport, load
 from vdbackup.repository.backup_set import BackupSet
 from vdbackup.repository.model import RecoveryPoint
 from vdbackup.text import printable
+from vdbackup.translation import tr, trn
 
 PAUSE = 150  # milliseconds that a point stays chosen before its report is read: one drags past many
 _CONTROLLERS = {Controller.AHCI: "SATA", Controller.IDE: "IDE", Controller.NVME: "NVMe"}
@@ -50,11 +51,11 @@ class MachineFacts(QWidget):
         column = QVBoxLayout(self)
         column.setContentsMargins(0, 0, 0, 0)
         self._summary = parts.label(selectable=True)
-        self._summary.setAccessibleName("What the machine boots on")
+        self._summary.setAccessibleName(tr("What the machine boots on"))
         self._problems = parts.Notice(name="machineProblems", role="warning")
         self._notes = parts.label("", "muted", selectable=True)
         self._changes = parts.label("", "muted", selectable=True)
-        self._fold = parts.Fold("Why, and what was changed", self._changes)
+        self._fold = parts.Fold(tr("Why, and what was changed"), self._changes)
         shown = (self._summary, self._problems, self._notes, self._fold, self._changes)
         for widget in shown:
             column.addWidget(widget)
@@ -78,7 +79,7 @@ class MachineFacts(QWidget):
     def _on_wanted(self) -> None:
         if self._wanted is not None:
             backup_set, point = self._wanted
-            job = Job("Read a report", partial(_read, backup_set, point))
+            job = Job(tr("Read a report"), partial(_read, backup_set, point))
             reader = self._workers.reader(backup_set.folder.parent)
             reader.submit(job, partial(self._on_read, point.id))
 
@@ -120,14 +121,24 @@ def _sentences(problems: Sequence[Problem]) -> str:
 
 def _summary(report: RetargetReport) -> str:
     hardware = report.hardware
-    name = printable(report.guest.name) or "The machine"
+    name = printable(report.guest.name) or tr("The machine")
     changed = (
-        f"{words.plural(len(report.changes), 'file')} changed in its overlay"
+        trn(
+            "{count} file changed in its overlay",
+            "{count} files changed in its overlay",
+            len(report.changes),
+        )
         if report.changes
-        else "nothing had to be changed"
+        else tr("nothing had to be changed")
     )
     controller = _CONTROLLERS.get(hardware.controller, hardware.controller.value)
-    return f"{name} is ready to boot ({controller}, {hardware.firmware.upper()}): {changed}."
+    return tr(
+        "{name} is ready to boot ({controller}, {firmware}): {changed}.",
+        name=name,
+        controller=controller,
+        firmware=hardware.firmware.upper(),
+        changed=changed,
+    )
 
 
 def _details(report: RetargetReport) -> Iterator[str]:

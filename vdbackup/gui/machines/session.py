@@ -19,6 +19,7 @@ from vdbackup.recovery.sessions import vm
 from vdbackup.recovery.sessions.saved import SavedSession
 from vdbackup.recovery.sessions.session import GRACE, Session
 from vdbackup.repository.repository import Repository
+from vdbackup.translation import tr
 
 log = logging.getLogger(__name__)
 
@@ -28,17 +29,17 @@ LOOK = 0.2  # seconds between two looks at the machine, and at what the user wan
 class Order(enum.Enum):
     """What the user wants of a running machine."""
 
-    POWER_OFF = "power off"
-    KILL = "kill"
-    RESUME = "go on"
+    POWER_OFF = tr("power off")
+    KILL = tr("kill")
+    RESUME = tr("go on")
 
 
 class AtEnd(enum.Enum):
     """What is to become of what a machine wrote."""
 
-    DISCARD = "Discard what it wrote"
-    KEEP = "Keep what it wrote"
-    PROMOTE = "Make it a recovery point"
+    DISCARD = tr("Discard what it wrote")
+    KEEP = tr("Keep what it wrote")
+    PROMOTE = tr("Make it a recovery point")
 
 
 @dataclass(frozen=True)

@@ -22,11 +22,13 @@ from vdbackup.recovery.sessions.saved import SavedSession, saved_session, saved_
 from vdbackup.recovery.sessions.session import GRACE
 from vdbackup.repository.model import RecoveryPoint
 from vdbackup.repository.repository import Repository
+from vdbackup.translation import tr
 
-KEPT = "Ended; what it wrote is kept."
-CUT_OFF = (
-    "Its window was closed, which is like pulling its plug. What it wrote is kept: in the list of "
-    "virtual machines you can start it again, make a recovery point of it, or discard it."
+KEPT = tr("Ended; what it wrote is kept.")
+CUT_OFF = tr(
+    "Its window was closed, which is like pulling its plug. What it wrote is kept: in the "
+    "list of virtual machines you can start it again, make a recovery point of it, or discard "
+    "it."
 )
 
 
@@ -106,7 +108,10 @@ class Sessions(QObject):
 
     def open_with(self, entry: Entry, point: RecoveryPoint, program: Program) -> None:
         """Make a machine of a point for another program, and say how that opens it."""
-        settings, title = self._store.value, f"Open #{point.sequence} of {entry.title} elsewhere"
+        settings, title = (
+            self._store.value,
+            tr("Open #{point} of {entry} elsewhere", point=point.sequence, entry=entry.title),
+        )
         folder = settings.sessions(self._store.locations)
 
         def write() -> WrittenMachine:
@@ -141,7 +146,7 @@ class Sessions(QObject):
     def find_saved(self) -> None:
         """Look which sessions there are besides this window's; `changed` follows."""
         folder = self._store.value.sessions(self._store.locations)
-        job = Job("List sessions", lambda _task: saved_sessions(folder))
+        job = Job(tr("List sessions"), lambda _task: saved_sessions(folder))
         self._workers.reader(None).submit(job, self._on_found)
 
     @property
@@ -155,12 +160,16 @@ class Sessions(QObject):
         def looked(job: Job[int]) -> None:
             self.discard_wanted.emit(saved, job.result or 0)
 
-        job = Job(f"Look at {saved.title}", lambda _task: saved.written)
+        job = Job(tr("Look at {saved}", saved=saved.title), lambda _task: saved.written)
         self._workers.reader(None).submit(job, looked)
 
     def discard(self, saved: SavedSession) -> None:
         """Delete what a machine left."""
-        self._do(saved, f"Discard {saved.title}", partial(saved.discard, not_running=True))
+        self._do(
+            saved,
+            tr("Discard {saved}", saved=saved.title),
+            partial(saved.discard, not_running=True),
+        )
 
     def promote(self, saved: SavedSession) -> None:
         """Make a recovery point of what a machine left."""
@@ -168,11 +177,11 @@ class Sessions(QObject):
 
     def stop(self, saved: SavedSession) -> None:
         """Shut the machine of another program, or of one that has crashed, down."""
-        self._do(saved, f"Stop {saved.title}", lambda: sessions.stop(saved, GRACE))
+        self._do(saved, tr("Stop {saved}", saved=saved.title), lambda: sessions.stop(saved, GRACE))
 
     def kill(self, saved: SavedSession) -> None:
         """End it at once."""
-        self._do(saved, f"Kill {saved.title}", lambda: sessions.kill(saved))
+        self._do(saved, tr("Kill {saved}", saved=saved.title), lambda: sessions.kill(saved))
 
     def kill_all(self) -> None:
         """End all machines and discard what they wrote, unless it is to be kept."""
@@ -197,7 +206,7 @@ class Sessions(QObject):
     def _on_finished(self, thread: SessionThread) -> None:
         thread.wait()  # it has left `run`, and has a few instructions to go
         self.running.remove(thread)
-        title = f"VM {thread.boot.title}"
+        title = tr("VM {boot}", boot=thread.boot.title)
         if thread.problem:
             self.failed.emit(title, thread.problem)
         if thread.session and thread.kept:
@@ -206,7 +215,7 @@ class Sessions(QObject):
             if thread.at_end is AtEnd.PROMOTE and not thread.session.crashed:
                 self._promote_ended(thread.session.folder, title)
         elif not thread.problem:
-            self.told.emit(title, Told("Ended; what it wrote is discarded."))
+            self.told.emit(title, Told(tr("Ended; what it wrote is discarded.")))
         self.changed.emit()
         self.find_saved()
         thread.deleteLater()
@@ -223,7 +232,7 @@ class Sessions(QObject):
             self._ended_to_promote.discard(folder)
             self.changed.emit()
 
-        job = Job("Read a session", lambda _task: saved_session(folder))
+        job = Job(tr("Read a session"), lambda _task: saved_session(folder))
         self._workers.reader(None).submit(job, read)
 
     def _on_found(self, job: Job[list[SavedSession]]) -> None:
@@ -238,5 +247,5 @@ class Sessions(QObject):
 
     def _on_done(self, saved: SavedSession, job: Job[None]) -> None:
         if job.error:
-            self.failed.emit(f"VM {saved.title}", job.error)
+            self.failed.emit(tr("VM {saved}", saved=saved.title), job.error)
         self.find_saved()

@@ -22,6 +22,7 @@ from vdbackup.gui.machines.sessions import Sessions
 from vdbackup.recovery.sessions.elsewhere import NAMES, Program
 from vdbackup.recovery.sessions.saved import SavedSession, SessionState
 from vdbackup.text import printable
+from vdbackup.translation import tr
 
 LOWEST = 150  # pixels
 _COLUMNS = 2
@@ -58,7 +59,7 @@ class SessionsList(QScrollArea):
     ) -> None:
         super().__init__(parent)
         self.setObjectName("sessionsList")
-        self.setAccessibleName("Virtual machines")
+        self.setAccessibleName(tr("Virtual machines"))
         self._sessions = sessions
         self._offers = offers
         self._cards: dict[object, SessionCard] = {}
@@ -71,7 +72,7 @@ class SessionsList(QScrollArea):
         self._column = QVBoxLayout(inside)
         self._column.setContentsMargins(6, 6, 6, 0)
         self._column.setSpacing(6)
-        self._column.addWidget(parts.label("Virtual machines", "heading"))
+        self._column.addWidget(parts.label(tr("Virtual machines"), "heading"))
         self.setWidget(inside)
         sessions.changed.connect(self._on_changed)
         self._on_changed()
@@ -131,7 +132,7 @@ class SessionCard(QFrame):
     def __init__(self, title: str) -> None:
         super().__init__()
         self.setProperty("card", "true")
-        self.setAccessibleName(f"Virtual machine {title}")
+        self.setAccessibleName(tr("Virtual machine {title}", title=title))
         self._title = title
         self._buttons: list[tuple[Offer, QPushButton]] = []
         column = QVBoxLayout(self)
@@ -167,8 +168,8 @@ class SessionCard(QFrame):
 
     def offer_at_end(self, chosen: AtEnd, do: Callable[[AtEnd], None]) -> None:
         """Show what can become of what the machine writes."""
-        box = parts.ComboBox("atEndBox", f"When it ends: {self._title}")
-        box.setToolTip("What becomes of what the machine wrote when it ends")
+        box = parts.ComboBox("atEndBox", tr("When it ends: {title}", title=self._title))
+        box.setToolTip(tr("What becomes of what the machine wrote when it ends"))
         for choice in AtEnd:
             box.addItem(choice.value, choice)
         box.setCurrentText(chosen.value)
@@ -188,25 +189,39 @@ def _state(machine: SessionThread) -> tuple[str, str, str]:
     if machine.problem:
         return machine.problem.title, "bad", remedies.advice(machine.problem)
     if machine.session is None:
-        return "starting …", "muted", ""
-    began = f"started {words.when(machine.began.isoformat())}"  # two of one point look alike else
+        return tr("starting …"), "muted", ""
+    began = tr(
+        "started {began}", began=words.when(machine.began.isoformat())
+    )  # two of one point look alike else
     if machine.session.unheld:
-        return f"running, unseen by others, {began}", "warning", machine.session.unheld
+        return (
+            tr("running, unseen by others, {began}", began=began),
+            "warning",
+            machine.session.unheld,
+        )
     if machine.session.notice:
-        return f"running, slowly (without KVM), {began}", "warning", machine.session.notice
-    return f"running, {began}", "good", ""
+        return (
+            tr("running, slowly (without KVM), {began}", began=began),
+            "warning",
+            machine.session.notice,
+        )
+    return tr("running, {began}", began=began), "good", ""
 
 
 def _what_is_left(machine: SavedSession) -> tuple[str, str, str]:
     """What to say of what a machine left, in which role, with which hint."""
     folder, started = str(machine.folder), words.when(machine.record.started.isoformat())
     if machine.state is SessionState.RUNNING:
-        return "running in another program", "good", folder
+        return tr("running in another program"), "good", folder
     if machine.state is SessionState.UNATTENDED:
-        return "left running by a crash", "warning", folder
+        return tr("left running by a crash"), "warning", folder
     if machine.state is SessionState.CRASHED:
-        return f"left behind by a crash, started {started}", "warning", folder
+        return tr("left behind by a crash, started {started}", started=started), "warning", folder
     program = machine.record.machine.get("program")
     if program in list(Program):  # its record may say anything
-        return f"for {NAMES[Program(program)]}, made {started}", "muted", folder
-    return f"kept, started {started}", "muted", folder
+        return (
+            tr("for {names}, made {started}", names=NAMES[Program(program)], started=started),
+            "muted",
+            folder,
+        )
+    return tr("kept, started {started}", started=started), "muted", folder

@@ -16,6 +16,7 @@ from PySide6.QtGui import QColor, QPainter, QPen, QPixmap, QPolygonF
 from vdbackup.gui.theme import Theme
 from vdbackup.gui.timeline.layout import KINDS
 from vdbackup.repository.naming import PointType
+from vdbackup.translation import tr
 
 BADGE = 5.5  # radius, pixels
 
@@ -23,11 +24,11 @@ BADGE = 5.5  # radius, pixels
 class Badge(enum.Enum):
     """What is known of a point."""
 
-    VERIFIED = "verified"
-    BOOTED = "boot-tested"
-    PROVEN = "proven"
-    DAMAGED = "damaged"
-    NOT_BOOTED = "does not boot"
+    VERIFIED = tr("verified")
+    BOOTED = tr("boot-tested")
+    PROVEN = tr("proven")
+    DAMAGED = tr("damaged")
+    NOT_BOOTED = tr("does not boot")
 
 
 class Glyphs:

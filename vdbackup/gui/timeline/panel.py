@@ -23,15 +23,24 @@ from vdbackup.gui.theme import Theme
 from vdbackup.gui.timeline.glyphs import Badge, Glyphs, place
 from vdbackup.gui.timeline.layout import KINDS
 from vdbackup.gui.timeline.points_table import PointsTable
+from vdbackup.translation import marked, tr
 
 if TYPE_CHECKING:
     from vdbackup.gui.timeline.timeline import Timeline
 
 RANGES = {
-    "day": words.DAY,
-    "week": 7 * words.DAY,
-    "month": 31 * words.DAY,
-    "all": None,
+    marked("day"): words.DAY,
+    marked("week"): 7 * words.DAY,
+    marked("month"): 31 * words.DAY,
+    marked("all"): None,
+}
+HINTS = {
+    marked("day"): tr("Show the last day"),
+    marked("week"): tr("Show the last week"),
+    marked("month"): tr("Show the last month"),
+    marked("all"): tr("Show all"),
+    marked("graph"): tr("Show the recovery points as a graph"),
+    marked("table"): tr("Show the recovery points as a table"),
 }
 ROOM_FOR_RANGES = 470  # pixels of the panel
 SCROLL = 1000  # steps of the scroll bar per step of x
@@ -70,11 +79,11 @@ class TimelinePanel(QFrame):
         self._ranges_box = QWidget()
         self._views = QButtonGroup(self)
         self._scroll = QScrollBar(Qt.Orientation.Horizontal)
-        self._scroll.setAccessibleName("Part of the timeline that is shown")
+        self._scroll.setAccessibleName(tr("Part of the timeline that is shown"))
         self._legend = Legend(theme)
         self._message = parts.label("", "heading")
         self._advice = parts.label("", "muted")
-        self._first = parts.button("Back up now", "firstBackupButton", "primary")
+        self._first = parts.button(tr("Back up now"), "firstBackupButton", "primary")
         self._pages = QStackedWidget()
         self._pages.addWidget(self._graph_page())
         self._pages.addWidget(self.table)
@@ -138,7 +147,7 @@ class TimelinePanel(QFrame):
             return
         self._entry = entry
         points = entry.points if entry else ()
-        self._title.setText(entry.title if entry else "Timeline")
+        self._title.setText(entry.title if entry else tr("Timeline"))
         pins = entry.pins if entry else {}
         self.table.set_points(points, pins)
         if self._timeline or points:
@@ -177,14 +186,16 @@ class TimelinePanel(QFrame):
         self._pages.setCurrentIndex(2)
         self._first.setVisible(entry is not None and entry.problem is None)
         if entry is None:
-            self._message.setText("No source is chosen")
-            self._advice.setText("Choose one on the left, or add one.")
+            self._message.setText(tr("No source is chosen"))
+            self._advice.setText(tr("Choose one on the left, or add one."))
         elif entry.problem:
             self._message.setText(words.breakable(entry.problem.title))
             self._advice.setText(words.breakable(remedies.advice(entry.problem)))
         else:
-            self._message.setText("No recovery points yet")
-            sentence = f"The first backup copies all of {entry.source} that holds data."
+            self._message.setText(tr("No recovery points yet"))
+            sentence = tr(
+                "The first backup copies all of {source} that holds data.", source=entry.source
+            )
             # a page that is not shown needs room, too
             self._advice.setText(words.breakable(sentence))
 
@@ -196,15 +207,15 @@ class TimelinePanel(QFrame):
         inside.setContentsMargins(0, 0, 0, 0)
         inside.setSpacing(4)
         for number, name in enumerate(RANGES):
-            button = _segment(name, f"Show the last {name}" if name != "all" else "Show all")
+            button = _segment(tr(name), HINTS[name])
             self._ranges.addButton(button, number)
             inside.addWidget(button)
         self._ranges_box.setMinimumWidth(1)  # it goes where there is no room for it
         row.addWidget(self._ranges_box)
         self._ranges.idClicked.connect(self._on_range_clicked)
         row.addSpacing(14)
-        for number, name in enumerate(("graph", "table")):
-            button = _segment(name, f"Show the recovery points as a {name}")
+        for number, name in enumerate((marked("graph"), marked("table"))):
+            button = _segment(tr(name), HINTS[name])
             button.setObjectName(f"{name}Button")
             self._views.addButton(button, number)
             row.addWidget(button)
@@ -272,12 +283,13 @@ class Legend(QWidget):
 
     def __init__(self, theme: Theme, parent: QWidget | None = None) -> None:
         super().__init__(parent)
-        self.setAccessibleName("Legend")
+        self.setAccessibleName(tr("Legend"))
         self.setAccessibleDescription(
-            "Square: full. Circle: incremental. Diamond: differential. Hollow: made of what a VM "
-            "wrote. Small ring: overlay. "
-            "Badges: verified, boot-tested, proven (both), damaged, does not boot. "
-            "Above a point: pinned, running VM."
+            tr(
+                "Square: full. Circle: incremental. Diamond: differential. Hollow: made of what a "
+                "VM wrote. Small ring: overlay. Badges: verified, boot-tested, proven (both), "
+                "damaged, does not boot. Above a point: pinned, running VM."
+            )
         )
         self.set_theme(theme)
 
@@ -297,13 +309,16 @@ class Legend(QWidget):
     def paintEvent(self, _event: QPaintEvent) -> None:
         """Draw each glyph with its name, as far as there is room."""
         glyphs = self._glyphs
-        items = [(glyphs.node(number, 7.0), kind.value) for number, kind in enumerate(KINDS)]
-        items += [(glyphs.node(1, 7.0, promoted=True), "of a VM")]
-        items += [(glyphs.badge(Badge.VERIFIED), "verified"), (glyphs.badge(Badge.BOOTED), "boots")]
+        items = [(glyphs.node(number, 7.0), tr(kind)) for number, kind in enumerate(KINDS)]
+        items += [(glyphs.node(1, 7.0, promoted=True), tr("of a VM"))]
+        items += [
+            (glyphs.badge(Badge.VERIFIED), tr("verified")),
+            (glyphs.badge(Badge.BOOTED), tr("boots")),
+        ]
         items += [(glyphs.badge(Badge.PROVEN), "proven")]
-        items += [(glyphs.pin(), "pinned")]
+        items += [(glyphs.pin(), tr("pinned"))]
         items += [(glyphs.badge(each), each.value) for each in (Badge.DAMAGED, Badge.NOT_BOOTED)]
-        items += [(glyphs.session(), "running VM"), (glyphs.overlay(), "overlay")]
+        items += [(glyphs.session(), tr("running VM")), (glyphs.overlay(), tr("overlay"))]
         with QPainter(self) as painter:
             painter.setRenderHint(QPainter.RenderHint.Antialiasing)
             painter.setPen(QColor(glyphs.theme.muted))

@@ -21,6 +21,7 @@ from vdbackup.gui import words
 from vdbackup.gui.theme import Theme
 from vdbackup.repository.model import Check, Pin, RecoveryPoint
 from vdbackup.text import printable
+from vdbackup.translation import tr
 
 Index = QModelIndex | QPersistentModelIndex
 
@@ -30,8 +31,12 @@ POINT_ID = Qt.ItemDataRole.UserRole
 def check_in_words(check: Check | None) -> str:
     """How a check went: "yes", "failed", "never"."""
     if check is None:
-        return "never"
-    return f"yes, {words.when(check.at)}" if check.ok else f"failed, {words.when(check.at)}"
+        return tr("never")
+    return (
+        tr("yes, {at}", at=words.when(check.at))
+        if check.ok
+        else tr("failed, {at}", at=words.when(check.at))
+    )
 
 
 @dataclass(frozen=True)
@@ -51,7 +56,7 @@ class Row:
     @property
     def pinned(self) -> str:
         """Whether it is pinned, and why, in words."""
-        return (printable(self.pin.note) or "yes") if self.pin else ""
+        return (printable(self.pin.note) or tr("yes")) if self.pin else ""
 
 
 @dataclass(frozen=True)
@@ -110,36 +115,36 @@ COLUMNS = (
         number=True,
     ),
     Column(
-        "Time",
+        tr("Time"),
         width=132,
         text=lambda row: words.when(row.point.created),
         sort_by=lambda row: words.local(row.point.created),
     ),
     Column(
-        "Type",
+        tr("Type"),
         width=104,
-        text=lambda row: row.point.type.value,
+        text=lambda row: tr(row.point.type),
         sort_by=lambda row: row.point.type.value,
         colour=lambda row, theme: theme.of_type(row.point.type),
     ),
     Column(
-        "Parent",
+        tr("Parent"),
         width=66,
-        text=lambda row: f"#{row.parent}" if row.parent else "none",
+        text=lambda row: f"#{row.parent}" if row.parent else tr("none"),
         sort_by=lambda row: row.parent,
         number=True,
     ),
     Column(
-        "Stored",
+        tr("Stored"),
         width=84,
         text=lambda row: words.size(row.point.stored_bytes),
         sort_by=lambda row: row.point.stored_bytes,
         number=True,
     ),
-    _of_check("Verified", lambda point: point.verified, lambda theme: theme.bad),
-    _of_check("Boot-tested", lambda point: point.boot_tested, lambda theme: theme.warning),
+    _of_check(tr("Verified"), lambda point: point.verified, lambda theme: theme.bad),
+    _of_check(tr("Boot-tested"), lambda point: point.boot_tested, lambda theme: theme.warning),
     Column(
-        "Pinned",
+        tr("Pinned"),
         width=120,
         text=lambda row: row.pinned,
         sort_by=lambda row: row.pinned,
@@ -246,7 +251,7 @@ class PointsTable(QTableView):
     def __init__(self, theme: Theme, parent: QWidget | None = None) -> None:
         super().__init__(parent)
         self.setObjectName("pointsTable")
-        self.setAccessibleName("Table of recovery points")
+        self.setAccessibleName(tr("Table of recovery points"))
         self._told = False  # the current row follows somebody else's choice
         self._model = PointsModel(theme, self)
         self.setModel(self._model)

@@ -36,6 +36,7 @@ from vdbackup.gui.timeline.items import radius
 from vdbackup.gui.timeline.layout import arrange
 from vdbackup.gui.timeline.view import TimelineView
 from vdbackup.repository.model import RecoveryPoint
+from vdbackup.translation import tr
 
 MERGE_MILLISECONDS = 380
 
@@ -64,7 +65,7 @@ class Timeline(TimelineView):
         self._ghosts: list[tuple[QPointF, int, int]] = []
         super().__init__(theme, parent)
         self.setObjectName("timeline")
-        self.setAccessibleName("Timeline of recovery points")
+        self.setAccessibleName(tr("Timeline of recovery points"))
         spoken.let_timelines_speak(Timeline)
         self.setFocusPolicy(Qt.FocusPolicy.StrongFocus)
         self.animated = True
@@ -217,7 +218,9 @@ class Timeline(TimelineView):
     def _announce(self) -> None:
         point = self.points[self._index] if self._index >= 0 else None
         description = (
-            f"Recovery point {words.point_title(point)}" if point else "No recovery points"
+            tr("Recovery point {point}", point=words.point_title(point))
+            if point
+            else tr("No recovery points")
         )
         self.setAccessibleDescription(description)
         spoken.announce(self, self._index)
@@ -327,16 +330,20 @@ class Timeline(TimelineView):
         point = self.points[index]
         lines = [
             words.point_title(point),
-            f"{words.size(point.stored_bytes)} of {words.size(point.virtual_size)}",
+            tr(
+                "{size} of {size_2}",
+                size=words.size(point.stored_bytes),
+                size_2=words.size(point.virtual_size),
+            ),
         ]
         if point.proven:
-            lines.append(f"proven {words.age(point.proven)}")
+            lines.append(tr("proven {proven}", proven=words.age(point.proven)))
         if point.id in self.facts.sessions:
-            lines.append("a virtual machine runs from it")
+            lines.append(tr("a virtual machine runs from it"))
         if point.id in self.facts.pinned:
-            lines.append("pinned")
+            lines.append(tr("pinned"))
         if point.id in self.facts.going:
-            lines.append("would go with the next backup")
+            lines.append(tr("would go with the next backup"))
         return "\n".join(lines)
 
     def area_of(self, index: int) -> QRect:

@@ -17,6 +17,7 @@ from vdbackup.gui.theme import Theme
 from vdbackup.gui.timeline.glyphs import Glyphs
 from vdbackup.gui.timeline.items import BarsItem, ChainItem, Facts, TimeAxis, radius
 from vdbackup.gui.timeline.layout import Layout, arrange
+from vdbackup.translation import tr
 
 LANE_HEIGHT = 84  # pixels, where there is room
 BARS_HEIGHT = 84
@@ -252,7 +253,7 @@ class TimelineView(pg.GraphicsView):
             area = self.viewport().rect()  # else Qt takes the picture's size in device pixels
             QGraphicsView.render(self, painter, QRectF(area), area)
             if len(self.facts.layout):
-                text = f"Changed data, up to {words.size(self._most_in_sight())}"
+                text = tr("Changed data, up to {size}", size=words.size(self._most_in_sight()))
                 painter.setPen(QColor(self.glyphs.theme.muted))
                 painter.drawText(
                     self._bars_view.sceneBoundingRect(), Qt.AlignmentFlag.AlignTop, text

@@ -17,6 +17,7 @@ from vdbackup.operations.schedules.timing import PLUG
 from vdbackup.operations.schedules.units import Units, crontab_line, name_of, units
 from vdbackup.repository.repository import Repository
 from vdbackup.sources.reference import SourceRef
+from vdbackup.translation import tr, trn
 
 VARIABLES = ("VDBACKUP_CONFIG_DIR", "VDBACKUP_DATA_DIR", "VDBACKUP_LOG_DIR")
 """By which the folders of the program are named, where they are not the usual ones."""
@@ -83,9 +84,14 @@ def planned(store: Store, wanted: Schedule) -> SchedulePlan:
     by_systemd = systemd.runs()
     # of a login, or of a drive that a desktop mounts, there is nothing to be seen without one
     lingers = by_systemd and os.geteuid() != 0 and wanted.timing.interval is not None
-    always = ", whether you are logged in or not" if lingers else ""
+    always = tr(", whether you are logged in or not") if lingers else ""
     return SchedulePlan(
-        summary=f"{wanted.set_name} is backed up {wanted.timing.words}, automatically{always}."
+        summary=tr(
+            "{set_name} is backed up {words}, automatically{always}.",
+            set_name=wanted.set_name,
+            words=wanted.timing.words,
+            always=always,
+        )
         + _verifying(wanted.verify),
         creates=tuple(str(path) for path in paths.values() if not path.exists()),
         replaces=tuple(str(path) for path in paths.values() if path.exists()),
@@ -103,8 +109,11 @@ def planned(store: Store, wanted: Schedule) -> SchedulePlan:
 def _verifying(count: int) -> str:
     if not count:
         return ""
-    which = "the point is" if count == 1 else f"the {count} points are"
-    return f" Each time {which} verified whose last verification is the longest ago."
+    return trn(
+        " Each time the point is verified whose last verification is the longest ago.",
+        " Each time the {count} points are verified whose last verification is the longest ago.",
+        count,
+    )
 
 
 def run(plan: SchedulePlan, task: Task) -> ScheduleResult:
@@ -174,9 +183,10 @@ def _others_may_change() -> str:
                 about.st_mode & (stat.S_IWGRP | stat.S_IWOTH) and not about.st_mode & stat.S_ISVTX
             )
             if about.st_uid or shared:
-                return (
-                    f"Others than root may change {path}, and so what root runs then: install the "
-                    "program where only root may write."
+                return tr(
+                    "Others than root may change {path}, and so what root runs then: install "
+                    "the program where only root may write.",
+                    path=path,
                 )
     return ""
 
@@ -185,8 +195,11 @@ def _check_readable(source: SourceRef) -> None:
     """Raise SourceNotPermitted where a backup by this user could never read the source."""
     if source.is_file and source.path.exists() and not os.access(source.path, os.R_OK):
         raise SourceNotPermitted(
-            f"You may not read {source.path}, and nobody is there at night to be asked.",
-            "Set the schedule as root: then the system backs it up, whoever is logged in.",
+            tr(
+                "You may not read {source}, and nobody is there at night to be asked.",
+                source=source.path,
+            ),
+            tr("Set the schedule as root: then the system backs it up, whoever is logged in."),
         )
 
 
@@ -200,4 +213,7 @@ def mount_point_of(folder: Path) -> str:
             if str(each) != "/":
                 return str(each)
             break
-    raise UsageError(f"{folder} lies on no drive that can be plugged in.", "Say how often instead.")
+    raise UsageError(
+        tr("{folder} lies on no drive that can be plugged in.", folder=folder),
+        tr("Say how often instead."),
+    )

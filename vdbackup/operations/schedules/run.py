@@ -18,7 +18,7 @@ from vdbackup.repository.machine import KnownMachines
 from vdbackup.repository.model import RecoveryPoint
 from vdbackup.repository.repository import Repository
 from vdbackup.sources.reference import SourceRef
-from vdbackup.translation import original
+from vdbackup.translation import original, tr
 
 PATIENCE = 3600.0
 """Seconds that another one who writes to the repository is waited for."""
@@ -46,7 +46,7 @@ def run(store: Store, schedule: Schedule, machines: Machines, task: Task) -> Run
     began = datetime.now(UTC)
     with store.running(schedule.id) as free:
         if not free:  # it notes itself how it ends
-            return RunResult(_noted(began, Outcome.SKIPPED, "Another run of it is under way."))
+            return RunResult(_noted(began, Outcome.SKIPPED, tr("Another run of it is under way.")))
         try:
             result = retry_when_cleared(
                 lambda task: _backed_up(schedule, began, machines, task),
@@ -68,7 +68,9 @@ def _backed_up(schedule: Schedule, began: datetime, machines: Machines, task: Ta
     """
     backup_set = Repository.open(schedule.repository).set(schedule.set_name)
     if point := point_of_slot(backup_set.latest_captured(), schedule, datetime.now(UTC)):
-        sentence = f"Not due: point {point.sequence} was made since the last time it was."
+        sentence = tr(
+            "Not due: point {point} was made since the last time it was.", point=point.sequence
+        )
         return RunResult(_noted(began, Outcome.SKIPPED, sentence))
     if machine := KnownMachines.of(Repository.open(schedule.repository)).with_set(backup_set):
         of_all = MachineRequest(machine.name, schedule.repository, all_blocks=schedule.all_blocks)
@@ -113,7 +115,7 @@ def _done(
         _noted(
             began,
             Outcome.WARNED if warnings else Outcome.DONE,
-            " ".join(warnings) or f"Point {point.sequence} was made.",
+            " ".join(warnings) or tr("Point {point} was made.", point=point.sequence),
         ),
         point=point.sequence,
         stored_bytes=sum(each.stored_bytes for each in points),

@@ -23,6 +23,7 @@ from pathlib import Path
 from vdbackup import durable, records
 from vdbackup.errors import ScheduleNotFound, VdbackupError
 from vdbackup.operations.schedules.timing import Timing
+from vdbackup.translation import marked, tr
 
 log = logging.getLogger(__name__)
 
@@ -75,10 +76,10 @@ def schedule_id(repository: Path, set_name: str) -> str:
 class Outcome(enum.StrEnum):
     """How a run ended."""
 
-    DONE = "done"
-    WARNED = "done, with warnings"
-    FAILED = "failed"
-    SKIPPED = "not due"
+    DONE = marked("done")
+    WARNED = marked("done, with warnings")
+    FAILED = marked("failed")
+    SKIPPED = marked("not due")
 
 
 @dataclass(frozen=True)
@@ -203,11 +204,20 @@ class Store:
             return found
         if self.is_damaged(repository, set_name):
             raise ScheduleNotFound(
-                f"The schedule of {set_name} in {repository} makes no sense any more.",
-                "Set it again, or remove it.",
+                tr(
+                    "The schedule of {set_name} in {repository} makes no sense any more.",
+                    set_name=set_name,
+                    repository=repository,
+                ),
+                tr("Set it again, or remove it."),
             )
         raise ScheduleNotFound(
-            f"{set_name} in {repository} has no schedule on this computer.", "Set one first."
+            tr(
+                "{set_name} in {repository} has no schedule on this computer.",
+                set_name=set_name,
+                repository=repository,
+            ),
+            tr("Set one first."),
         )
 
     def save(self, schedule: Schedule) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from vdbackup import durable
 from vdbackup.operations.schedules.units import Units
+from vdbackup.translation import tr
 
 log = logging.getLogger(__name__)
 
@@ -44,7 +45,7 @@ def linger() -> str:
     until = time.monotonic() + _PATIENCE
     while not (_runtime_folder() / "systemd/private").exists():  # it is being started
         if time.monotonic() > until:
-            return f"the systemd of user {os.geteuid()} does not start"
+            return tr("the systemd of user {geteuid} does not start", geteuid=os.geteuid())
         time.sleep(_LOOKS_AGAIN)
     return ""
 
@@ -92,7 +93,9 @@ def _run(*command: str) -> str:
     said = done.stderr.decode(errors="replace").strip()
     if done.returncode:
         log.warning("%s: %s %s", command, done.returncode, said)
-        return said or f"{command[0]} ended with {done.returncode}"
+        return said or tr(
+            "{command} ended with {returncode}", command=command[0], returncode=done.returncode
+        )
     return ""
 
 

@@ -14,8 +14,9 @@ from datetime import UTC, date, datetime, time, timedelta, tzinfo
 from typing import Final
 
 from vdbackup.errors import UsageError
+from vdbackup.translation import marked, tr
 
-HOURLY, DAILY, WEEKLY, MONTHLY = "hourly", "daily", "weekly", "monthly"
+HOURLY, DAILY, WEEKLY, MONTHLY = "hourly", marked("daily"), marked("weekly"), marked("monthly")
 LOGIN: Final = "login"
 PLUG: Final = "plug"
 _WITH_TIME = {DAILY: 1, WEEKLY: 7, MONTHLY: 31}
@@ -48,26 +49,33 @@ class Timing:
     def __post_init__(self) -> None:
         if self._minutes is None and self.every not in _NAMES:
             raise UsageError(
-                f"{self.every!r} is no interval of backups.",
-                f"Say 15m or another number of minutes, {', '.join(_NAMES[:-1])} or {_NAMES[-1]}.",
+                tr("{every!r} is no interval of backups.", every=self.every),
+                tr(
+                    "Say 15m or another number of minutes, {names} or {names_2}.",
+                    names=", ".join(_NAMES[:-1]),
+                    names_2=_NAMES[-1],
+                ),
             )
         minutes = self._minutes
         if minutes is not None and not (0 < minutes <= _DAY // 2 and _DAY % minutes == 0):
             raise UsageError(
-                f"{minutes} minutes do not divide a day into equal parts.",
-                "Say 5, 10, 15, 20, 30, 60, 120 or another number that does.",
+                tr("{minutes} minutes do not divide a day into equal parts.", minutes=minutes),
+                tr("Say 5, 10, 15, 20, 30, 60, 120 or another number that does."),
             )
         if minutes is not None and minutes > 60 and minutes % 60:
             raise UsageError(
-                f"{minutes} minutes are neither whole hours nor a part of one.",
-                "Say 60, 120, 180, 240 or another number of whole hours.",
+                tr("{minutes} minutes are neither whole hours nor a part of one.", minutes=minutes),
+                tr("Say 60, 120, 180, 240 or another number of whole hours."),
             )
         if self.at and self.every not in _WITH_TIME:
             raise UsageError(
-                f"What happens {self.every} has no time of the day.", "Leave the time out."
+                tr("What happens {every} has no time of the day.", every=self.every),
+                tr("Leave the time out."),
             )
         if self.at and not re.fullmatch(r"([01][0-9]|2[0-3]):[0-5][0-9]", self.at):
-            raise UsageError(f"{self.at!r} is no time of the day.", "Say it as 02:30 or 14:05.")
+            raise UsageError(
+                tr("{at!r} is no time of the day.", at=self.at), tr("Say it as 02:30 or 14:05.")
+            )
 
     @property
     def _minutes(self) -> int | None:
@@ -168,11 +176,13 @@ class Timing:
     def words(self) -> str:
         """For a person: "daily at 02:30"."""
         if self._minutes is not None:
-            every = {1: "every minute", 60: "hourly"}
-            return every.get(self._minutes, f"every {self._minutes} minutes")
-        said = {LOGIN: "at login", PLUG: "when the drive is plugged in"}
-        on = {WEEKLY: " on Mondays", MONTHLY: " on the 1st"}.get(self.every, "")
-        return said.get(self.every) or f"{self.every}{on} at {self.time:%H:%M}"
+            every = {1: tr("every minute"), 60: "hourly"}
+            return every.get(self._minutes, tr("every {minutes} minutes", minutes=self._minutes))
+        said = {LOGIN: tr("at login"), PLUG: tr("when the drive is plugged in")}
+        on = {WEEKLY: tr(" on Mondays"), MONTHLY: tr(" on the 1st")}.get(self.every, "")
+        return said.get(self.every) or tr(
+            "{every}{on} at {time:%H:%M}", every=tr(self.every), on=on, time=self.time
+        )
 
 
 def _moment(naive: datetime, zone: tzinfo | None) -> datetime:

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from vdbackup.operations.schedules.store import Schedule
 from vdbackup.operations.schedules.timing import LOGIN, PLUG
 from vdbackup.text import printable
+from vdbackup.translation import tr
 
 _PLAIN = frozenset(range(0x20, 0x7F)) - frozenset(b'"\\')
 _REFUSED = frozenset(range(0x20)) | frozenset(b"\"'\\\x7f")
@@ -63,7 +64,12 @@ def _service(schedule: Schedule, command: Sequence[str], install: str) -> str:
     lines = [
         "# Written by vdbackup. What it says is lost when the schedule is changed or removed.",
         "[Unit]",
-        f"Description=Backup of {_words(schedule.set_name)} by vdbackup, {schedule.timing.words}",
+        "Description="
+        + tr(
+            "Backup of {set_name} by vdbackup, {words}",
+            set_name=_words(schedule.set_name),
+            words=schedule.timing.words,
+        ),
         *(["ConditionACPower=true"] if schedule.on_mains else []),
         "",
         "[Service]",
@@ -89,7 +95,12 @@ def _timer(schedule: Schedule) -> str:
     lines = [
         "# Written by vdbackup. What it says is lost when the schedule is changed or removed.",
         "[Unit]",
-        f"Description=Backups of {_words(schedule.set_name)} by vdbackup, {schedule.timing.words}",
+        "Description="
+        + tr(
+            "Backups of {set_name} by vdbackup, {words}",
+            set_name=_words(schedule.set_name),
+            words=schedule.timing.words,
+        ),
         "",
         "[Timer]",
         *when,

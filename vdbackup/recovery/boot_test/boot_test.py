@@ -44,6 +44,7 @@ from vdbackup.repository.lock import being_written
 from vdbackup.repository.machine import points_together
 from vdbackup.repository.model import BootStage, BootTest, RecoveryPoint
 from vdbackup.repository.repository import Repository
+from vdbackup.translation import tr
 
 log = logging.getLogger(__name__)
 
@@ -158,7 +159,9 @@ def record(
     """
 
     def note(task: Task) -> None:
-        with repository.lock(f"recording a boot test in {set_name}", task.cancel):
+        with repository.lock(
+            tr("recording a boot test in {set_name}", set_name=set_name), task.cancel
+        ):
             backup_set = repository.set(set_name)
             point = backup_set.point(point_id)
             path = backup_set.folder / point.picture
@@ -188,12 +191,18 @@ def _refuse_data(
     if found is not None:  # it spares the disk, where every point is looked at each night
         guest = found.guest
     else:
-        with claims.open_point(repository, set_name, point_id, "looking for a system in") as chain:
+        with claims.open_point(
+            repository, set_name, point_id, tr("looking for a system in")
+        ) as chain:
             guest = inspect(chain)
     if has_no_system(guest) and not _had_system(backup_set, point):
         raise NoSystem(
-            f"There is no system to boot on point {point.sequence} of {set_name}.",
-            f"{guest.problems[0].sentence} Nothing was tested.",
+            tr(
+                "There is no system to boot on point {point} of {set_name}.",
+                point=point.sequence,
+                set_name=set_name,
+            ),
+            tr("{sentence} Nothing was tested.", sentence=guest.problems[0].sentence),
         )
 
 
@@ -214,10 +223,10 @@ def now() -> str:
 def _wait_for_others(repository: Repository, task: Task) -> None:
     if not being_written(repository.path):
         return
-    task.waits("The repository is being written to, and a boot test gives way to that.")
+    task.waits(tr("The repository is being written to, and a boot test gives way to that."))
     while being_written(repository.path):
         task.cancel.wait(_WAIT)
-    task.phase("Starting")
+    task.phase(tr("Starting"))
 
 
 def _test(
@@ -228,8 +237,8 @@ def _test(
     task: Task,
 ) -> tuple[BootTest, Frame | None] | None:
     """The result and the last thing on the screen; None if it has given way."""
-    task.phase("Starting", 0, 0)
-    doing = "testing whether it boots"
+    task.phase(tr("Starting"), 0, 0)
+    doing = tr("testing whether it boots")
     together = _together(repository, set_name, point_id)
     with ExitStack() as stack:
         agent = stack.enter_context(AgentChannel())
@@ -263,7 +272,7 @@ def watched(
             log.info("a boot test gives way")
             return None
         watch.look()
-        task.phase(f"Booting: {watch.stage}", 0, 0)
+        task.phase(tr("Booting: {stage}", stage=tr(str(watch.stage))), 0, 0)
     return watch.result(), watch.frame
 
 
@@ -350,16 +359,20 @@ class _Watch:
         for problem in self._session.hardware.problems:
             if problem.blocks:
                 return problem.sentence
-        reason = self._ended or f"It showed no sign of life within {self._limit:g} s."
+        reason = self._ended or tr(
+            "It showed no sign of life within {limit:g} s.", limit=self._limit
+        )
         last = words.last_line(self._view.console) or words.last_line(self._view.text or "")
-        return f"{reason} Its last words: {last!r}." if last else reason
+        return (
+            tr("{reason} Its last words: {last!r}.", reason=reason, last=last) if last else reason
+        )
 
     def _session_runs(self) -> bool:
         """Whether the machine still runs, after a moment; notes why it does not."""
         try:
             if not self._session.wait(timeout=_LOOK):
                 return True
-            self._ended = "It has switched itself off."
+            self._ended = tr("It has switched itself off.")
         except RecoveryError as error:
             self._ended = error.title
         return False

@@ -10,6 +10,7 @@ from typing import Protocol
 from vdbackup.errors import UsageError
 from vdbackup.recovery.boot_test import words as boot_words
 from vdbackup.recovery.boot_test.screen import Frame
+from vdbackup.translation import tr
 
 SETTLED_TEXT = 5.0
 """Seconds that a screen in text mode has to be at rest."""
@@ -80,14 +81,15 @@ class Words:
             self._pattern = re.compile(pattern, re.MULTILINE)
         except re.error as error:
             raise UsageError(
-                f"{pattern!r} is no regular expression: {error}.", "Use text:WORDS for plain words."
+                tr("{pattern!r} is no regular expression: {error}.", pattern=pattern, error=error),
+                tr("Use text:WORDS for plain words."),
             ) from error
 
     def see(self, view: View) -> Seen | None:
         """Whether the words have come."""
         for text in (view.console, view.text or ""):
             if match := self._pattern.search(text):
-                return Seen(f"It said {match[0].strip()[:200]!r}.", view.seconds)
+                return Seen(tr("It said {match!r}.", match=match[0].strip()[:200]), view.seconds)
         return None
 
 
@@ -97,7 +99,7 @@ class Login:
     def see(self, view: View) -> Seen | None:
         """Whether it asks."""
         asks = any(boot_words.asks_for_login(text) for text in (view.console, view.text or ""))
-        return Seen("It asks for a login.", view.seconds) if asks else None
+        return Seen(tr("It asks for a login."), view.seconds) if asks else None
 
 
 class Agent:
@@ -105,7 +107,7 @@ class Agent:
 
     def see(self, view: View) -> Seen | None:
         """Whether it does."""
-        return Seen("The guest's agent answers.", view.seconds) if view.agent else None
+        return Seen(tr("The guest's agent answers."), view.seconds) if view.agent else None
 
 
 class SettledScreen:
@@ -130,7 +132,10 @@ class SettledScreen:
         at_rest = view.seconds - self._since
         if at_rest < _time_needed(view) or not self._is_an_end(view) or not self._calm():
             return None
-        sentence = f"Its screen has not changed for {at_rest:.0f} s, and it has nothing to do."
+        sentence = tr(
+            "Its screen has not changed for {at_rest:.0f} s, and it has nothing to do.",
+            at_rest=at_rest,
+        )
         return Seen(sentence, self._since)
 
     def _is_an_end(self, view: View) -> bool:
@@ -175,8 +180,8 @@ def readiness(words: str) -> Readiness:
     }
     if words not in kinds:
         raise UsageError(
-            f"There is no sign of life {words!r}.",
-            "Choose auto, login, screen, agent, text:WORDS or regex:PATTERN.",
+            tr("There is no sign of life {words!r}.", words=words),
+            tr("Choose auto, login, screen, agent, text:WORDS or regex:PATTERN."),
         )
     return kinds[words]()
 

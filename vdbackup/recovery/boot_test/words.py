@@ -12,6 +12,7 @@ import re
 from dataclasses import dataclass
 
 from vdbackup.repository.model import BootStage
+from vdbackup.translation import tr
 
 _MAX_LINE = 300
 """Characters that are quoted."""
@@ -58,37 +59,37 @@ _FAILURES = (
     (
         BootStage.KERNEL,
         r"Kernel panic - not syncing: (?P<said>.{0,300})",
-        "The kernel gave up: {said}.",
+        tr("The kernel gave up: {said}."),
     ),
     (
         BootStage.SYSTEM,
         r"ALERT! +(?P<said>.{0,300}does not exist)\. +Dropping to a shell|^\(initramfs\) *\Z",
-        "The initramfs did not find the root file system: {said}.",
+        tr("The initramfs did not find the root file system: {said}."),
     ),
     (
         BootStage.SYSTEM,
         r"dracut.{0,40}Warning: (?P<said>.{0,300}does not exist)|^(?:dracut)?:/# *\Z",
-        "The initramfs did not find the root file system: {said}.",
+        tr("The initramfs did not find the root file system: {said}."),
     ),
     (
         BootStage.SYSTEM,
         r"Give root password for maintenance|You are in (?:emergency|rescue) mode",
-        "The system went into its emergency mode.",
+        tr("The system went into its emergency mode."),
     ),
     (
         BootStage.LOADER,
         r"^(?P<said>error: .{0,300})\n(?:.{0,300}\n){0,8}grub rescue> *\Z|^grub(?: rescue)?> *\Z",
-        "GRUB does not find what it should start: {said}.",
+        tr("GRUB does not find what it should start: {said}."),
     ),
     (
         BootStage.LOADER,
         _NOTHING_TO_START,
-        "The boot loader does not find what it should start: {said}.",
+        tr("The boot loader does not find what it should start: {said}."),
     ),
     (
         BootStage.FIRMWARE,
         r"No bootable device|BdsDxe: No bootable option|UEFI Interactive Shell|^Shell> *\Z",
-        "The firmware found nothing on the disk that it could start.",
+        tr("The firmware found nothing on the disk that it could start."),
     ),
 )
 _FAILURES_COMPILED = [

@@ -18,6 +18,7 @@ from vdbackup.agent.block_devices import SYS_BLOCK
 from vdbackup.agent.stacking import number_of
 from vdbackup.guest.hardware import Controller
 from vdbackup.guest.model import Firmware
+from vdbackup.translation import tr
 
 FIRMWARE = Path("/sys/firmware/efi")
 """There only where this computer was started by UEFI."""
@@ -68,7 +69,7 @@ class Computer:
     def words(self) -> str:
         """What the disk hangs on, for the middle of a sentence."""
         names = [step.driver for step in self.way if step.driver]
-        return ", ".join(dict.fromkeys(names)) or "what its kernel has built in"
+        return ", ".join(dict.fromkeys(names)) or tr("what its kernel has built in")
 
     def drivers(self, aliases: Sequence[tuple[str, str]]) -> tuple[str, ...]:
         """What a system has to load before its root is there.

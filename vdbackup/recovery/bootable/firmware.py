@@ -19,6 +19,7 @@ from vdbackup.recovery.retarget.linux.appliance import Write
 from vdbackup.sources.devices import facts_of_device
 from vdbackup.sources.inventory import partition_node
 from vdbackup.text import printable
+from vdbackup.translation import tr
 
 log = logging.getLogger(__name__)
 
@@ -65,7 +66,7 @@ def add_entry(disk: Path, volume: FileSystem, loader: Loader, name: str) -> bool
     Raises ProgramMissing, NotRetargeted.
     """
     if loader.program is None:
-        raise ValueError("the firmware finds that loader by itself")
+        raise ValueError(tr("the firmware finds that loader by itself"))
     number = int(volume.volume.removeprefix("p") or 0)
     program = loader.program.path.replace("/", "\\")
     node = partition_node(disk, number)
@@ -96,16 +97,16 @@ def _efibootmgr(*arguments: str) -> str:
         )
     except FileNotFoundError:
         raise ProgramMissing(
-            "The firmware gets no boot entry: efibootmgr is not installed.",
-            "Install it with: sudo apt install efibootmgr",
+            tr("The firmware gets no boot entry: efibootmgr is not installed."),
+            tr("Install it with: sudo apt install efibootmgr"),
         ) from None
     except subprocess.TimeoutExpired:
-        raise NotRetargeted("The firmware does not answer efibootmgr.") from None
+        raise NotRetargeted(tr("The firmware does not answer efibootmgr.")) from None
     if done.returncode:
         said = done.stderr.decode(errors="replace").strip().splitlines()
         log.warning("efibootmgr %s: %s", arguments, said)
         raise NotRetargeted(
-            "The firmware has not taken a boot entry.",
-            f"efibootmgr says: {printable(said[-1])}" if said else "",
+            tr("The firmware has not taken a boot entry."),
+            tr("efibootmgr says: {said}", said=printable(said[-1])) if said else "",
         )
     return done.stdout.decode(errors="replace")

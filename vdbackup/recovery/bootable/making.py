@@ -35,6 +35,7 @@ from vdbackup.recovery.retarget.report import FileChange
 from vdbackup.recovery.retarget.windows import edits as windows
 from vdbackup.recovery.retarget.windows.edits import WindowsEdits
 from vdbackup.recovery.target import read_table_again
+from vdbackup.translation import tr
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,26 +115,28 @@ def run(plan: BootablePlan, task: Task) -> MadeBootable:
     disk, here = plan.disk, computer.of(plan.disk)
     done: list[str] = []
     warnings = list(plan.notes)
-    task.phase("Look at the disk")
+    task.phase(tr("Look at the disk"))
     _replay(disk, plan)
     found = _find(disk, here)
     task.check()
-    task.phase("Change files")
+    task.phase(tr("Change files"))
     writes = (*found.files.writes, *found.fallback)
     mounted.write(disk, writes)
     if found.windows is not None:
         _edit_windows(disk, found.guest, found.windows, task)
     done += [_sentence(each) for each in _changes(found)]
     if loader := firmware.own_loader(found.guest) if _entry(found.guest, here) else None:
-        task.phase("Boot entry")
+        task.phase(tr("Boot entry"))
         name = found.guest.name or "Linux"
         try:
             added = firmware.add_entry(disk, _efi(found.guest), loader, name)
         except RecoveryError as error:  # the firmware finds the copy of the loader
             warnings.append(f"{error.title} {error.advice}".rstrip())
         else:
-            how = "has a boot entry now" if added else "had a boot entry already"
-            done.append(f"The firmware {how}: {name}, {plan.entry}.")
+            how = tr("has a boot entry now") if added else tr("had a boot entry already")
+            done.append(
+                tr("The firmware {how}: {name}, {entry}.", how=how, name=name, entry=plan.entry)
+            )
     os.sync()
     return MadeBootable(tuple(done), tuple(warnings))
 
@@ -143,9 +146,11 @@ def run(plan: BootablePlan, task: Task) -> MadeBootable:
 
 def _check(disk: Path) -> None:
     if os.geteuid() != 0:
-        raise NeedsRoot("Only root may change what lies on a disk.", "Do it as root.")
+        raise NeedsRoot(tr("Only root may change what lies on a disk."), tr("Do it as root."))
     if not disk.is_block_device():
-        raise UnfitTarget(f"{disk} is no block device.", "Name the disk that was restored to.")
+        raise UnfitTarget(
+            tr("{disk} is no block device.", disk=disk), tr("Name the disk that was restored to.")
+        )
     if problem := hindrance(disk, None):
         raise problem
     with disk.open("rb") as device:
@@ -159,8 +164,8 @@ def _find(disk: Path, here: Computer) -> _Found:
         if guest.system in (System.NONE, System.OTHER) or blocking:
             why = blocking[0] if blocking else None
             raise NotRetargeted(
-                why.sentence if why else f"The system on {disk} is not known.",
-                why.advice if why else "It may start as it is: try it.",
+                why.sentence if why else tr("The system on {disk} is not known.", disk=disk),
+                why.advice if why else tr("It may start as it is: try it."),
             )
         whole = Disk(chain)
         copies = tuple(firmware.fallback(whole, guest))
@@ -177,9 +182,13 @@ def _drivers(here: Computer) -> Wanted:
         missing = [name for name in names if name not in {*there.files, *kernel.early}]
         if missing:
             raise NoDriver(
-                f"Linux {kernel.version} has no driver {', '.join(missing)}, by which this "
-                "computer reaches the disk.",
-                "Put the disk on another controller, or install a newer kernel in the system.",
+                tr(
+                    "Linux {version} has no driver {missing}, by which this computer reaches the "
+                    "disk.",
+                    version=kernel.version,
+                    missing=", ".join(missing),
+                ),
+                tr("Put the disk on another controller, or install a newer kernel in the system."),
             )
         return names
 
@@ -190,13 +199,16 @@ def _windows(
     disk: Disk, guest: Guest, here: Computer
 ) -> tuple[WindowsEdits | None, tuple[str, ...]]:
     if here.controller is None:
-        unknown = (
-            f"Whether Windows has a driver for this disk ({here.words}) is not known: nothing of "
-            "it was changed."
+        unknown = tr(
+            "Whether Windows has a driver for this disk ({words}) is not known: nothing of it "
+            "was changed.",
+            words=here.words,
         )
         return None, (unknown,)
     if guest.root is None:
-        raise NotRetargeted("The volume of Windows was not found.", "It may start as it is.")
+        raise NotRetargeted(
+            tr("The volume of Windows was not found."), tr("It may start as it is.")
+        )
     tree = disk.trees[guest.root.volume]
     return windows.plan_windows(tree, guest.root, here.controller), ()
 
@@ -211,7 +223,7 @@ def _entry(guest: Guest, here: Computer) -> str:
 
 def _efi(guest: Guest) -> FileSystem:
     if guest.efi is None:
-        raise NotRetargeted("The disk has no EFI system partition.")
+        raise NotRetargeted(tr("The disk has no EFI system partition."))
     return guest.efi
 
 
@@ -219,9 +231,13 @@ def _firmware_notes(guest: Guest, here: Computer) -> Iterator[str]:
     if guest.firmware and here.firmware not in guest.firmware:
         other = guest.firmware[0].upper()
         yield (
-            f"The disk starts by {other} alone, and this computer was started by "
-            f"{here.firmware.upper()}: look in its firmware's settings for a way to start by "
-            f"{other}" + (" (CSM, legacy)." if guest.firmware[0] is Firmware.BIOS else ".")
+            tr(
+                "The disk starts by {other} alone, and this computer was started by {firmware}: "
+                "look in its firmware's settings for a way to start by {other}",
+                other=other,
+                firmware=here.firmware.upper(),
+            )
+            + (tr(" (CSM, legacy).") if guest.firmware[0] is Firmware.BIOS else ".")
         )
 
 
@@ -259,7 +275,9 @@ def _edit_windows(disk: Path, guest: Guest, edits: WindowsEdits, task: Task) -> 
 def _changes(found: _Found) -> Iterator[FileChange]:
     yield from found.files.changes
     for each in found.fallback:
-        yield FileChange(each.volume.volume, each.path, "", "a copy of the system's boot loader")
+        yield FileChange(
+            each.volume.volume, each.path, "", tr("a copy of the system's boot loader")
+        )
     if found.windows is not None and found.guest.root is not None:
         for change in found.windows.changes:
             yield FileChange(
@@ -269,21 +287,28 @@ def _changes(found: _Found) -> Iterator[FileChange]:
 
 def _sentence(change: FileChange) -> str:
     if "\n" in change.after or not change.after:
-        return f"{change.path} was changed."
+        return tr("{change} was changed.", change=change.path)
     return f"{change.path}: {change.after}."
 
 
 def _summary(
     disk: Path, guest: Guest, here: Computer, changes: tuple[FileChange, ...], entry: str
 ) -> str:
-    what = f"{guest.name or 'The system'} on {disk}"
-    how = f"this computer, which reaches the disk by {here.words}"
+    what = tr("{guest} on {disk}", guest=guest.name or tr("The system"), disk=disk)
+    how = tr("this computer, which reaches the disk by {words}", words=here.words)
     if not changes and not entry:
-        return f"{what} needs no change to start on {how}."
+        return tr("{what} needs no change to start on {how}.", what=what, how=how)
     steps = []
     if changes:
         one = len(changes) == 1
-        steps.append("1 file is changed" if one else f"{len(changes)} files are changed")
+        steps.append(
+            tr("1 file is changed") if one else tr("{count} files are changed", count=len(changes))
+        )
     if entry:
-        steps.append(f"the firmware gets a boot entry for {entry}")
-    return f"{what} is made to start on {how}: {' and '.join(steps)}."
+        steps.append(tr("the firmware gets a boot entry for {entry}", entry=entry))
+    return tr(
+        "{what} is made to start on {how}: {steps}.",
+        what=what,
+        how=how,
+        steps=tr(" and ").join(steps),
+    )

@@ -17,6 +17,7 @@ from vdbackup.errors import NotRetargeted
 from vdbackup.guest.model import FileSystem
 from vdbackup.recovery.retarget.linux.appliance import Write, kind_of
 from vdbackup.sources.inventory import partition_node
+from vdbackup.translation import tr
 
 log = logging.getLogger(__name__)
 
@@ -45,7 +46,9 @@ def write(disk: Path, writes: Sequence[Write]) -> None:
             with path.open("ab" if each.append else "wb") as file:
                 file.write(each.content)
             if path.read_bytes() != before + each.content:
-                raise NotRetargeted(f"The file {each.path} is not what it should be.")
+                raise NotRetargeted(
+                    tr("The file {which} is not what it should be.", which=each.path)
+                )
 
 
 @contextmanager
@@ -76,8 +79,8 @@ def device_of(disk: Path, volume: FileSystem) -> Path:
     node = partition_node(disk, int(number)) if number else disk
     if node is None:
         raise NotRetargeted(
-            f"The kernel does not show partition {number} of {disk}.",
-            f"Let it read the table: partprobe {disk}",
+            tr("The kernel does not show partition {number} of {disk}.", number=number, disk=disk),
+            tr("Let it read the table: partprobe {disk}", disk=disk),
         )
     return node
 
@@ -100,13 +103,18 @@ def _run(*command: str) -> None:
         done = subprocess.run(
             command, stdin=subprocess.DEVNULL, capture_output=True, timeout=_PATIENCE, check=False
         )
-        problem = done.stderr.decode(errors="replace").strip() or f"it ended with {done.returncode}"
+        problem = done.stderr.decode(errors="replace").strip() or tr(
+            "it ended with {returncode}", returncode=done.returncode
+        )
         problem = problem if done.returncode else ""
     except (OSError, subprocess.TimeoutExpired) as error:
         problem = str(error)
     if problem:
         log.warning("%s: %s", command, problem)
         raise NotRetargeted(
-            f"{command[0]} could not do what it takes to change files of the disk.",
-            f"It says: {problem.splitlines()[-1]}",
+            tr(
+                "{command} could not do what it takes to change files of the disk.",
+                command=command[0],
+            ),
+            tr("It says: {line}", line=problem.splitlines()[-1]),
         )

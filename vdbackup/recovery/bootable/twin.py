@@ -28,6 +28,7 @@ from vdbackup.recovery.exporting import exported, raw
 from vdbackup.recovery.retarget import edits
 from vdbackup.recovery.retarget.linux import appliance
 from vdbackup.recovery.retarget.windows import edits as windows
+from vdbackup.translation import tr
 
 
 def make_ready(disk: Path, wanted: HardwareRequest, sessions_folder: Path, task: Task) -> Hardware:
@@ -42,8 +43,11 @@ def make_ready(disk: Path, wanted: HardwareRequest, sessions_folder: Path, task:
             return hardware
         if not hardware.edit.possible:
             raise NoDriver(
-                f"The system in this recovery point has no driver for {hardware.controller}.",
-                "Rehearse it on other hardware.",
+                tr(
+                    "The system in this recovery point has no driver for {controller}.",
+                    controller=hardware.controller,
+                ),
+                tr("Rehearse it on other hardware."),
             )
         whole = Disk(chain)
         if guest.system is System.LINUX:
@@ -87,13 +91,15 @@ def _run_errand(
                     file.write(offset, view[done : done + length])
                     done += length
 
-            transfer(changed, above.read, put, phase="Retarget", task=task)
+            transfer(changed, above.read, put, phase=tr("Retarget"), task=task)
             file.sync()
 
 
 def _edit_windows(disk: Path, whole: Disk, guest: Guest, hardware: Hardware, task: Task) -> None:
     if guest.root is None:
-        raise NotRetargeted("The volume of Windows was not found.", "Rehearse another point.")
+        raise NotRetargeted(
+            tr("The volume of Windows was not found."), tr("Rehearse another point.")
+        )
     tree = whole.trees[guest.root.volume]
     found = windows.plan_windows(tree, guest.root, hardware.controller)
     with disk.open("r+b") as file:

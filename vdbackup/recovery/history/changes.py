@@ -11,6 +11,7 @@ import numpy as np
 from vdbackup.disks.chain import Chain
 from vdbackup.disks.extents import ZERO, Int64s, Ranges, aligned, as_ranges, overlap, total, union
 from vdbackup.jobs import Task
+from vdbackup.translation import tr
 from vdbackup.volumes.places import Disk
 
 UNIT = 4096
@@ -100,7 +101,7 @@ def differing(before: Chain, after: Chain, maybe: Ranges, task: Task) -> Ranges:
             after.readinto(offset, other[:count])
             found += _units_that_differ(offset, one[:count], other[:count])
             done += count
-            task.phase("Comparing", done, of)
+            task.phase(tr("Comparing"), done, of)
     return union(as_ranges(found), beyond)
 
 

@@ -23,6 +23,7 @@ from vdbackup.repository import claims
 from vdbackup.repository.model import RecoveryPoint
 from vdbackup.repository.repository import Repository
 from vdbackup.text import printable
+from vdbackup.translation import marked, tr
 from vdbackup.volumes.filesystems.node import Kind, Unreadable, reading
 from vdbackup.volumes.places import on_disk
 from vdbackup.volumes.volumes import Volumes
@@ -31,14 +32,14 @@ from vdbackup.volumes.volumes import Volumes
 class What(StrEnum):
     """What of a file is another."""
 
-    NEW = "new"
-    GONE = "gone"
-    KIND = "kind"
-    CONTENT = "content"
-    TARGET = "target"
-    TIME = "time"
-    PERMISSIONS = "permissions"
-    OWNER = "owner"
+    NEW = marked("new")
+    GONE = marked("gone")
+    KIND = marked("kind")
+    CONTENT = marked("content")
+    TARGET = marked("target")
+    TIME = marked("time")
+    PERMISSIONS = marked("permissions")
+    OWNER = marked("owner")
 
 
 @dataclass(frozen=True)
@@ -87,7 +88,7 @@ def differences(
         NotInPoint: neither has such a folder. PointInUse, PointNotFound, DiskError, Cancelled.
         RecoveryError: a partition table is damaged.
     """
-    doing = "comparing two points"
+    doing = tr("comparing two points")
     with claims.reading(repository, set_name, ids, doing) as backup_set, ExitStack() as opened:
         before, after = (backup_set.point(each) for each in ids)
         one, other = (opened.enter_context(backup_set.open_chain(each)) for each in (before, after))
@@ -97,11 +98,13 @@ def differences(
         old = {each.path: each for each in walk.files(Volumes(one), task, warnings, below)}
         new = {each.path: each for each in walk.files(Volumes(other), task, warnings, below)}
         if not old and not new and not warnings:
-            raise NotInPoint(f"There is no {printable(below)} in either recovery point.", "")
+            raise NotInPoint(
+                tr("There is no {below} in either recovery point.", below=printable(below)), ""
+            )
         found = []
         for number, path in enumerate(sorted(old.keys() | new.keys())):
             task.check()
-            task.phase("Comparing files", number, len(old | new))
+            task.phase(tr("Comparing files"), number, len(old | new))
             difference = _difference(old.get(path), new.get(path), counter, warnings)
             if difference is not None:
                 found.append(difference)
@@ -170,7 +173,7 @@ def _has_other_bytes(old: walk.Found, new: walk.Found, changed: Counter) -> bool
             return not same_content(old.node.content(), new.node.content())
         except Unreadable as error:
             raise GuestUnreadable(
-                f"{printable(new.path)} cannot be compared: {error}.", ""
+                tr("{new} cannot be compared: {error}.", new=printable(new.path), error=error), ""
             ) from error
 
 

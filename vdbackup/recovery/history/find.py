@@ -25,6 +25,7 @@ from vdbackup.repository.backup_set import BackupSet
 from vdbackup.repository.model import RecoveryPoint
 from vdbackup.repository.repository import Repository
 from vdbackup.text import printable
+from vdbackup.translation import tr
 from vdbackup.volumes.volumes import Volumes
 
 MOST_FOUND = 10_000
@@ -99,7 +100,7 @@ def find(
         PointInUse: points are just being changed. Cancelled, RepositoryError.
     """
     ids = [point.id for point in repository.set(set_name).points]
-    doing = f"searching for {printable(pattern.text)}"
+    doing = tr("searching for {text}", text=printable(pattern.text))
     with claims.reading(repository, set_name, ids, doing) as backup_set:
         points = backup_set.points
         with Index.load(index_file, points) as index:
@@ -112,7 +113,9 @@ def find(
             found = tuple(_matching(index, points, pattern))
             by_id = {point.id: point.sequence for point in points}
             unread = [
-                f"Point {by_id[each]}: {text}" for each, text in index.warnings() if each in by_id
+                tr("Point {by_id}: {text}", by_id=by_id[each], text=text)
+                for each, text in index.warnings()
+                if each in by_id
             ]
     return Search(found, reader.count, (*reader.warnings, *unread))
 
@@ -178,10 +181,16 @@ class _Reader:
         missing = [point for point in points if point.id not in known]
         with closing(in_order(self._set, missing)) as moments:
             for number, moment in enumerate(moments):
-                task.phase("Reading points", number, len(missing))
+                task.phase(tr("Reading points"), number, len(missing))
                 if moment.disk is None:
                     because = moment.problem.title if moment.problem else ""
-                    self.warnings.append(f"Point {moment.point.sequence} cannot be read: {because}")
+                    self.warnings.append(
+                        tr(
+                            "Point {point} cannot be read: {because}",
+                            point=moment.point.sequence,
+                            because=because,
+                        )
+                    )
                     continue
                 if moment.maybe is None:
                     self._looked_at = None

@@ -26,6 +26,7 @@ from vdbackup import durable
 from vdbackup.errors import VdbackupError
 from vdbackup.repository.model import RecoveryPoint
 from vdbackup.text import printable
+from vdbackup.translation import tr
 
 log = logging.getLogger(__name__)
 
@@ -193,12 +194,12 @@ def _opened(data: bytes) -> sqlite3.Connection:
     """The database in a file; raises ValueError where it is not what was written."""
     start = len(_MAGIC) + _SEAL
     if data[: len(_MAGIC)] != _MAGIC:
-        raise ValueError("it is of another version")
+        raise ValueError(tr("it is of another version"))
     packed = data[start:]
     if blake3(packed).digest() != data[len(_MAGIC) : start]:
-        raise ValueError("it is damaged")
+        raise ValueError(tr("it is damaged"))
     if zstandard.frame_content_size(packed) > _MAX_SIZE:
-        raise ValueError("it is too large")
+        raise ValueError(tr("it is too large"))
     database = sqlite3.connect(":memory:")
     try:
         database.deserialize(zstandard.ZstdDecompressor().decompress(packed))

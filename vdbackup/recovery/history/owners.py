@@ -22,6 +22,7 @@ from vdbackup.repository import claims
 from vdbackup.repository.model import RecoveryPoint
 from vdbackup.repository.repository import Repository
 from vdbackup.text import printable
+from vdbackup.translation import tr
 from vdbackup.volumes import allocation
 from vdbackup.volumes.filesystems.node import Kind, Unreadable, reading
 from vdbackup.volumes.places import on_disk
@@ -82,7 +83,7 @@ def sizes(repository: Repository, set_name: str, point_id: str, below: str, task
         NotInPoint: there is no such folder. PointInUse, PointNotFound, DiskError, Cancelled.
         RecoveryError: the partition table is damaged.
     """
-    doing = f"finding out why point {point_id[:8]} is so large"
+    doing = tr("finding out why point {point_id} is so large", point_id=point_id[:8])
     wanted = [point_id, *_parent_of(repository, set_name, point_id)]
     with claims.reading(repository, set_name, wanted, doing) as backup_set:
         point = backup_set.point(point_id)
@@ -156,7 +157,7 @@ class Owned:
         pieces = _Pieces()
         seen: set[tuple[str, int]] = set()
         for each in walk.files(volumes, task, warnings):
-            task.phase("Looking whose that is", 0, 0)
+            task.phase(tr("Looking whose that is"), 0, 0)
             found.append((each.path, each.stat.kind))
             if each.stat.inode is not None and each.stat.links > 1:
                 if (key := (each.place.name, each.stat.inode)) in seen:
@@ -169,7 +170,9 @@ class Owned:
         sums = pieces.bytes_in(changed, len(found))
         shares = _by_folder(found, sums, below)
         if below.strip("/") and not shares and not any(path == _clean(below) for path, _ in found):
-            raise NotInPoint(f"There is no {printable(below)} in this recovery point.", "")
+            raise NotInPoint(
+                tr("There is no {below} in this recovery point.", below=printable(below)), ""
+            )
         nobodys = without(changed, pieces.ranges)
         return cls(shares, tuple(_others(disk, volumes, nobodys)), warnings)
 
@@ -220,19 +223,27 @@ def _others(disk: Chain, volumes: Volumes, rest: Ranges) -> Iterable[tuple[str, 
         volume, _ = volumes.open(name)
         here = overlap(rest, union(as_ranges(list(place.runs)), NOTHING))
         rest = without(rest, here)
-        of = name or "the disk"
+        of = name or tr("the disk")
         if volume.problem:
             yield (
-                f"{of}, which cannot be looked into ({volume.filesystem or 'unknown'})",
+                tr(
+                    "{of}, which cannot be looked into ({filesystem})",
+                    of=of,
+                    filesystem=volume.filesystem or tr("unknown"),
+                ),
                 total(here),
             )
             continue
-        yield f"free space of {of}, as far as that is known", total(overlap(here, free))
+        yield tr("free space of {of}, as far as that is known", of=of), total(overlap(here, free))
         yield (
-            f"what {volume.filesystem} keeps for itself on {of}: its tables, its journal",
+            tr(
+                "what {filesystem} keeps for itself on {of}: its tables, its journal",
+                filesystem=volume.filesystem,
+                of=of,
+            ),
             total(without(here, free)),
         )
-    yield "outside of all volumes", total(rest)
+    yield tr("outside of all volumes"), total(rest)
 
 
 def _free(disk: Chain) -> Ranges:

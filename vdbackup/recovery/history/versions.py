@@ -23,6 +23,7 @@ from vdbackup.repository.backup_set import BackupSet
 from vdbackup.repository.model import RecoveryPoint
 from vdbackup.repository.repository import Repository
 from vdbackup.text import printable
+from vdbackup.translation import tr
 from vdbackup.volumes.filesystems.node import (
     Content,
     Kind,
@@ -92,18 +93,22 @@ def versions(repository: Repository, set_name: str, path: str, task: Task) -> Ve
     """
     clean = "/" + "/".join(name for name in path.split("/") if name)
     ids = [point.id for point in repository.set(set_name).points]
-    doing = f"looking for versions of {printable(clean)}"
+    doing = tr("looking for versions of {clean}", clean=printable(clean))
     with claims.reading(repository, set_name, ids, doing) as backup_set:
         search = _Search(backup_set, clean)
         with closing(in_order(backup_set, backup_set.points)) as moments:
             for number, moment in enumerate(moments):
                 task.check()
-                task.phase("Looking through points", number, len(ids))
+                task.phase(tr("Looking through points"), number, len(ids))
                 search.look(moment)
     if all(version.stat is None for version in search.versions):
         raise NotInPoint(
-            f"There is no {printable(clean)} in any recovery point of {set_name}.",
-            "Search for its name, or list the folder above it.",
+            tr(
+                "There is no {clean} in any recovery point of {set_name}.",
+                clean=printable(clean),
+                set_name=set_name,
+            ),
+            tr("Search for its name, or list the folder above it."),
         )
     return Versions(clean, tuple(search.versions), search.read, tuple(search.warnings))
 
@@ -124,7 +129,9 @@ class _Search:
         number, disk = moment.point.sequence, moment.disk
         if disk is None:
             because = moment.problem.title if moment.problem else ""
-            self.warnings.append(f"Point {number} cannot be read: {because}")
+            self.warnings.append(
+                tr("Point {number} cannot be read: {because}", number=number, because=because)
+            )
             return
         self._since = _both(self._since, moment.maybe)
         before = self._state
@@ -137,7 +144,7 @@ class _Search:
             now = _look(disk, self._path)
             is_new = before is None or self._is_another(before, now, disk)
         except VdbackupError as error:
-            self.warnings.append(f"Point {number}: {error.title}")
+            self.warnings.append(tr("Point {number}: {error}", number=number, error=error.title))
             return
         self._state, self._since = now, NOTHING
         self._add(moment.point, now, is_new=is_new)
@@ -218,7 +225,7 @@ def node_at(disk: Chain, path: str) -> Node:
     """A file by its path; raises NotInPoint."""
     found = _find(Volumes(disk), path)
     if found is None:
-        raise NotInPoint(f"There is no {printable(path)} in this recovery point.", "")
+        raise NotInPoint(tr("There is no {path} in this recovery point.", path=printable(path)), "")
     return found.node
 
 

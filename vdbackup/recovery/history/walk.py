@@ -9,6 +9,7 @@ from vdbackup.errors import RecoveryError
 from vdbackup.jobs import Task
 from vdbackup.recovery.extract import is_name
 from vdbackup.recovery.mount.tree import LONGEST_NAME
+from vdbackup.translation import tr
 from vdbackup.volumes.filesystems.node import Kind, Node, Stat, guarded, reading
 from vdbackup.volumes.places import Place
 from vdbackup.volumes.volumes import Volumes
@@ -66,7 +67,7 @@ def _below(
         if stat.kind is not Kind.FOLDER:
             continue
         if node.identity in seen:
-            warnings.append(f"{path} is passed by: it is also elsewhere in the tree.")
+            warnings.append(tr("{path} is passed by: it is also elsewhere in the tree.", path=path))
             continue
         seen.add(node.identity)
         waiting += _children(path, node, wanted, warnings)

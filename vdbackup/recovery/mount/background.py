@@ -21,6 +21,7 @@ from vdbackup.errors import NotMounted, VdbackupError, from_os
 from vdbackup.recovery.mount import mounting
 from vdbackup.recovery.mount.mounting import Mounted
 from vdbackup.repository.repository import Repository
+from vdbackup.translation import tr
 
 _PROGRAM = "vdbackup.recovery.mount"
 
@@ -55,8 +56,8 @@ def start(repository: Path, set_name: str, point_id: str, where: Path) -> Mounte
     process.wait()  # it has begun another one, which is nobody's child
     if not answer:
         raise NotMounted(
-            f"{where} was not mounted: the process for it has ended.",
-            "Try again; show it in the foreground to see what is said.",
+            tr("{where} was not mounted: the process for it has ended.", where=where),
+            tr("Try again; show it in the foreground to see what is said."),
         )
     return _understood(json.loads(answer))
 

@@ -19,6 +19,7 @@ from typing import Any
 
 from vdbackup.errors import NotInPoint, NotMounted, ProgramMissing, VdbackupError
 from vdbackup.recovery.mount.tree import LONGEST_NAME, Tree
+from vdbackup.translation import tr
 from vdbackup.volumes.filesystems.node import Content, Kind
 
 log = logging.getLogger(__name__)
@@ -69,8 +70,15 @@ def serve(tree: Tree, where: Path, name: str, size: int, mounted: Callable[[], N
         except RuntimeError as error:  # its number; libfuse has said more on standard error
             if not operations.is_mounted:
                 raise NotMounted(
-                    f"{where} was not mounted: the system refused (libfuse ends with {error}).",
-                    "Look whether this user may mount with FUSE, and own an empty folder for it.",
+                    tr(
+                        "{where} was not mounted: the system refused (libfuse ends with {error}).",
+                        where=where,
+                        error=error,
+                    ),
+                    tr(
+                        "Look whether this user may mount with FUSE, and own an empty folder for "
+                        "it."
+                    ),
                 ) from error
             log.info("%s: libfuse ended with %s", where, error)  # a signal, usually
 
@@ -82,7 +90,7 @@ def _library() -> Callable[..., Any]:
         import mfusepy
     except OSError as error:  # ImportError is no case: it comes with the program
         raise ProgramMissing(
-            "Folders cannot be mounted: libfuse 3 is missing.", "Install the package fuse3."
+            tr("Folders cannot be mounted: libfuse 3 is missing."), tr("Install the package fuse3.")
         ) from error
 
     class Fuse(mfusepy.FUSE):  # type: ignore[misc]  # mfusepy knows lseek, and cannot call it
@@ -202,12 +210,12 @@ class _Operations:
     def lseek(self, offset: int, whence: int, file: int) -> int:
         _, content = self._opened[file]
         if not 0 <= offset < content.size:
-            raise OSError(errno.ENXIO, "beyond the end")
+            raise OSError(errno.ENXIO, tr("beyond the end"))
         if whence == os.SEEK_DATA:
             return _data_from(content, offset)
         if whence == os.SEEK_HOLE:
             return _hole_from(content, offset)
-        raise OSError(errno.EINVAL, "the kernel does this itself")
+        raise OSError(errno.EINVAL, tr("the kernel does this itself"))
 
     def release(self, _path: str, file: int) -> int:
         with suppress(KeyError):
@@ -227,7 +235,7 @@ def _data_from(content: Content, offset: int) -> int:
     for first, end in content.ranges:
         if offset < end:
             return max(first, offset)
-    raise OSError(errno.ENXIO, "there is a hole up to the end")
+    raise OSError(errno.ENXIO, tr("there is a hole up to the end"))
 
 
 def _hole_from(content: Content, offset: int) -> int:

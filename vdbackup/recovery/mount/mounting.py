@@ -19,6 +19,7 @@ from vdbackup.recovery.mount.tree import Tree
 from vdbackup.repository import checked
 from vdbackup.repository.mount_points import unescaped
 from vdbackup.repository.repository import Repository
+from vdbackup.translation import tr
 from vdbackup.volumes.volumes import Volumes
 
 _MOUNTS = Path("/proc/self/mountinfo")
@@ -55,25 +56,30 @@ def check(where: Path) -> Path:
     where = _absolute(where)
     if not _DEVICE.exists():
         raise ProgramMissing(
-            "Folders cannot be mounted: this system has no /dev/fuse.",
-            "Load the kernel's module: modprobe fuse.",
+            tr("Folders cannot be mounted: this system has no /dev/fuse."),
+            tr("Load the kernel's module: modprobe fuse."),
         )
     if shutil.which(_HELPER) is None:
         raise ProgramMissing(
-            f"Folders cannot be mounted: {_HELPER} is missing.", "Install the package fuse3."
+            tr("Folders cannot be mounted: {helper} is missing.", helper=_HELPER),
+            tr("Install the package fuse3."),
         )
     if (process := _process_behind(where)) is not None:
         if start_of(process) is not None:
             raise UnfitTarget(
-                f"{where} shows a point already.", "Unmount it first, or choose another folder."
+                tr("{where} shows a point already.", where=where),
+                tr("Unmount it first, or choose another folder."),
             )
         detach(where)  # it was killed, and libfuse's helper does not always see that
     if not where.is_dir():
-        what = "is no folder" if os.path.lexists(where) else "does not exist"
-        raise UnfitTarget(f"{where} {what}.", "Name an empty folder; make one, if there is none.")
+        what = tr("is no folder") if os.path.lexists(where) else tr("does not exist")
+        raise UnfitTarget(
+            f"{where} {what}.", tr("Name an empty folder; make one, if there is none.")
+        )
     if any(where.iterdir()):
         raise UnfitTarget(
-            f"{where} is not empty.", "Choose an empty folder: what is in it would be hidden."
+            tr("{where} is not empty.", where=where),
+            tr("Choose an empty folder: what is in it would be hidden."),
         )
     return where
 
@@ -106,7 +112,7 @@ def mount(
     where = check(where)
     repository = Repository.open(repository.path.absolute())  # libfuse changes the folder we are in
     number = repository.set(set_name).point(point_id).sequence
-    doing = f"showing point {number} as the folder {where}"
+    doing = tr("showing point {number} as the folder {where}", number=number, where=where)
     with checked.open_point(repository, set_name, point_id, doing) as chain:
         browser = FileBrowser(chain)
         try:
@@ -117,7 +123,9 @@ def mount(
             )
             found = Mounted(where, number, shown, browser.warnings(["/"]))
         except Damaged as error:  # what it offers to pass over damage is not offered here
-            raise NotMounted(f"{where} was not mounted: {error.title}", error.advice) from error
+            raise NotMounted(
+                tr("{where} was not mounted: {error}", where=where, error=error.title), error.advice
+            ) from error
         # the process behind it stands in its name, for whoever unmounts it
         name = f"{set_name}#{number}@{os.getpid()}"
         fuse.serve(Tree(volumes), where, name, chain.size, lambda: mounted(found))
@@ -132,16 +140,19 @@ def unmount(where: Path) -> None:
     where = _absolute(where)
     process = _process_behind(where)
     if process is None:
-        raise NotMounted(f"No recovery point is mounted at {where}.", "Check the path.")
+        raise NotMounted(
+            tr("No recovery point is mounted at {where}.", where=where), tr("Check the path.")
+        )
     ended = subprocess.run(
         [_HELPER, "-u", "--", str(where)],
         capture_output=True, text=True, env={**os.environ, "LC_ALL": "C"}, check=False,
     )  # fmt: skip
     if ended.returncode and _process_behind(where) is not None:
         who = named(holders([where]))
-        because = f"{who} has something in it open" if who else ended.stderr.strip()
+        because = tr("{who} has something in it open", who=who) if who else ended.stderr.strip()
         raise UnfitTarget(
-            f"{where} was not unmounted: {because}.", "Close what uses the folder, then try again."
+            tr("{where} was not unmounted: {because}.", where=where, because=because),
+            tr("Close what uses the folder, then try again."),
         )
     until = time.monotonic() + _ENDS_WITHIN
     while start_of(process) is not None and time.monotonic() < until:

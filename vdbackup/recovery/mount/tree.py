@@ -15,6 +15,7 @@ from hashlib import blake2b
 from vdbackup.errors import NotInPoint, RecoveryError
 from vdbackup.recovery.extract import is_name
 from vdbackup.text import printable
+from vdbackup.translation import tr
 from vdbackup.volumes.filesystems.node import (
     Content,
     Kind,
@@ -70,7 +71,7 @@ class Tree:
         with reading(path):
             found = node.stat()
             if not 0 <= found.size < 1 << 63:
-                raise Unreadable("its size is impossible")
+                raise Unreadable(tr("its size is impossible"))
         inode = _of_path(path) if found.inode is None else found.inode
         return found._replace(inode=_number(volume, inode))
 
@@ -86,7 +87,7 @@ class Tree:
         with reading(path):
             target = node.target()
             if "\0" in target:
-                raise Unreadable("it is a link to an impossible name")
+                raise Unreadable(tr("it is a link to an impossible name"))
             return target
 
     def attributes(self, path: str) -> dict[str, bytes]:
@@ -102,7 +103,7 @@ class Tree:
         node = self._real(path)
         with reading(path):
             if node.stat().kind is not Kind.FILE:
-                raise Unreadable("it is no file")
+                raise Unreadable(tr("it is no file"))
             return node.content()
 
     def read(self, path: str, content: Content, offset: int, length: int) -> bytes:
@@ -157,9 +158,9 @@ class Tree:
         folder = _Folder(volume, above=above | {node.identity})
         with reading(path):
             if node.stat().kind is not Kind.FOLDER:
-                raise NotInPoint(f"{printable(path)} is not a folder.", "")
+                raise NotInPoint(tr("{path} is not a folder.", path=printable(path)), "")
             if node.identity in above:
-                raise Unreadable("it lies in itself")
+                raise Unreadable(tr("it lies in itself"))
         for child in guarded(node, path):
             if is_name(child.name, LONGEST_NAME):
                 folder.children.setdefault(child.name, child)
@@ -171,7 +172,7 @@ class Tree:
 
 
 def _missing(path: str) -> RecoveryError:
-    return NotInPoint(f"There is no {printable(path)} in this recovery point.", "")
+    return NotInPoint(tr("There is no {path} in this recovery point.", path=printable(path)), "")
 
 
 def _number(volume: int, inode: int) -> int:

@@ -26,6 +26,7 @@ from vdbackup.recovery.other_programs.parts import (
 from vdbackup.recovery.sessions import elsewhere
 from vdbackup.recovery.sessions.folder import SessionFolder
 from vdbackup.repository import registered
+from vdbackup.translation import tr
 
 _VIRSH = ("virsh", "-q", "-c", "qemu:///session")
 
@@ -93,8 +94,8 @@ def write_again(
             file.flush()
             if elsewhere.said_by(*_VIRSH, "define", file.name) is None:
                 raise OtherProgramFailed(
-                    "libvirt does not take the machine with its layers as they are called now.",
-                    "Define it again, and start it: it says why.",
+                    tr("libvirt does not take the machine with its layers as they are called now."),
+                    tr("Define it again, and start it: it says why."),
                 )
     _name_layers(domain, folder.disk, layers)
     return write_xml(path, domain)
@@ -114,8 +115,8 @@ def _defined(name: str) -> ET.Element | None:
     names = listed.split() if listed is not None else [uuid or "" for uuid in there]
     if text is None and name in names:
         raise OtherProgramFailed(
-            "libvirt does not answer, so that nobody knows what its copy of the machine names.",
-            "It is tried again when the repository is opened next.",
+            tr("libvirt does not answer, so that nobody knows what its copy of the machine names."),
+            tr("It is tried again when the repository is opened next."),
         )
     return foreign_xml.parsed(text)
 

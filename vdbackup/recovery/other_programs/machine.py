@@ -44,6 +44,7 @@ from vdbackup.repository.backup_set import BackupSet
 from vdbackup.repository.machine import moment_of
 from vdbackup.repository.model import RecoveryPoint
 from vdbackup.repository.repository import Repository
+from vdbackup.translation import tr
 
 FORMATS = {
     Program.VIRT_MANAGER: (DiskFormat.VMDK, DiskFormat.QCOW2),
@@ -82,18 +83,29 @@ class WrittenMachine:
 def check_possible(program: Program, disk_format: DiskFormat, sector_size: int, disks: int) -> None:
     """Raise RecoveryError where the program cannot boot from such a chain of so many disks."""
     if disk_format not in FORMATS[program] or sector_size != 512:
-        readable = " and ".join(name.upper() for name in FORMATS[program])
+        readable = tr(" and ").join(name.upper() for name in FORMATS[program])
         raise CannotBoot(
-            f"{NAMES[program]} cannot boot from this point: it reads chains in {readable} with "
-            "sectors of 512 bytes only.",
-            "Export the point as one disk and open that, or boot it here.",
+            tr(
+                "{names} cannot boot from this point: it reads chains in {readable} with sectors "
+                "of 512 bytes only.",
+                names=NAMES[program],
+                readable=readable,
+            ),
+            tr("Export the point as one disk and open that, or boot it here."),
         )
     if disks > MAX_DISKS[program]:
         raise CannotBoot(
-            f"{NAMES[program]} cannot open this point: it would have to read through {disks} "
-            f"disks, and takes {MAX_DISKS[program]} at most.",
-            "Merge older points first; or export the point as one disk and open that; or boot it "
-            "here, where long chains are no trouble.",
+            tr(
+                "{names} cannot open this point: it would have to read through {disks} disks, and "
+                "takes {max_disks} at most.",
+                names=NAMES[program],
+                disks=disks,
+                max_disks=MAX_DISKS[program],
+            ),
+            tr(
+                "Merge older points first; or export the point as one disk and open that; or boot "
+                "it here, where long chains are no trouble."
+            ),
         )
 
 
@@ -104,9 +116,13 @@ def _check_alone(
     moment = moment_of(repository, backup_set, point)
     if moment is not None and len(moment.moment.sets) > 1:
         raise CannotBoot(
-            f"{moment.moment.machine} has {len(moment.moment.sets)} disks, and {NAMES[program]} "
-            "would get one of them.",
-            "Boot it here; or restore all its disks, and attach them there.",
+            tr(
+                "{machine} has {count} disks, and {names} would get one of them.",
+                machine=moment.moment.machine,
+                count=len(moment.moment.sets),
+                names=NAMES[program],
+            ),
+            tr("Boot it here; or restore all its disks, and attach them there."),
         )
 
 
@@ -127,7 +143,7 @@ def write_machine(
     """
     _check_alone(repository, backup_set, point, program)
     title = f"{backup_set.name} #{point.sequence}"
-    doing = f"writing a machine for {title}"
+    doing = tr("writing a machine for {title}", title=title)
     with claims.reading(repository, backup_set.name, [point.id], doing) as now:
         point = now.point(point.id)
         place = _place(now, point, program)
@@ -169,11 +185,11 @@ def write_again(saved: SavedSession, *, not_running: bool = False) -> WrittenMac
         RepositoryError: the point is not there.
     """
     if saved.program not in list(Program):  # its record may say anything
-        raise SessionUnusable(f"The session {saved.id} is of no program that is known.")
+        raise SessionUnusable(tr("The session {id} is of no program that is known.", id=saved.id))
     program = Program(saved.program)
     ended = saved.ended_machine(not_running=not_running)
     repository, backup_set, point = saved.origin.find()
-    doing = f"writing the machine of {saved.title} again"
+    doing = tr("writing the machine of {saved} again", saved=saved.title)
     with claims.reading(repository, backup_set.name, [point.id], doing) as now:
         place = _place(now, now.point(point.id), program)
         saved.origin.check_unchanged(now, now.point(point.id))
@@ -230,16 +246,18 @@ def _long_chain(program: Program, layers: int) -> str:
     """What there is to say before a chain is opened that is long for the program, or ""."""
     if layers <= qemu.MAX_LAYERS:
         return ""
-    return (
-        f"\nThis point reads through {layers} disks, and {NAMES[program]} opens each separately: "
-        "the machine may take minutes to start. If older points are merged first, it is quick."
+    return tr(
+        "\nThis point reads through {layers} disks, and {names} opens each separately: the "
+        "machine may take minutes to start. If older points are merged first, it is quick.",
+        layers=layers,
+        names=NAMES[program],
     )
 
 
 _HOW = {
-    Program.VIRT_MANAGER: "Add it with: virsh --connect qemu:///session define '{file}'",
-    Program.VIRTUALBOX: "Open it in VirtualBox: Machine, Add, {file}",
-    Program.VMWARE: "Open it in VMware: File, Open, {file}",
+    Program.VIRT_MANAGER: tr("Add it with: virsh --connect qemu:///session define '{file}'"),
+    Program.VIRTUALBOX: tr("Open it in VirtualBox: Machine, Add, {file}"),
+    Program.VMWARE: tr("Open it in VMware: File, Open, {file}"),
 }
 _CHILDREN = {
     Program.VIRT_MANAGER: libvirt.child,

@@ -20,6 +20,7 @@ from vdbackup.recovery.other_programs.parts import (
     write_xml,
 )
 from vdbackup.recovery.sessions.folder import SessionFolder
+from vdbackup.translation import tr
 
 _NAMESPACE = "http://www.virtualbox.org/"
 
@@ -60,7 +61,7 @@ def write_again(
     space = f"{{{_NAMESPACE}}}"
     root = foreign_xml.parsed_file(path)
     if root is None:
-        raise SessionUnusable(f"{path} cannot be read.", "Discard the session.")
+        raise SessionUnusable(tr("{path} cannot be read.", path=path), tr("Discard the session."))
     for media in root.iterfind(f"{space}Machine/{space}MediaRegistry/{space}HardDisks"):
         for base in media.findall(f"{space}HardDisk"):  # beside ours are disks that the user added
             for own in base.iter(f"{space}HardDisk"):

@@ -20,6 +20,7 @@ from vdbackup.recovery.retarget.linux.drivers import INDEXES, Modules, driver_ar
 from vdbackup.recovery.retarget.linux.names import Known, Names, Use
 from vdbackup.recovery.retarget.report import FileChange
 from vdbackup.recovery.retarget.windows.edits import WindowsEdits
+from vdbackup.translation import tr
 
 _MAX_TEXT = 1 << 20
 """Bytes of a configuration file that is edited."""
@@ -98,7 +99,7 @@ def find(disk: Disk, guest: Guest, hardware: Hardware) -> Edits:
     keep = _uses_signature(system)
     notes = list(found.notes)
     if keep:
-        notes.append("The disk keeps its signature, which PARTUUID= names.")
+        notes.append(tr("The disk keeps its signature, which PARTUUID= names."))
     errand = _errand(system, list(found.writes))
     return Edits(errand, found.changes, new_identity=not keep, notes=tuple(notes))
 
@@ -124,8 +125,11 @@ def _rewriting(system: _System, wanted: Wanted) -> Rewriting:
             if kernel is guest.kernel:
                 raise
             notes.append(
-                f"Linux {kernel.version}, which does not start automatically, may not boot: "
-                f"{error.title}"
+                tr(
+                    "Linux {version}, which does not start automatically, may not boot: {error}",
+                    version=kernel.version,
+                    error=error.title,
+                )
             )
             continue
         if added is not None:
@@ -142,9 +146,11 @@ def _refuse_hibernated(disk: Disk) -> None:
         swap = volume.filesystem in ("swap", "")
         if swap and disk.head(name)[4086:4096] == _HIBERNATED:
             raise NotRetargeted(
-                "The system in this recovery point is hibernated: it would go on with what it "
-                "remembers of its files, and destroy those that were changed meanwhile.",
-                "Choose hardware that needs no changes, or use another recovery point.",
+                tr(
+                    "The system in this recovery point is hibernated: it would go on with what it "
+                    "remembers of its files, and destroy those that were changed meanwhile."
+                ),
+                tr("Choose hardware that needs no changes, or use another recovery point."),
             )
 
 
@@ -157,12 +163,14 @@ class _System:
 
     def __init__(self, disk: Disk, guest: Guest) -> None:
         if guest.root is None or guest.kernel is None:
-            raise NotRetargeted("This recovery point holds no Linux that could be changed.")
+            raise NotRetargeted(tr("This recovery point holds no Linux that could be changed."))
         self.disk, self.guest, self.root = disk, guest, guest.root
         top = disk.trees[guest.root.volume]
         tree = top.below(guest.root.subvolume) if guest.root.subvolume else top
         if tree is None:
-            raise GuestUnreadable("The root of the system in this recovery point cannot be read.")
+            raise GuestUnreadable(
+                tr("The root of the system in this recovery point cannot be read.")
+            )
         self.tree: Tree = tree
         self.names = self._names()
 
@@ -270,10 +278,12 @@ def _drivers(
     write = appliance.Write(
         system.file_system(file.volume), file.path, bytes(-before % 512) + data, append=True
     )
-    change = (
-        f"{len(data)} bytes behind it: the drivers {', '.join(added)}, and indexes that name them"
+    change = tr(
+        "{count} bytes behind it: the drivers {added}, and indexes that name them",
+        count=len(data),
+        added=", ".join(added),
     )
-    return write, FileChange(file.volume, file.path, f"{before} bytes", change)
+    return write, FileChange(file.volume, file.path, tr("{before} bytes", before=before), change)
 
 
 def system_modules(tree: Tree, kernel: Kernel) -> Modules:
@@ -314,9 +324,12 @@ class _Initramfs:
             return b"", ()
         if not self._folder:
             raise NoDriver(
-                f"The initramfs of Linux {self._kernel.version} does not say which drivers it has, "
-                "so none can be added to it.",
-                "Choose hardware that needs no other driver.",
+                tr(
+                    "The initramfs of Linux {version} does not say which drivers it has, so none "
+                    "can be added to it.",
+                    version=self._kernel.version,
+                ),
+                tr("Choose hardware that needs no other driver."),
                 remedy=Remedy.CHOOSE_HARDWARE,
             )
         return driver_archive(self._folder, self._there, modules, missing, self._module)
@@ -325,7 +338,9 @@ class _Initramfs:
         name = f"/lib/modules/{self._kernel.version}/{path}"
         data = self._tree.read(name, _MAX_KERNEL)
         if data is None:
-            raise GuestUnreadable(f"The driver {name} in this recovery point cannot be read.")
+            raise GuestUnreadable(
+                tr("The driver {name} in this recovery point cannot be read.", name=name)
+            )
         return data
 
 
@@ -334,9 +349,12 @@ def _errand(system: _System, writes: list[appliance.Write]) -> appliance.Errand:
     kernel = system.guest.kernels[0]
     if not kernel.initramfs:  # it has none, or both lie in one program
         raise NotRetargeted(
-            f"Linux {kernel.version} in this recovery point has no initramfs in a file of its own, "
-            "which is needed to change its files.",
-            "Choose hardware that needs no changes.",
+            tr(
+                "Linux {version} in this recovery point has no initramfs in a file of its own, "
+                "which is needed to change its files.",
+                version=kernel.version,
+            ),
+            tr("Choose hardware that needs no changes."),
             remedy=Remedy.CHOOSE_HARDWARE,
         )
     packed = _Initramfs(system, kernel)
@@ -349,9 +367,12 @@ def _errand(system: _System, writes: list[appliance.Write]) -> appliance.Errand:
             image = _read(system, kernel.image, _MAX_KERNEL)
             return appliance.Errand(image, packed.whole + data, controller, writes)
     raise NoDriver(
-        f"Linux {kernel.version} in this recovery point has no driver for any disk that it could "
-        "be given to change its files.",
-        "Choose hardware that needs no changes.",
+        tr(
+            "Linux {version} in this recovery point has no driver for any disk that it could be "
+            "given to change its files.",
+            version=kernel.version,
+        ),
+        tr("Choose hardware that needs no changes."),
     )
 
 
@@ -359,8 +380,8 @@ def _read(system: _System, file: File, most: int) -> bytes:
     data = system.disk.trees[file.volume].read(file.path, most)
     if data is None:
         raise GuestUnreadable(
-            f"The file {file.path} in this recovery point cannot be read.",
-            "Choose hardware that needs no changes, or use another recovery point.",
+            tr("The file {file} in this recovery point cannot be read.", file=file.path),
+            tr("Choose hardware that needs no changes, or use another recovery point."),
         )
     return data
 
@@ -387,6 +408,10 @@ def _card_notes(system: _System) -> Iterator[str]:
         for name in system.tree.names(folder):
             if _CARD.search(system.tree.text(f"{folder}/{name}")):
                 yield (
-                    f"{folder}/{name} asks for a network card with the original's address; the "
-                    "machine has another one."
+                    tr(
+                        "{folder}/{name} asks for a network card with the original's address; the "
+                        "machine has another one.",
+                        folder=folder,
+                        name=name,
+                    )
                 )

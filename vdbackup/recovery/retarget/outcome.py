@@ -14,6 +14,7 @@ from vdbackup.guest.inspect import inspect
 from vdbackup.guest.linux.initramfs import MAX_PACKED
 from vdbackup.guest.model import File, Guest
 from vdbackup.recovery.retarget.report import FileChange
+from vdbackup.translation import tr
 
 
 def hardware(chain: Chain, program: str) -> Hardware:
@@ -26,10 +27,14 @@ def hardware(chain: Chain, program: str) -> Hardware:
     found = choose(guest, HardwareRequest(Controller.VIRTIO), sector_size=guest.sector_size)
     if not found.boots:
         raise NotRetargeted(
-            f"{program} has not made the system ready for virtio.",
-            f"The overlay is as it was. Retarget without {program}, or choose hardware that fits.",
+            tr("{program} has not made the system ready for virtio.", program=program),
+            tr(
+                "The overlay is as it was. Retarget without {program}, or choose hardware that "
+                "fits.",
+                program=program,
+            ),
         )
-    why = f"virtio, which {program} has made the system ready for."
+    why = tr("virtio, which {program} has made the system ready for.", program=program)
     return replace(found, reasons=(why, *found.reasons[1:]))
 
 
@@ -55,4 +60,8 @@ def _content(disk: Disk, file: File) -> bytes:
 
 
 def _shown(content: bytes) -> str:
-    return f"{len(content)} bytes" if b"\0" in content else content.decode(errors="replace")
+    return (
+        tr("{count} bytes", count=len(content))
+        if b"\0" in content
+        else content.decode(errors="replace")
+    )

@@ -26,6 +26,7 @@ from vdbackup.repository.backup_set import BackupSet
 from vdbackup.repository.draft import reference_to
 from vdbackup.repository.files import made_beside
 from vdbackup.repository.model import RecoveryPoint
+from vdbackup.translation import tr
 
 Patches = Mapping[int, bytes]
 """Bytes that are to stand elsewhere than the scratch disk has them: by their place on the disk."""
@@ -67,8 +68,12 @@ def publish_overlay(
     final = backup_set.overlay_path(point)
     if who := claims.who_has(final):
         raise MachineRunning(
-            f"A virtual machine is running from point {point.sequence}: {who}.",
-            "Shut it down first.",
+            tr(
+                "A virtual machine is running from point {point}: {who}.",
+                point=point.sequence,
+                who=who,
+            ),
+            tr("Shut it down first."),
         )
     with made_beside(final) as partial:
         overlay = create_disk(
@@ -111,7 +116,7 @@ def _fill(
                 write_blocks(overlay, blocks_of(pieces, UNIT), view, changed, zero)
 
             ranges = union(held, _units(patches, above.size))
-            transfer(ranges, read, put, phase="Overlay", task=task)
+            transfer(ranges, read, put, phase=tr("Overlay"), task=task)
 
 
 def _patched(chain: Chain, patches: Patches) -> Read:

@@ -9,13 +9,14 @@ from vdbackup.errors import Cancelled, NotRetargeted, Remedy, VdbackupError, fro
 from vdbackup.jobs import Task, retry_when_cleared
 from vdbackup.recovery.retarget.retarget import AUTO, retarget
 from vdbackup.repository.repository import Repository
+from vdbackup.translation import tr
 
 log = logging.getLogger(__name__)
 
 PATIENCE = 60.0
 """Seconds to wait for whoever took the repository when the capture gave it back."""
 
-_UNREADY = "The point is safe, but it was not made ready to boot"
+_UNREADY = tr("The point is safe, but it was not made ready to boot")
 
 
 def for_new_point(
@@ -38,7 +39,11 @@ def for_new_point(
         if repository.set(set_name).settings.policy.retarget:
             retry_when_cleared(do, PATIENCE)(task)
     except Cancelled:
-        return (NotRetargeted(f"{_UNREADY}, because you cancelled.", remedy=Remedy.RETARGET),)
+        return (
+            NotRetargeted(
+                tr("{unready}, because you cancelled.", unready=_UNREADY), remedy=Remedy.RETARGET
+            ),
+        )
     except (VdbackupError, OSError) as error:
         log.warning("point %s was not retargeted", point_id, exc_info=True)
         why = from_os(error) if isinstance(error, OSError) else error

@@ -36,6 +36,7 @@ from vdbackup.repository.backup_set import BackupSet
 from vdbackup.repository.files import remove, sync_folder
 from vdbackup.repository.model import RecoveryPoint
 from vdbackup.repository.repository import Repository
+from vdbackup.translation import tr
 
 AUTO, NONE = "auto", "none"
 """Wishes besides the names of controllers: whatever boots, changed only if nothing else does; and
@@ -95,7 +96,7 @@ def plan(
     backup_set = repository.set(set_name)
     point = backup_set.point(point_id)
     _check_wish(wish)
-    doing = f"planning to retarget point {point.sequence}"
+    doing = tr("planning to retarget point {point}", point=point.sequence)
     with claims.open_point(repository, set_name, point_id, doing) as chain:
         target = (
             _Target(inspect(chain), Hardware(), Edits())
@@ -154,7 +155,7 @@ def retarget(
     """Plan and run in one."""
     started = time.monotonic()
     _check_wish(wish)
-    with repository.lock(f"retargeting a point of {set_name}", task.cancel):
+    with repository.lock(tr("retargeting a point of {set_name}", set_name=set_name), task.cancel):
         backup_set = repository.set(set_name)
         point = backup_set.point(point_id)
         holds.check_free(backup_set, [point])  # what a session wrote fits this overlay alone
@@ -250,14 +251,16 @@ def _converted(
 
 def _root(guest: Guest) -> FileSystem:
     if guest.root is None:
-        raise NotRetargeted("The system's own volume was not found.", "Choose other hardware.")
+        raise NotRetargeted(
+            tr("The system's own volume was not found."), tr("Choose other hardware.")
+        )
     return guest.root
 
 
 def _report(target: _Target, wish: str, overlay: str, started: float) -> RetargetReport:
     notes = target.edits.notes
     if target.edits.new_identity and not target.guest.alone:
-        notes += ("The disk has another identity, so that it is not taken for the original.",)
+        notes += (tr("The disk has another identity, so that it is not taken for the original."),)
     hardware = target.hardware
     if target.edits.errand is not None:
         hardware = edited(target.guest, _hardware_wish(wish), hardware)
@@ -277,7 +280,8 @@ def _report(target: _Target, wish: str, overlay: str, started: float) -> Retarge
 def _check_wish(wish: str) -> None:
     if wish not in WISHES:
         raise UsageError(
-            f"There is no virtual hardware {wish!r}.", f"Choose one of {', '.join(WISHES)}."
+            tr("There is no virtual hardware {wish!r}.", wish=wish),
+            tr("Choose one of {wishes}.", wishes=", ".join(WISHES)),
         )
 
 
@@ -308,8 +312,8 @@ def _find(chain: Chain, wish: str, drivers: Path | None) -> _Target:
         if wish == AUTO:
             return _Target(guest, hardware, Edits())
         raise NoDriver(
-            f"The system in this recovery point has no driver for {wish}.",
-            "Choose other hardware, or let it be chosen.",
+            tr("The system in this recovery point has no driver for {wish}.", wish=wish),
+            tr("Choose other hardware, or let it be chosen."),
         )
     return _Target(guest, hardware, edits.find(Disk(chain), guest, hardware))
 
@@ -325,7 +329,7 @@ def _find_windows(
     except RecoveryError as error:
         if wish != AUTO:
             raise
-        return Edits(notes=(f"Nothing was changed. {error.title}",))
+        return Edits(notes=(tr("Nothing was changed. {error}", error=error.title),))
     changes = (FileChange(volume.volume, f"/{c.path}", c.before, c.after) for c in found.changes)
     cut = tuple(change.cut() for change in changes)
     return Edits(changes=cut, windows=found, notes=(windows.KEEPS_IDENTITY,))
@@ -333,16 +337,22 @@ def _find_windows(
 
 def _summary(point: RecoveryPoint, target: _Target, wish: str) -> str:
     if wish == NONE:
-        return f"The overlay of point {point.sequence} becomes empty again."
-    name = target.guest.name or "The machine"
+        return tr("The overlay of point {point} becomes empty again.", point=point.sequence)
+    name = target.guest.name or tr("The machine")
     count = len(target.edits.changes)
-    files = "1 file is" if count == 1 else f"{count} files are"
-    changed = f"{files} changed in its overlay" if count else "nothing is changed"
+    files = tr("1 file is") if count == 1 else tr("{count} files are", count=count)
+    changed = (
+        tr("{files} changed in its overlay", files=files) if count else tr("nothing is changed")
+    )
     if wish == virt_v2v.VIRT_V2V:
-        changed = "virt-v2v changes in its overlay what that needs"
-    return (
-        f"Point {point.sequence}: {name} gets a disk on {target.hardware.controller} and starts by "
-        f"{target.hardware.firmware.upper()}; {changed}."
+        changed = tr("virt-v2v changes in its overlay what that needs")
+    return tr(
+        "Point {point}: {name} gets a disk on {controller} and starts by {firmware}; {changed}.",
+        point=point.sequence,
+        name=name,
+        controller=target.hardware.controller,
+        firmware=target.hardware.firmware.upper(),
+        changed=changed,
     )
 
 
@@ -393,7 +403,12 @@ def _check_written(
             wanted = before + write.content
             if now.trees[write.volume.volume].read(write.path, len(wanted)) != wanted:
                 raise NotRetargeted(
-                    f"The file {write.path} is not what it should be after it was changed.",
-                    "The overlay is as it was. Choose hardware that needs no changes, or another "
-                    "recovery point.",
+                    tr(
+                        "The file {write} is not what it should be after it was changed.",
+                        write=write.path,
+                    ),
+                    tr(
+                        "The overlay is as it was. Choose hardware that needs no changes, or "
+                        "another recovery point."
+                    ),
                 )

@@ -25,6 +25,7 @@ from vdbackup.jobs import CancelToken, Task
 from vdbackup.qemu import accelerator, concatenation, qemu
 from vdbackup.qemu.gathering import gathered
 from vdbackup.text import printable
+from vdbackup.translation import tr
 
 log = logging.getLogger(__name__)
 
@@ -32,11 +33,11 @@ VIRT_V2V = "virt-v2v"
 """The wish, and Debian's package."""
 PROGRAM = "virt-v2v-in-place"
 _PROGRAMS = (PROGRAM, "nbdkit", "qemu-nbd")
-_ADVICE = "Install it with: sudo apt install virt-v2v nbdkit qemu-utils"
-_ELSE = "The overlay is as it was. Retarget without virt-v2v, or choose hardware that fits."
-_NOTE = (
-    "virt-v2v has changed the system and kept the disk's identity. Only those files are compared "
-    "and named here that decide how it boots."
+_ADVICE = tr("Install it with: sudo apt install virt-v2v nbdkit qemu-utils")
+_ELSE = tr("The overlay is as it was. Retarget without virt-v2v, or choose hardware that fits.")
+_NOTE = tr(
+    "virt-v2v has changed the system and kept the disk's identity. Only those files are "
+    "compared and named here that decide how it boots."
 )
 _PHASE = "virt-v2v"
 _TIME_LIMIT = 3600.0
@@ -52,7 +53,11 @@ def check_installed() -> None:
     for program in _PROGRAMS:
         if shutil.which(program) is None:
             raise ProgramMissing(
-                f"virt-v2v cannot change this recovery point: {program} is not installed.", _ADVICE
+                tr(
+                    "virt-v2v cannot change this recovery point: {program} is not installed.",
+                    program=program,
+                ),
+                _ADVICE,
             )
 
 
@@ -105,9 +110,13 @@ def _convert(scratch: Path, folder: Path, cancel: CancelToken) -> list[str]:
         _end(process)
     if process.returncode:
         log.info("%s: %s", PROGRAM, output.read_text(errors="replace")[-4000:])
-        errors = [*_messages(messages, "error"), "it ended and did not say why"]
-        raise NotRetargeted(f"The overlay could not be retargeted by virt-v2v: {errors[0]}.", _ELSE)
-    return [f"virt-v2v says: {text}." for text in _messages(messages, "warning", "info")]
+        errors = [*_messages(messages, "error"), tr("it ended and did not say why")]
+        raise NotRetargeted(
+            tr("The overlay could not be retargeted by virt-v2v: {error}.", error=errors[0]), _ELSE
+        )
+    return [
+        tr("virt-v2v says: {text}.", text=text) for text in _messages(messages, "warning", "info")
+    ]
 
 
 def _environment(folder: Path) -> dict[str, str]:

@@ -38,6 +38,7 @@ from vdbackup.errors import DisksUnclear, MachineRunning, RecoveryError, Remedy,
 from vdbackup.recovery.sessions.files import SessionFiles
 from vdbackup.repository.near_paths import NearPaths
 from vdbackup.repository.registered import Machine, line_below, machines_on
+from vdbackup.translation import tr
 
 _ANSWER = 20.0
 """Seconds that another program's tool may take; the first starts libvirt's session daemon."""
@@ -113,8 +114,11 @@ class EndedMachine:
         )
         if now != self:
             raise MachineRunning(
-                "The machine has been running meanwhile, so its session stays.",
-                "Delete the point that was made, and make it again when the machine is shut down.",
+                tr("The machine has been running meanwhile, so its session stays."),
+                tr(
+                    "Delete the point that was made, and make it again when the machine is shut "
+                    "down."
+                ),
             )
 
 
@@ -141,8 +145,15 @@ def disks_of(folder: Path, own: Path, program: str | None) -> tuple[Path, ...]:
     chain = _line(own, list(found.values()))
     if any(_real(path) != _real(chain[-1]) for path in listed.current):
         raise DisksUnclear(
-            f"The machine has {listed.current[0].name} now, and {chain[-1].name} lies above that.",
-            f"Move {chain[-1].name} away if you do not need it any more, and try again.",
+            tr(
+                "The machine has {current} now, and {point} lies above that.",
+                current=listed.current[0].name,
+                point=chain[-1].name,
+            ),
+            tr(
+                "Move {point} away if you do not need it any more, and try again.",
+                point=chain[-1].name,
+            ),
         )
     return chain
 
@@ -160,18 +171,26 @@ def check_ended(folder: Path, own: Path, program: str | None, *, not_running: bo
     who = [each for each in holders(files) if each.pid != os.getpid()]
     if who or any(qemu_locks.is_open(path) for path in files):
         raise MachineRunning(
-            f"The machine is still running: {named(who) or 'QEMU'} has its files open.",
-            "Shut it down first.",
+            tr(
+                "The machine is still running: {who} has its files open.",
+                who=named(who) or tr("QEMU"),
+            ),
+            tr("Shut it down first."),
         )
     if program is None:
         return
     listed = _LISTS.get(program, _unknown)(folder, own)
     if listed.running:
-        raise MachineRunning("The machine is still running.", "Shut it down in its own program.")
+        raise MachineRunning(
+            tr("The machine is still running."), tr("Shut it down in its own program.")
+        )
     if not listed.known and not not_running:
         raise MayRun(
-            f"Whether the machine runs in {name_of(program)} cannot be found out from here.",
-            "Shut it down there.",
+            tr(
+                "Whether the machine runs in {program} cannot be found out from here.",
+                program=name_of(program),
+            ),
+            tr("Shut it down there."),
             remedy=Remedy.SAY_NOT_RUNNING,
         )
 
@@ -183,8 +202,8 @@ def check_not_registered(folder: Path) -> None:
     """
     if found := registered_in(folder):
         raise MayRun(
-            f"The session is in use: {found[0]} has its disk there.",
-            "Remove the machine there first.",
+            tr("The session is in use: {found} has its disk there.", found=found[0]),
+            tr("Remove the machine there first."),
             remedy=Remedy.SAY_NOT_RUNNING,
         )
 
@@ -197,7 +216,7 @@ def registered_in(folder: Path) -> list[Machine]:
 def name_of(program: str) -> str:
     """What to call a program that a session's record names: that may say anything."""
     known = {str(each): name for each, name in NAMES.items()}
-    return known.get(program, "another program")
+    return known.get(program, tr("another program"))
 
 
 # ---------------------------------------------------------------------------- the line of disks
@@ -219,11 +238,17 @@ def _line(own: Path, others: Sequence[Path]) -> tuple[Path, ...]:
         above = [path for path in left if _is_child(path, facts[path], chain[-1], facts[chain[-1]])]
         if len(above) != 1:
             names = ", ".join(sorted(str(path) for path in above or left))
-            problem = "more than one disk lies" if above else "there are disks that do not lie"
+            problem = (
+                tr("more than one disk lies") if above else tr("there are disks that do not lie")
+            )
             raise DisksUnclear(
-                f"What the machine is on cannot be told: {problem} above {chain[-1].name}: "
-                f"{names}.",
-                "Move those away that you do not need, and try again. Nothing was changed.",
+                tr(
+                    "What the machine is on cannot be told: {problem} above {point}: {names}.",
+                    problem=problem,
+                    point=chain[-1].name,
+                    names=names,
+                ),
+                tr("Move those away that you do not need, and try again. Nothing was changed."),
             )
         chain.append(above[0])
         left.remove(above[0])
@@ -242,8 +267,11 @@ def _facts(path: Path, *, knowing_parent: bool) -> DiskInfo:
     except (VdbackupError, OSError) as error:
         problem = error.title if isinstance(error, VdbackupError) else str(error)
         raise DisksUnclear(
-            f"What the machine is on cannot be told: {problem}",
-            f"Move {path} away if it is not the machine's, and try again. Nothing was changed.",
+            tr("What the machine is on cannot be told: {problem}", problem=problem),
+            tr(
+                "Move {path} away if it is not the machine's, and try again. Nothing was changed.",
+                path=path,
+            ),
         ) from error
 
 
@@ -311,9 +339,12 @@ class _Near:
         if folder in self._silent or not _answers(folder):
             self._silent.add(folder)
             raise DisksUnclear(
-                f"What the machine is on cannot be told: {folder}, where a machine has its disk, "
-                "does not answer.",
-                "Connect that storage, or remove the machine from libvirt, and try again.",
+                tr(
+                    "What the machine is on cannot be told: {folder}, where a machine has its "
+                    "disk, does not answer.",
+                    folder=folder,
+                ),
+                tr("Connect that storage, or remove the machine from libvirt, and try again."),
             )
         self._folders.append(folder)
         self._near = NearPaths(self._folders)

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from vdbackup.errors import MachineFailed, MachinePaused, RecoveryError
+from vdbackup.translation import tr
 
 _CUT_OFF = ("host-qmp-quit", "host-ui", "host-signal")
 """Reasons of QMP's SHUTDOWN that are not the guest's. GTK's window says the first one when it is
@@ -25,8 +26,8 @@ def is_internal_error(event: str, data: Mapping[str, Any]) -> bool:
 def no_space(title: str) -> RecoveryError:
     """What is wrong with a machine that was paused because its storage is full."""
     return MachinePaused(
-        f"{title} is paused: there is no space for what it writes.",
-        "Free some space where sessions are kept, then let it go on: nothing is lost so far.",
+        tr("{title} is paused: there is no space for what it writes.", title=title),
+        tr("Free some space where sessions are kept, then let it go on: nothing is lost so far."),
     )
 
 
@@ -34,20 +35,28 @@ def trouble(title: str, event: str, data: Mapping[str, Any]) -> RecoveryError | 
     """What is wrong with the machine `title`, if an event of QMP says that something is."""
     if event == "GUEST_PANICKED":
         return MachineFailed(
-            f"The operating system in {title} has crashed.",
-            "Its screen says why; try another recovery point, or other virtual hardware.",
+            tr("The operating system in {title} has crashed.", title=title),
+            tr("Its screen says why; try another recovery point, or other virtual hardware."),
         )
     if is_internal_error(event, data):
         return MachineFailed(
-            f"This computer cannot run {title}: QEMU has paused it with an internal error.",
-            "The log says more.",
+            tr(
+                "This computer cannot run {title}: QEMU has paused it with an internal error.",
+                title=title,
+            ),
+            tr("The log says more."),
         )
     if event == "BLOCK_IO_ERROR" and data.get("action") == "stop":
         if data.get("nospace"):
             return no_space(title)
-        verb = "read" if data.get("operation") == "read" else "written"
+        verb = tr("read") if data.get("operation") == "read" else tr("written")
         return MachinePaused(
-            f"{title} is paused: its disk cannot be {verb} ({data.get('reason')}).",
-            "Verify the recovery point, and look at the storage that it and sessions lie on.",
+            tr(
+                "{title} is paused: its disk cannot be {verb} ({data}).",
+                title=title,
+                verb=verb,
+                data=data.get("reason"),
+            ),
+            tr("Verify the recovery point, and look at the storage that it and sessions lie on."),
         )
     return None

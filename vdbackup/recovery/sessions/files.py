@@ -35,6 +35,7 @@ from vdbackup import durable
 from vdbackup.disks.names import DiskFormat
 from vdbackup.errors import MachineFailed, Obstructed, Remedy, SessionsFolder
 from vdbackup.recovery.sessions.record import SessionRecord
+from vdbackup.translation import tr
 
 log = logging.getLogger(__name__)
 
@@ -163,9 +164,12 @@ class SessionFiles:
         except OSError as error:
             connection.close()
             raise MachineFailed(
-                f"The virtual machine of the session {self.folder.name} does not answer: "
-                f"{error.strerror}.",
-                "It may have ended.",
+                tr(
+                    "The virtual machine of the session {folder} does not answer: {reason}.",
+                    folder=self.folder.name,
+                    reason=error.strerror,
+                ),
+                tr("It may have ended."),
                 remedy=Remedy.LIST_SESSIONS,
             ) from error
         return connection
@@ -190,8 +194,12 @@ class SessionFiles:
             return
         except OSError as error:
             raise SessionsFolder(
-                f"The session's folder {self.folder} cannot be deleted: {error.strerror}.",
-                "Delete it yourself.",
+                tr(
+                    "The session's folder {folder} cannot be deleted: {reason}.",
+                    folder=self.folder,
+                    reason=error.strerror,
+                ),
+                tr("Delete it yourself."),
             ) from error
 
     def _open(self) -> int:

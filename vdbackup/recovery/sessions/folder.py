@@ -20,6 +20,7 @@ from vdbackup.errors import MachineRunning, SessionNotFound, SessionsFolder
 from vdbackup.recovery.sessions.files import CONTROL, SessionFiles
 from vdbackup.recovery.sessions.qemu_process import is_qemu_of
 from vdbackup.recovery.sessions.record import Origin, SessionRecord
+from vdbackup.translation import tr
 
 
 class SessionFolder:
@@ -81,9 +82,9 @@ class SessionFolder:
         """What there is to say where the point is not held for the session; "" where it is."""
         if all(each.is_held(self.id) for each in self.record.origins):
             return ""
-        return (
-            "The repository cannot be written to, so nobody else sees that this point is in use: "
-            "do not merge or delete it meanwhile."
+        return tr(
+            "The repository cannot be written to, so nobody else sees that this point is in "
+            "use: do not merge or delete it meanwhile."
         )
 
     @classmethod
@@ -94,15 +95,18 @@ class SessionFolder:
             folder = cls(files, files.read_record(), files.lock())
         except BlockingIOError:
             raise MachineRunning(
-                f"The session {path.name} is in use by another program.",
-                "End it there, or kill it first.",
+                tr("The session {path} is in use by another program.", path=path.name),
+                tr("End it there, or kill it first."),
             ) from None
         except FileNotFoundError:
-            raise SessionNotFound(f"There is no session {path.name} any more.") from None
+            raise SessionNotFound(
+                tr("There is no session {path} any more.", path=path.name)
+            ) from None
         folder.record = files.read_record()  # as it is under the lock
         if is_qemu_of(folder.record.pid, path):
             raise MachineRunning(
-                f"The machine of the session {path.name} is still running.", "Stop or kill it."
+                tr("The machine of the session {path} is still running.", path=path.name),
+                tr("Stop or kill it."),
             )
         return folder
 
@@ -219,6 +223,10 @@ def _writing(folder: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise SessionsFolder(
-            f"The session's folder {folder} cannot be written to: {error.strerror}.",
-            "Choose another folder for sessions, or free some space there.",
+            tr(
+                "The session's folder {folder} cannot be written to: {reason}.",
+                folder=folder,
+                reason=error.strerror,
+            ),
+            tr("Choose another folder for sessions, or free some space there."),
         ) from error

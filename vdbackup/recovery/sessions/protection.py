@@ -30,6 +30,7 @@ from vdbackup.errors import MachineFailed, NotProtected, VdbackupError
 from vdbackup.jobs import readable_size
 from vdbackup.recovery.sessions.record import Origin, SessionRecord
 from vdbackup.repository.written import KeptLog, Protection, is_moment, kept_logs, record_path
+from vdbackup.translation import tr
 
 log = logging.getLogger(__name__)
 
@@ -56,18 +57,23 @@ def check_can_be(record: SessionRecord) -> Origin:
     """The point that it lies on; raises NotProtected where no writes of such a machine are kept."""
     hardware = record.machine.get("hardware")
     if record.program:
-        why = "it is run by another program"
+        why = tr("it is run by another program")
     elif record.origin is None:
-        why = "it lies on no recovery point"
+        why = tr("it lies on no recovery point")
     elif is_moment(record.origin.point):
-        why = "it was started from a moment between points: make a recovery point of that first"
+        why = tr("it was started from a moment between points: make a recovery point of that first")
     elif record.others:
-        why = f"it has {1 + len(record.others)} disks, and writes are kept of machines with one"
+        why = tr(
+            "it has {value} disks, and writes are kept of machines with one",
+            value=1 + len(record.others),
+        )
     elif isinstance(hardware, dict) and hardware.get("partition"):
-        why = "its disk was composed around a volume, which is not what its point holds"
+        why = tr("its disk was composed around a volume, which is not what its point holds")
     else:
         return record.origin
-    raise NotProtected(f"The writes of {record.title} cannot be kept: {why}.")
+    raise NotProtected(
+        tr("The writes of {record} cannot be kept: {why}.", record=record.title, why=why)
+    )
 
 
 def protect(
@@ -90,8 +96,11 @@ def protect(
     _, backup_set, point = origin.find()
     if record_path(backup_set.folder, session).exists():
         raise NotProtected(
-            f"The writes of {record.title} are kept already, or were: a log is not gone on with.",
-            "Have the old one forgotten first.",
+            tr(
+                "The writes of {record} are kept already, or were: a log is not gone on with.",
+                record=record.title,
+            ),
+            tr("Have the old one forgotten first."),
         )
     with closing(Qcow2Disk.open_knowing_parent(folder / "session.qcow2")) as disk:
         size = disk.info.virtual_size
@@ -118,9 +127,14 @@ def _put_in(tell: Tell, kept: KeptLog, session_disk: Path) -> KeptLog:
         held = int(disk.block_map().data_ranges()[:, 1].sum())
         if held > _MAX_BEFORE:
             raise NotProtected(
-                f"{kept.protection.title} has written {readable_size(held)} already, which would "
-                f"have to be copied while it waits; {readable_size(_MAX_BEFORE)} are the most.",
-                "Protect it when it starts.",
+                tr(
+                    "{protection} has written {size} already, which would have to be copied while "
+                    "it waits; {size_2} are the most.",
+                    protection=kept.protection.title,
+                    size=readable_size(held),
+                    size_2=readable_size(_MAX_BEFORE),
+                ),
+                tr("Protect it when it starts."),
             )
         before = begin(kept.path, kept.protection.disk_size, disk if held else None)
     give_to_owner_of_folder(kept.path)
@@ -171,7 +185,7 @@ class WritesWatch:
 
     def finish(self) -> None:
         """The machine has ended: nothing comes any more."""
-        self._each(lambda keeper: keeper.end("Its machine has ended."))
+        self._each(lambda keeper: keeper.end(tr("Its machine has ended.")))
         if self._keeper is not None:
             self._keeper.close()
 
@@ -231,10 +245,12 @@ class _Keeper:
     def too_much(self) -> str:
         """Why it has to end, in a sentence; "" where it has not."""
         if self._kept.stored > self._kept.protection.limit:
-            return f"It takes {readable_size(self._kept.protection.limit)}, its limit."
+            return tr(
+                "It takes {size}, its limit.", size=readable_size(self._kept.protection.limit)
+            )
         free = free_space(self._kept.folder)
         if free is not None and free < _LEFT:
-            return "Its storage is full."
+            return tr("Its storage is full.")
         return ""
 
     def end(self, why: str) -> None:
@@ -268,6 +284,9 @@ def check_owned(*, owned: bool, title: str) -> None:
     """Raise MachineFailed where no program looks after a session."""
     if not owned:
         raise MachineFailed(
-            f"The program that started {title} is gone, so nobody would look after its writes.",
-            "End the machine, and open it again.",
+            tr(
+                "The program that started {title} is gone, so nobody would look after its writes.",
+                title=title,
+            ),
+            tr("End the machine, and open it again."),
         )

@@ -14,26 +14,27 @@ from vdbackup.repository import holds, overlays
 from vdbackup.repository.backup_set import BackupSet
 from vdbackup.repository.model import RecoveryPoint
 from vdbackup.repository.repository import Repository, check_set_name
+from vdbackup.translation import tr
 
 log = logging.getLogger(__name__)
 
 
 def _absolute(path: Path) -> Path:
     if not path.is_absolute():
-        raise ValueError(f"{records.quoted(str(path))} is no place")
+        raise ValueError(tr("{path} is no place", path=records.quoted(str(path))))
     return path
 
 
 def _name(text: str) -> str:
     """One that can be a path or a part of one."""
     if "\0" in text:
-        raise ValueError(f"{records.quoted(text)} is no name")
+        raise ValueError(tr("{text} is no name", text=records.quoted(text)))
     return text
 
 
 def _process(pid: int) -> int:
     if not 0 < pid < 1 << 31:
-        raise ValueError(f"{pid} is no process")
+        raise ValueError(tr("{pid} is no process", pid=pid))
     return pid
 
 
@@ -72,8 +73,11 @@ class Origin:
         repository = Repository.open(self.repository)
         if repository.id != self.repository_id:
             raise SessionUnusable(
-                f"{self.repository} is not the repository that the session was started from.",
-                "Connect the right storage, or discard the session.",
+                tr(
+                    "{repository} is not the repository that the session was started from.",
+                    repository=self.repository,
+                ),
+                tr("Connect the right storage, or discard the session."),
             )
         backup_set = repository.set(self.set_name)
         return repository, backup_set, backup_set.point(self.point)
@@ -87,14 +91,18 @@ class Origin:
         _, backup_set, point = self.find()
         if not holds.SESSION_ID.fullmatch(session):
             raise SessionUnusable(
-                f"{folder} is not called what a session is called: it was renamed, or copied.",
-                "Give it its own name back.",
+                tr(
+                    "{folder} is not called what a session is called: it was renamed, or copied.",
+                    folder=folder,
+                ),
+                tr("Give it its own name back."),
             )
         holds.place(backup_set, point, session, title, folder, program)
         _, backup_set, point = self.find()
         if point in backup_set.hidden:
             raise PointBusy(
-                f"Point {point.sequence} is just being merged.", "Use another recovery point."
+                tr("Point {point} is just being merged.", point=point.sequence),
+                tr("Use another recovery point."),
             )
         self.check_unchanged(backup_set, point)
 
@@ -118,9 +126,12 @@ class Origin:
         overlay = backup_set.overlay_path(point)
         if overlays.contents(overlay, backup_set.settings.format) != self.overlay_contents:
             raise SessionUnusable(
-                f"The overlay of point {point.sequence} has changed since the session was started "
-                "on it, so what the machine wrote fits no more.",
-                "Put the overlay back as it was, or discard the session.",
+                tr(
+                    "The overlay of point {point} has changed since the session was started on "
+                    "it, so what the machine wrote fits no more.",
+                    point=point.sequence,
+                ),
+                tr("Put the overlay back as it was, or discard the session."),
             )
 
 

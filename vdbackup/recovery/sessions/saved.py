@@ -19,17 +19,18 @@ from vdbackup.recovery.sessions.files import SessionFiles
 from vdbackup.recovery.sessions.folder import SessionFolder
 from vdbackup.recovery.sessions.qemu_process import gone, is_qemu_of, kill
 from vdbackup.recovery.sessions.record import Origin, SessionRecord
+from vdbackup.translation import marked, tr
 from vdbackup.volumes import composition
 
 
 class SessionState(StrEnum):
     """What a session is: one that runs has an owner, or has lost it."""
 
-    RUNNING = "running"
-    UNATTENDED = "unattended"
+    RUNNING = marked("running")
+    UNATTENDED = marked("unattended")
     """Its QEMU runs, and the program that started it is gone."""
-    KEPT = "kept"
-    CRASHED = "crashed"
+    KEPT = marked("kept")
+    CRASHED = marked("crashed")
     """It ended without anybody saying what was to become of it."""
 
 
@@ -92,8 +93,11 @@ class SavedSession:
         """The recovery point that it lies on; raises RecoveryError where its record is lost."""
         if self.record.origin is None:
             raise SessionUnusable(
-                f"The session {self.id} does not say from which recovery point it was started.",
-                "Discard it.",
+                tr(
+                    "The session {id} does not say from which recovery point it was started.",
+                    id=self.id,
+                ),
+                tr("Discard it."),
             )
         return self.record.origin
 
@@ -136,8 +140,8 @@ class SavedSession:
             lock = self.files.lock()
         except BlockingIOError:
             raise MachineRunning(
-                f"The session {self.id} belongs to a program that is running.",
-                "End it there, or kill it first.",
+                tr("The session {id} belongs to a program that is running.", id=self.id),
+                tr("End it there, or kill it first."),
             ) from None
         except FileNotFoundError:
             self._release(self.record)
@@ -146,8 +150,8 @@ class SavedSession:
             record = self.files.read_record() if self.files.record.exists() else self.record
             if record.pid != self.record.pid:
                 raise MachineRunning(
-                    f"The session {self.id} was opened again since it was listed.",
-                    "Look at the list again before you throw away what it wrote.",
+                    tr("The session {id} was opened again since it was listed.", id=self.id),
+                    tr("Look at the list again before you throw away what it wrote."),
                 )
             self._refuse_if_open(record.pid)
             if self.program is not None:
@@ -169,8 +173,12 @@ class SavedSession:
         ]
         if found:
             raise MachineRunning(
-                f"The session {self.id} is in use: {named(found)} has its files open.",
-                "Shut the machine down there first.",
+                tr(
+                    "The session {id} is in use: {found} has its files open.",
+                    id=self.id,
+                    found=named(found),
+                ),
+                tr("Shut the machine down there first."),
             )
 
     def _release(self, record: SessionRecord) -> None:

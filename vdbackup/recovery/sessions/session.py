@@ -35,6 +35,7 @@ from vdbackup.recovery.sessions.folder import SessionFolder
 from vdbackup.recovery.sessions.life import Life
 from vdbackup.recovery.sessions.protection import LOOK, WritesWatch, protect
 from vdbackup.repository.written import kept_logs
+from vdbackup.translation import tr
 
 log = logging.getLogger(__name__)
 
@@ -214,8 +215,12 @@ class Session:
                 durable.sync_file(new)
         except OSError as error:
             raise UnfitTarget(
-                f"The screenshot {path} cannot be written: {error.strerror}.",
-                "Choose another file.",
+                tr(
+                    "The screenshot {path} cannot be written: {reason}.",
+                    path=path,
+                    reason=error.strerror,
+                ),
+                tr("Choose another file."),
             ) from error
 
     @property
@@ -312,7 +317,8 @@ class Session:
             self.kill()
             log.exception("QEMU did not start")
             raise MachineFailed(
-                f"The virtual machine {self.title} could not be started.", self._complaint()
+                tr("The virtual machine {title} could not be started.", title=self.title),
+                self._complaint(),
             ) from None
 
     def _wait(
@@ -345,7 +351,9 @@ class Session:
             self._become(Life.ENDED)
         else:
             self._fail(
-                MachineFailed(f"QEMU, which ran {self.title}, has crashed.", self._complaint())
+                MachineFailed(
+                    tr("QEMU, which ran {title}, has crashed.", title=self.title), self._complaint()
+                )
             )
         self._let_go()
 
@@ -435,17 +443,20 @@ class Session:
                 log.exception("QEMU could not be started again")
                 self._fail(
                     MachineFailed(
-                        f"{self.title} could not be started again without hardware virtualization.",
-                        "The log says more.",
+                        tr(
+                            "{title} could not be started again without hardware virtualization.",
+                            title=self.title,
+                        ),
+                        tr("The log says more."),
                     )
                 )
                 return False
             self._monitor = Monitor(connection, self._on_event)
             self._become(Life.RUNNING)
         self.accelerator = qemu.Accelerator.TCG
-        self.notice = (
-            "The virtual machine runs slowly, in software: hardware virtualization (KVM) is there, "
-            "but could not run this system, which was started again without it."
+        self.notice = tr(
+            "The virtual machine runs slowly, in software: hardware virtualization (KVM) is "
+            "there, but could not run this system, which was started again without it."
         )
         return True
 
@@ -472,7 +483,11 @@ class Session:
             self._protect()
             self.execute("cont")
         except (VdbackupError, OSError) as error:
-            self._fail(MachineFailed(f"{self.title} could not be started again.", str(error)))
+            self._fail(
+                MachineFailed(
+                    tr("{title} could not be started again.", title=self.title), str(error)
+                )
+            )
             self._process.kill()
 
     def _fail(self, error: RecoveryError) -> None:
@@ -505,7 +520,9 @@ class Session:
             complaints = file.read().decode(errors="replace")
         status = self._process.returncode
         log.error("QEMU ended with status %s and said: %s", status, complaints)
-        return qemu.first_complaint(complaints) or f"QEMU ended with status {status}."
+        return qemu.first_complaint(complaints) or tr(
+            "QEMU ended with status {status}.", status=status
+        )
 
 
 def _start(

@@ -8,6 +8,7 @@ from pathlib import Path
 from vdbackup.errors import RecoveryError, Remedy, SessionNotFound
 from vdbackup.qemu.monitor import tell
 from vdbackup.recovery.sessions.saved import SavedSession, saved_sessions
+from vdbackup.translation import tr
 
 log = logging.getLogger(__name__)
 
@@ -30,9 +31,11 @@ def find(sessions_folder: Path, reference: str) -> SavedSession:
     ]
     if len(found) == 1 and len(reference) >= SHORTEST_ID:
         return found[0]
-    problem = "more than one" if len(found) > 1 else "no"
+    problem = tr("more than one") if len(found) > 1 else tr("no")
     raise SessionNotFound(
-        f"{reference!r} matches {problem} session.", "Check the id.", remedy=Remedy.LIST_SESSIONS
+        tr("{reference!r} matches {problem} session.", reference=reference, problem=problem),
+        tr("Check the id."),
+        remedy=Remedy.LIST_SESSIONS,
     )
 
 
@@ -46,7 +49,7 @@ def status(session: SavedSession) -> str:
         log.info("session %s does not answer", session.id, exc_info=True)
         return str(session.state)
     running = isinstance(answer, dict) and answer.get("running") is not False
-    return str(session.state) if running else "paused"
+    return str(session.state) if running else tr("paused")
 
 
 def resume(session: SavedSession) -> None:

@@ -32,6 +32,7 @@ from vdbackup.repository.machine import points_together
 from vdbackup.repository.model import RecoveryPoint
 from vdbackup.repository.repository import Repository
 from vdbackup.repository.written import WrittenPoint
+from vdbackup.translation import tr
 
 
 @dataclass(frozen=True)
@@ -231,7 +232,7 @@ def _claimed(
     repository: Repository, set_name: str, point: RecoveryPoint
 ) -> Iterator[tuple[BackupSet, RecoveryPoint]]:
     """Claim a point of which all layers are there, as long as they were."""
-    doing = f"running a virtual machine from point {point.sequence}"
+    doing = tr("running a virtual machine from point {point}", point=point.sequence)
     with claims.reading(repository, set_name, [point.id], doing) as now:
         point = now.point(point.id)
         now.open_chain(point).close()
@@ -292,6 +293,6 @@ def _reading(overlay: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise PointUnreadable(
-            f"{overlay} cannot be read: {error.strerror}.",
-            "Boot another recovery point, or put the file back.",
+            tr("{overlay} cannot be read: {reason}.", overlay=overlay, reason=error.strerror),
+            tr("Boot another recovery point, or put the file back."),
         ) from error

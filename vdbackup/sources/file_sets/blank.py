@@ -12,6 +12,7 @@ import uuid
 from vdbackup.errors import FileSystemNotMade, ProgramMissing
 from vdbackup.sources.file_sets.delta import Delta
 from vdbackup.sources.file_sets.inode import BLOCK
+from vdbackup.translation import tr
 from vdbackup.volumes.gpt import LINUX, write_table
 
 START = 1 << 20
@@ -65,12 +66,15 @@ def make(delta: Delta) -> None:
         )  # fmt: skip
     except FileNotFoundError:
         raise ProgramMissing(
-            "Chosen files are kept in a file system that mke2fs makes, which is not installed.",
-            "Install it (Debian and Ubuntu: apt install e2fsprogs).",
+            tr("Chosen files are kept in a file system that mke2fs makes, which is not installed."),
+            tr("Install it (Debian and Ubuntu: apt install e2fsprogs)."),
         ) from None
     if done.returncode:
         raise FileSystemNotMade(
-            f"mke2fs could not make a file system: {done.stderr.strip() or done.returncode}.",
-            "Check that there is space for it in /var/tmp, or name another folder in TMPDIR.",
+            tr(
+                "mke2fs could not make a file system: {stderr}.",
+                stderr=done.stderr.strip() or done.returncode,
+            ),
+            tr("Check that there is space for it in /var/tmp, or name another folder in TMPDIR."),
         )
     delta.note_written()

@@ -13,6 +13,7 @@ from functools import cached_property
 from typing import Self
 
 from vdbackup.errors import SourceNotFound
+from vdbackup.translation import tr
 
 _EXCLUDE, _CROSS, _CACHES = "--exclude", "--cross-file-systems", "--caches"
 _LARGER = "--exclude-larger"
@@ -84,7 +85,8 @@ class Choice:
             paths = []
         if not paths or "\0" in text:
             raise SourceNotFound(
-                f"No files are chosen by {text!r}.", "Name a folder or a file, or several."
+                tr("No files are chosen by {text!r}.", text=text),
+                tr("Name a folder or a file, or several."),
             )
         return cls(tuple(paths), tuple(exclude), _CROSS in flags, _CACHES in flags, largest)
 
@@ -109,7 +111,7 @@ class Choice:
     def title(self) -> str:
         """What sentences call it."""
         others = len(self.paths) - 1
-        return self.paths[0] + (f" and {others} more" if others else "")
+        return self.paths[0] + (tr(" and {others} more", others=others) if others else "")
 
     def is_too_large(self, found: os.stat_result) -> bool:
         """Whether what is known of a file says that it is left out for its size."""
@@ -141,7 +143,7 @@ class Choice:
 def _size(word: str) -> int:
     """A number of bytes; raises ValueError."""
     if not word.isdecimal() or len(word) > _MAX_DIGITS or not int(word):
-        raise ValueError("it is no number of bytes")
+        raise ValueError(tr("it is no number of bytes"))
     return int(word)
 
 

@@ -14,6 +14,7 @@ from typing import Protocol, Self
 import numpy as np
 
 from vdbackup.disks.extents import Ranges, as_ranges, edges_of, runs_of
+from vdbackup.translation import tr
 
 BLOCK = 64 << 10
 """Bytes; that backups compare in the same (repository/digests.py) saves them from reading more."""
@@ -120,12 +121,19 @@ class Delta:
         while done < len(view):
             got = os.preadv(self.fd, [view[done:]], offset + done)
             if not got:
-                raise OSError(f"the delta ends at byte {offset + done}")
+                raise OSError(tr("the delta ends at byte {offset}", offset=offset + done))
             done += got
 
     def _end(self, offset: int, length: int) -> int:
         if offset < 0 or offset + length > self.size:
-            raise ValueError(f"bytes {offset}+{length} lie beyond the end at {self.size}")
+            raise ValueError(
+                tr(
+                    "bytes {offset}+{length} lie beyond the end at {size}",
+                    offset=offset,
+                    length=length,
+                    size=self.size,
+                )
+            )
         return offset + length
 
     def __enter__(self) -> Self:

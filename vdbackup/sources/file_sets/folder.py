@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from vdbackup.sources.file_sets.inode import BLOCK
+from vdbackup.translation import tr
 
 _ENTRY = struct.Struct("<IHBB")
 """Inode, length of the entry, length of the name, kind."""
@@ -138,7 +139,7 @@ def _entries(block: bytes) -> Iterator[tuple[bytes, Entry]]:
     while at + _ENTRY.size <= len(block):
         inode, length, name_length, kind = _ENTRY.unpack_from(block, at)
         if length < _ENTRY.size + name_length or length % 4 or at + length > len(block):
-            raise ValueError(f"an entry at byte {at} that ends nowhere")
+            raise ValueError(tr("an entry at byte {at} that ends nowhere", at=at))
         if inode:
             yield block[at + _ENTRY.size : at + _ENTRY.size + name_length], Entry(inode, kind)
         at += length

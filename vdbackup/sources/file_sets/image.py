@@ -25,6 +25,7 @@ from vdbackup.sources.file_sets.folder import Folder
 from vdbackup.sources.file_sets.inode import BLOCK, LONGEST_EXTENT, MOST_EXTENTS, Inode
 from vdbackup.sources.file_sets.library import Channel, Extent, Failed
 from vdbackup.sources.file_sets.pieces import Piece, blocks_of, common, less
+from vdbackup.translation import tr
 
 ROOT, LOST_AND_FOUND = 2, b"lost+found"
 _IN_PLACE = 256 << 10
@@ -121,7 +122,7 @@ class Image:
             ]
             return Folder.read(blocks)
         except ValueError as error:
-            raise _damaged(f"folder {number}: {error}") from error
+            raise _damaged(tr("folder {number}: {error}", number=number, error=error)) from error
 
     def write_folder(self, number: int, inode: Inode, folder: Folder) -> Inode:
         """Write a folder's entries where they have changed; its inode as it is then."""
@@ -289,9 +290,11 @@ class Image:
         except Failed as error:
             if error.number in (library.NO_BLOCK, library.NO_INODE):
                 raise FileSystemNotMade(
-                    "The chosen files need more room than their disk has: they have grown since "
-                    "they were counted.",
-                    "Start the backup again.",
+                    tr(
+                        "The chosen files need more room than their disk has: they have grown "
+                        "since they were counted."
+                    ),
+                    tr("Start the backup again."),
                 ) from error
             raise _damaged(str(error)) from error
 
@@ -407,6 +410,9 @@ class Image:
 
 def _damaged(what: str) -> FileSystemNotMade:
     return FileSystemNotMade(
-        f"The file system that the chosen files are kept in cannot be written ({what}).",
-        "Verify the point before; a full backup makes a new file system.",
+        tr(
+            "The file system that the chosen files are kept in cannot be written ({what}).",
+            what=what,
+        ),
+        tr("Verify the point before; a full backup makes a new file system."),
     )

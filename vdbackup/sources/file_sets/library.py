@@ -14,6 +14,7 @@ from typing import Any
 
 from vdbackup.errors import FileSystemNotMade, ProgramMissing
 from vdbackup.sources.file_sets.delta import Delta
+from vdbackup.translation import tr
 
 _LIBRARY = "libext2fs.so.2"
 _BASE = 2133571328
@@ -79,8 +80,11 @@ def library() -> Any:
         lib = ctypes.CDLL(_LIBRARY)
     except OSError:
         raise ProgramMissing(
-            f"Chosen files are kept by the library {_LIBRARY}, which is not installed.",
-            "Install it (Debian and Ubuntu: apt install e2fsprogs).",
+            tr(
+                "Chosen files are kept by the library {library}, which is not installed.",
+                library=_LIBRARY,
+            ),
+            tr("Install it (Debian and Ubuntu: apt install e2fsprogs)."),
         ) from None
     fs, ino, pointer = POINTER(FileSystem), c_uint, c_void_p
     of_calls: dict[str, tuple[Any, ...]] = {
@@ -177,8 +181,11 @@ class Channel:
         except Failed as error:
             self.let_go()
             raise FileSystemNotMade(
-                f"The file system in the point before cannot be gone on with ({error}).",
-                "Verify that point; a full backup makes a new one.",
+                tr(
+                    "The file system in the point before cannot be gone on with ({error}).",
+                    error=error,
+                ),
+                tr("Verify that point; a full backup makes a new one."),
             ) from error
 
     def call(self, name: str, *arguments: Any) -> None:

@@ -14,6 +14,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Self
 
+from vdbackup.translation import tr
+
 _ONLY_NAMED = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
 _FOLDER = _ONLY_NAMED | os.O_DIRECTORY
 _NEAR = 64
@@ -124,7 +126,7 @@ def attributes_of(fd: int) -> dict[str, bytes]:
     try:
         names = os.listxattr(path)
     except FileNotFoundError as error:  # what is open is there; it must not pass for gone
-        raise OSError(errno.EIO, "/proc is not mounted") from error
+        raise OSError(errno.EIO, tr("/proc is not mounted")) from error
     except OSError as error:
         if error.errno in _NO_ATTRIBUTES:
             return found

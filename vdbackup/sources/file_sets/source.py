@@ -22,9 +22,10 @@ from vdbackup.sources.identity import Facts, Kind
 from vdbackup.sources.moment import Follow, Outcome
 from vdbackup.sources.reference import Scheme, SourceRef
 from vdbackup.sources.source import Rounds
+from vdbackup.translation import tr
 from vdbackup.volumes.places import Disk
 
-_NO_MOMENT = "files are read one after the other, while they may be written to."
+_NO_MOMENT = tr("files are read one after the other, while they may be written to.")
 
 
 class FileSetSource:
@@ -56,7 +57,8 @@ class FileSetSource:
         self.choice = choice
         if not any(map(os.path.lexists, choice.paths)):
             raise SourceNotFound(
-                f"There is no {choice.title}.", "Check the path, and whether its drive is mounted."
+                tr("There is no {choice}.", choice=choice.title),
+                tr("Check the path, and whether its drive is mounted."),
             )
         self._tree = Tree(choice, apart)
         self._reads_all = reads_all
@@ -143,7 +145,7 @@ class FileSetSource:
         except Damaged as error:  # to go on from it would make it what was captured
             self._undo.close()
             self._read(None, task)
-            made = (
+            made = tr(
                 "What lies in the point before cannot be gone on from, so all files are kept anew"
             )
             self._trouble = (f"{made}: {error.title}", *self._trouble)
@@ -175,10 +177,15 @@ class FileSetSource:
         free = shutil.disk_usage(folder).free
         if everything and free < self.survey.content:
             raise NoSpace(
-                f"What is read of {self.title} lies in {folder} until it is stored: "
-                f"{readable_size(self.survey.content)} are needed there, and "
-                f"{readable_size(free)} are free.",
-                "Free some space there, or name another folder in TMPDIR.",
+                tr(
+                    "What is read of {title} lies in {folder} until it is stored: {size} are "
+                    "needed there, and {size_2} are free.",
+                    title=self.title,
+                    folder=folder,
+                    size=readable_size(self.survey.content),
+                    size_2=readable_size(free),
+                ),
+                tr("Free some space there, or name another folder in TMPDIR."),
             )
 
     def __enter__(self) -> Self:

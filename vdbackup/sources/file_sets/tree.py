@@ -14,6 +14,7 @@ from vdbackup.sources.file_sets.content import Content
 from vdbackup.sources.file_sets.inode import BLOCK
 from vdbackup.sources.file_sets.places import Place, Places, joined
 from vdbackup.text import printable
+from vdbackup.translation import grouped, tr
 
 _TAG = b"CACHEDIR.TAG"
 _SIGNATURE = b"Signature: 8a477f597d28d172789f06886806bc55"
@@ -46,15 +47,28 @@ class LeftOut:
         """What there is to say of that as it is meant to be."""
         said = []
         if self.apart:
-            said.append(f"The repository {named(self.apart)} is left out.")
+            said.append(tr("The repository {apart} is left out.", apart=named(self.apart)))
         if self.mounted:
-            said.append(f"Other file systems, mounted at {named(self.mounted)}, are left out.")
+            said.append(
+                tr(
+                    "Other file systems, mounted at {mounted}, are left out.",
+                    mounted=named(self.mounted),
+                )
+            )
         if self.caches:
-            which = "1 folder that is" if self.caches == 1 else f"{self.caches:,} folders that are"
-            said.append(f"The content of {which} marked as a cache is left out.")
+            which = (
+                tr("1 folder that is")
+                if self.caches == 1
+                else tr("{caches} folders that are", caches=grouped(self.caches))
+            )
+            said.append(tr("The content of {which} marked as a cache is left out.", which=which))
         if self.large:
-            which = "1 file is" if self.large == 1 else f"{self.large:,} files are"
-            said.append(f"{which} larger than what is wanted, and left out.")
+            which = (
+                tr("1 file is")
+                if self.large == 1
+                else tr("{large} files are", large=grouped(self.large))
+            )
+            said.append(tr("{which} larger than what is wanted, and left out.", which=which))
         return tuple(said)
 
     @property
@@ -64,9 +78,9 @@ class LeftOut:
             return ()
         which = ", ".join(self.unreadable[:_NAMED])
         more = len(self.unreadable) - _NAMED
-        others = f" and {more:,} more" if more > 0 else ""
-        said = f"These folders could not be read: {which}{others}."
-        return (f"{said} What the point before has of them stays.",)
+        others = tr(" and {more} more", more=grouped(more)) if more > 0 else ""
+        said = tr("These folders could not be read: {which}{others}.", which=which, others=others)
+        return (tr("{said} What the point before has of them stays.", said=said),)
 
 
 @dataclass(frozen=True)
@@ -84,7 +98,11 @@ class Survey:
     @property
     def sentence(self) -> str:
         """That, for a person."""
-        count = "1 file" if self.files == 1 else f"{self.files:,} files and folders"
+        count = (
+            tr("1 file")
+            if self.files == 1
+            else tr("{files} files and folders", files=grouped(self.files))
+        )
         return f"{count}, {readable_size(self.content)}."
 
 
@@ -208,7 +226,9 @@ def text(path: bytes) -> str:
 
 def named(paths: list[bytes]) -> str:
     """Paths for a sentence: the first few."""
-    more = f" and {len(paths) - _NAMED:,} more" if len(paths) > _NAMED else ""
+    more = (
+        tr(" and {count} more", count=grouped(len(paths) - _NAMED)) if len(paths) > _NAMED else ""
+    )
     return ", ".join(map(text, paths[:_NAMED])) + more
 
 

@@ -20,6 +20,7 @@ from dissect.btrfs.c_btrfs import BTRFS_BLOCK_GROUP, c_btrfs
 from dissect.btrfs.exceptions import Error
 from dissect.btrfs.stream import HAS_ZSTD, ChunkStream, Extent, ExtentStream, decode_extent
 
+from vdbackup.translation import tr
 from vdbackup.volumes.filesystems.node import (
     Content,
     EmptyFolder,
@@ -64,9 +65,9 @@ _READ = 0xFFF
 """Incompatible features that make no difference here or are read, up to copies on three and four
 devices."""
 _NAMES = {
-    0x1000: "a log of zones in place of its super block",
-    0x2000: "a second version of its extent tree",
-    0x4000: "a tree of stripes",
+    0x1000: tr("a log of zones in place of its super block"),
+    0x2000: tr("a second version of its extent tree"),
+    0x4000: tr("a tree of stripes"),
 }
 _SIMPLE_QUOTAS = 0x10000
 _CACHED_NODES = 1024
@@ -97,10 +98,10 @@ class _FileSystem:
         block = c_btrfs.btrfs_super_block(stream)
         self._node_size: int = block.nodesize
         if not 4096 <= self._node_size <= _MAX_NODE:
-            raise Unreadable("its super block is damaged")
+            raise Unreadable(tr("its super block is damaged"))
         if unknown := block.incompat_flags & ~(_READ | _SIMPLE_QUOTAS):
-            words = _NAMES.get(unknown & -unknown, "features that vdbackup does not know")
-            raise Unreadable(f"it has {words} ({unknown:#x})")
+            words = _NAMES.get(unknown & -unknown, tr("features that vdbackup does not know"))
+            raise Unreadable(tr("it has {words} ({unknown:#x})", words=words, unknown=unknown))
         self.devices = {block.dev_item.devid: stream}
         self.sector_size: int = block.sectorsize
         self.bytes = ChunkStream(self)
@@ -138,7 +139,7 @@ class _FileSystem:
                 folder, _, name = self._named_in(self.tree(parent), folder, _INODE_NAME)
                 names.append(name)
                 if len(names) > _MAX_DEPTH:
-                    raise Unreadable("the file system's tree is damaged")
+                    raise Unreadable(tr("the file system's tree is damaged"))
             number = parent
         return "/".join(reversed(names))
 
@@ -149,7 +150,7 @@ class _FileSystem:
             first, *_, length = record.unpack_from(data)
             name = bytes(data[record.size : record.size + length])
             return parent, first, name.decode(errors="surrogateescape")
-        raise Unreadable("the name of a folder is missing")
+        raise Unreadable(tr("the name of a folder is missing"))
 
     def places(self, address: int, length: int) -> list[Range]:
         """Where on the device a stretch of the address space lies, each copy of it.
@@ -166,7 +167,7 @@ class _FileSystem:
             if part <= 0:
                 break
             if chunk.type & _STRIPED:
-                raise Unreadable("it lies in stripes")
+                raise Unreadable(tr("it lies in stripes"))
             starts = [each.offset + inside for each in chunk.stripes if each.fh is not None]
             found += [(start, start + part) for start in starts]
             address, length, row = address + part, length - part, row + 1
@@ -183,7 +184,7 @@ class _FileSystem:
     def _root_item(self, number: int) -> Any:
         for _, data in self.roots.items((number, _ROOT, 0), (number, _ROOT, _LAST)):
             return c_btrfs.btrfs_root_item(data)
-        raise Unreadable("a subvolume of it is missing")
+        raise Unreadable(tr("a subvolume of it is missing"))
 
     def _add(self, offset: int, chunk: Any) -> None:
         """Make known where a chunk lies. dissect looks for ever for one that lies nowhere."""
@@ -191,11 +192,11 @@ class _FileSystem:
         here = [number in self.devices for number in numbers]
         copied = chunk.type & BTRFS_BLOCK_GROUP.DUP
         if not any(here) or (copied and not all(here)):
-            raise Unreadable("a part of it lies on another device")
+            raise Unreadable(tr("a part of it lies on another device"))
         try:
             self.bytes.add(offset, chunk)
         except Error as error:  # more are missing than the profile can do without
-            raise Unreadable("a part of it lies on another device") from error
+            raise Unreadable(tr("a part of it lies on another device")) from error
 
 
 class BtrfsNode(Node):
@@ -256,14 +257,16 @@ class BtrfsNode(Node):
         for (_, _, first), data in self._fs.tree(self._volume).items((*key, 0), (*key, _LAST)):
             compression, encryption, kind = _INLINE_EXTENT.unpack_from(data)
             if compression == c_btrfs.BTRFS_COMPRESS_ZSTD and not HAS_ZSTD:
-                raise Unreadable("reading what Zstandard compressed needs Python's backports.zstd")
+                raise Unreadable(
+                    tr("reading what Zstandard compressed needs Python's backports.zstd")
+                )
             if kind == _INLINE:
                 packed = bytes(data[_INLINE_EXTENT.size :])
                 inline = decode_extent(packed, compression, encryption, fs.sector_size)[:size]
                 return Content(io.BytesIO(inline), size, [(0, len(inline))])
             at, stored, skip, length = _EXTENT_ITEM.unpack_from(data)
             if first < position or not length or (compression and stored > _MAX_PACKED):
-                raise Unreadable("its map of extents is damaged")
+                raise Unreadable(tr("its map of extents is damaged"))
             if kind == _RESERVED:
                 continue
             if first > position:
@@ -296,7 +299,7 @@ class BtrfsNode(Node):
                 *_, size, length, _ = _DIRECTORY_ITEM.unpack_from(data, at)
                 at += _DIRECTORY_ITEM.size
                 if at + length + size > len(data):
-                    raise Unreadable("its attributes are damaged")
+                    raise Unreadable(tr("its attributes are damaged"))
                 name = os.fsdecode(bytes(data[at : at + length]))
                 found[name] = bytes(data[at + length : at + length + size])
                 at += length + size
@@ -348,7 +351,7 @@ class _Tree:
         """The value of an item; raises Unreadable if there is none."""
         for _, value in self.items(key, key):
             return value
-        raise Unreadable("its inode is missing")
+        raise Unreadable(tr("its inode is missing"))
 
     def items(self, first: Key, last: Key) -> Iterator[tuple[Key, memoryview]]:
         """The items from `first` to `last`."""
@@ -362,7 +365,7 @@ class _Tree:
             if node.level:
                 child = self._node(node.pointers[index])
                 if child.level != node.level - 1 or child.keys[:1] != [key]:
-                    raise Unreadable("the file system's tree is damaged")
+                    raise Unreadable(tr("the file system's tree is damaged"))
                 yield from self._below(child, first, last)
             elif key >= first:
                 yield key, node.values[index]
@@ -373,7 +376,7 @@ class _Tree:
         record = _POINTER if level else _ITEM
         start = _HEADER.size
         if start + count * record.size > len(data) or level > 7:
-            raise Unreadable("the file system's tree is damaged")
+            raise Unreadable(tr("the file system's tree is damaged"))
         fields = list(record.iter_unpack(data[start : start + count * record.size]))
         keys = [entry[:3] for entry in fields]
         if level:

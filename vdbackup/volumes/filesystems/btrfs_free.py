@@ -23,6 +23,7 @@ import google_crc32c
 import numpy as np
 
 from vdbackup.disks.extents import Ranges, as_ranges, overlap, union, without
+from vdbackup.translation import tr
 from vdbackup.volumes.filesystems.free_clusters import clear_bits
 from vdbackup.volumes.filesystems.node import Unreadable
 
@@ -54,14 +55,14 @@ _MAX_LEVELS = 8
 _MAX_BLOCKS = 1 << 16
 """Of one tree: 1 GiB, or the free space of many TiB."""
 _TRIES = 3
-_DAMAGED = "its trees are damaged"
+_DAMAGED = tr("its trees are damaged")
 
 
 def free_of_unmounted(read: Read, size: int) -> Ranges:
     """What is free in a Btrfs that nobody has mounted, in bytes; raises Unreadable in any doubt."""
     super_block = _SuperBlock.read(read, size)
     if super_block.log_root:
-        raise Unreadable("its log of synced files has not been applied")
+        raise Unreadable(tr("its log of synced files has not been applied"))
     return _Btrfs(read, super_block).free()
 
 
@@ -98,7 +99,7 @@ class _SuperBlock:
     def read(cls, read: Read, size: int) -> _SuperBlock:
         data = read(_SUPER_BLOCKS[0], _SUPER_SIZE)
         if len(data) < _SUPER_SIZE or data[64:72] != b"_BHRfS_M":
-            raise Unreadable("its super block is damaged")
+            raise Unreadable(tr("its super block is damaged"))
         (address, flags), (generation, root, chunks, log) = (
             struct.unpack_from("<QQ", data, 48),
             struct.unpack_from("<QQQQ", data, 72),
@@ -110,16 +111,16 @@ class _SuperBlock:
         )
         device, length = struct.unpack_from("<QQ", data, 201)
         if sums != _CRC32C:
-            raise Unreadable("its checksums are of a kind that vdbackup does not know")
+            raise Unreadable(tr("its checksums are of a kind that vdbackup does not know"))
         if not _is_whole(data) or address != _SUPER_BLOCKS[0]:
-            raise Unreadable("its super block is damaged")
+            raise Unreadable(tr("its super block is damaged"))
         if devices != 1:
-            raise Unreadable("it lies on several devices")
+            raise Unreadable(tr("it lies on several devices"))
         if flags != _WRITTEN or read_only & ~_READ_ONLY or incompatible & ~_INCOMPATIBLE:
-            raise Unreadable("it has features that vdbackup does not know")
+            raise Unreadable(tr("it has features that vdbackup does not know"))
         sane = sector in (4096, 8192, 16384, 65536) and sector <= node <= 65536
         if not sane or node % sector or first > 2048 or not _RESERVED < length <= size:
-            raise Unreadable("its super block is damaged")
+            raise Unreadable(tr("its super block is damaged"))
         valid = _FREE_SPACE_TREE | _FREE_SPACE_TREE_VALID
         return cls(
             generation,
@@ -232,7 +233,7 @@ class _Btrfs:
         (stripes,) = struct.unpack_from("<H", data, 44)
         spread = kind & _PROFILES
         if spread not in (0, _DUP):
-            raise Unreadable("its chunks are spread in a way that vdbackup does not know")
+            raise Unreadable(tr("its chunks are spread in a way that vdbackup does not know"))
         if stripes != (2 if spread else 1) or len(data) < 48 + 32 * stripes:
             raise Unreadable(_DAMAGED)
         found = [struct.unpack_from("<QQ", data, 48 + 32 * number) for number in range(stripes)]

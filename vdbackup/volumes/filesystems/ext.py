@@ -23,6 +23,7 @@ from dissect.extfs.c_ext import c_ext
 from dissect.extfs.extfs import ExtFS
 from dissect.util.stream import RunlistStream
 
+from vdbackup.translation import tr
 from vdbackup.volumes.filesystems import jbd2
 from vdbackup.volumes.filesystems.node import (
     Content,
@@ -55,10 +56,10 @@ checksums, large folders, data in inodes, encryption of single files, folded cas
 _RECOVER = 0x0004
 """The feature that a file system has as long as its journal may hold something."""
 _NAMES = {
-    0x0001: "compressed files",
-    0x0008: "a journal for another file system",
-    0x0010: "descriptors spread over its groups (meta_bg)",
-    0x1000: "data in folders (dirdata)",
+    0x0001: tr("compressed files"),
+    0x0008: tr("a journal for another file system"),
+    0x0010: tr("descriptors spread over its groups (meta_bg)"),
+    0x1000: tr("data in folders (dirdata)"),
 }
 _BIGALLOC = 0x0200
 """A feature that only writing needs to know; but dissect does not open such a file system."""
@@ -114,7 +115,7 @@ def replayed(stream: io.BufferedReader) -> io.BufferedReader:
     if not incompatible & _RECOVER:
         return stream
     if device or not inode:
-        raise Unreadable("its journal lies on another device")
+        raise Unreadable(tr("its journal lies on another device"))
     fs = _FileSystem(stream)
     journal = ExtNode(fs, inode, "").content()
     size = fs.block_size
@@ -123,7 +124,7 @@ def replayed(stream: io.BufferedReader) -> io.BufferedReader:
         journal.stream.seek(block * size)
         data: bytes = journal.stream.read(size)
         if len(data) < size:
-            raise Unreadable("its journal is damaged")
+            raise Unreadable(tr("its journal is damaged"))
         return data
 
     patches = jbd2.replay(read, journal.size // size, size)
@@ -136,10 +137,10 @@ def _check_features(stream: io.BufferedReader) -> None:
     incompatible, read_only = struct.unpack_from("<96xII", stream.read(1024))
     for bit in (1 << number for number in range(32)):
         if incompatible & bit & ~_READ:
-            words = _NAMES.get(bit, f"a feature that vdbackup does not know ({bit:#x})")
-            raise Unreadable(f"it has {words}")
+            words = _NAMES.get(bit, tr("a feature that vdbackup does not know ({bit:#x})", bit=bit))
+            raise Unreadable(tr("it has {words}", words=words))
     if read_only & _BIGALLOC:
-        raise Unreadable("it has clusters of several blocks (bigalloc)")
+        raise Unreadable(tr("it has clusters of several blocks (bigalloc)"))
 
 
 class _Inode(NamedTuple):
@@ -173,12 +174,12 @@ class _FileSystem(ExtFS):  # type: ignore[misc]  # dissect has no types
     def inode(self, number: int) -> _Inode:
         """An inode by its number; raises Unreadable where there is none."""
         if not 0 < number <= self._inodes:
-            raise Unreadable("its inode is missing")
+            raise Unreadable(tr("its inode is missing"))
         group, index = divmod(number - 1, self._per_group)
         piece, start = divmod(index * self._inode_size, _PIECE)
         raw = self._piece(group, piece)[start : start + self._inode_size]
         if len(raw) < self._inode_size:
-            raise Unreadable("the disk ends before its inode")
+            raise Unreadable(tr("the disk ends before its inode"))
         (mode, user, size, accessed, changed, modified, group_id, links, sectors, flags, data,
          attributes, size_high, sectors_high, attributes_high, user_high, group_high,
         ) = _INODE.unpack_from(raw)  # fmt: skip
@@ -264,7 +265,7 @@ class ExtNode(Node):
         if inode.flags & c_ext.EXT4_INLINE_DATA_FL:
             data = self._inline()[: inode.size]
             if len(data) < inode.size:
-                raise Unreadable("its inode holds only a part of it")
+                raise Unreadable(tr("its inode holds only a part of it"))
             return Content(io.BytesIO(data), inode.size, [(0, inode.size)])
         size, block_size = inode.size, self._fs.block_size
         runs = self._runs(-(-size // block_size))
@@ -301,7 +302,7 @@ class ExtNode(Node):
     def _check_plain(self) -> None:
         """What is encrypted has names and targets that only look like such."""
         if self._load().flags & c_ext.EXT4_ENCRYPT_FL:
-            raise Unreadable("it is encrypted")
+            raise Unreadable(tr("it is encrypted"))
 
     def _load(self) -> _Inode:
         return self._fs.inode(self._number)
@@ -322,7 +323,7 @@ class ExtNode(Node):
         if inode.attributes:
             block = self._block(inode.attributes)
             if block[:4] != _ATTRIBUTES.to_bytes(4, "little"):
-                raise Unreadable("its attributes are damaged")
+                raise Unreadable(tr("its attributes are damaged"))
             yield from self._parse_attributes(block, 32, 0)
 
     def _parse_attributes(
@@ -334,12 +335,12 @@ class ExtNode(Node):
             name = data[at + _ATTRIBUTE.size : at + _ATTRIBUTE.size + length]
             if inode:  # large ones have a file of their own
                 if size > _MAX_ATTRIBUTE:
-                    raise Unreadable("its attributes are damaged")
+                    raise Unreadable(tr("its attributes are damaged"))
                 value = read_at(ExtNode(self._fs, inode, "").content(), 0, size)
             else:
                 value = data[base + place : base + place + size]
             if len(value) != size:
-                raise Unreadable("its attributes are damaged")
+                raise Unreadable(tr("its attributes are damaged"))
             yield index, name, value
             at += -(-(_ATTRIBUTE.size + length) // 4) * 4
 
@@ -357,7 +358,7 @@ class ExtNode(Node):
                 content.stream.seek(offset)
                 block = content.stream.read(length)
                 if len(block) < length:
-                    raise Unreadable("the disk ends before a part of it")
+                    raise Unreadable(tr("the disk ends before a part of it"))
                 yield from _parse(block)
 
     def _runs(self, blocks: int) -> list[Run]:
@@ -370,7 +371,7 @@ class ExtNode(Node):
         magic, count, _, level = struct.unpack_from("<HHHH", data)
         wrong_level = level > _MAX_DEPTH if depth is None else level != depth or not count
         if magic != 0xF30A or wrong_level or 12 * (count + 1) > len(data):
-            raise Unreadable("its map of blocks is damaged")
+            raise Unreadable(tr("its map of blocks is damaged"))
         for offset in range(12, 12 * (count + 1), 12):
             if level:
                 _, low, high = struct.unpack_from("<IIH", data, offset)
@@ -403,7 +404,7 @@ class ExtNode(Node):
         self._fs.fh.seek(number * self._fs.block_size)
         data = self._fs.fh.read(self._fs.block_size)
         if len(data) < self._fs.block_size:
-            raise Unreadable("the disk ends before a part of it")
+            raise Unreadable(tr("the disk ends before a part of it"))
         return bytes(data)
 
 
@@ -415,7 +416,7 @@ def _parse(block: bytes) -> Iterator[tuple[int, bytes]]:
         if length in (0, 0xFFFF) and len(block) == 0x10000:
             length = len(block)
         if length < 8 + (name_length if number else 0) or offset + length > len(block):
-            raise Unreadable("the folder is damaged")
+            raise Unreadable(tr("the folder is damaged"))
         if number:
             yield number, block[offset + 8 : offset + 8 + name_length]
         offset += length

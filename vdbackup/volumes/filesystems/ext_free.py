@@ -21,6 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vdbackup.disks.extents import Int64s, Ranges, union, without
+from vdbackup.translation import tr
 from vdbackup.volumes.filesystems.free_clusters import clear_bits
 from vdbackup.volumes.filesystems.node import Unreadable
 
@@ -74,12 +75,14 @@ def free_of_unmounted(read: Read, size: int) -> Ranges:
     """
     ext = _Ext.read(read, size)
     if ext.incompatible & _RECOVER:
-        raise Unreadable("its journal has not been replayed: it is in use, or was not unmounted")
+        raise Unreadable(
+            tr("its journal has not been replayed: it is in use, or was not unmounted")
+        )
     if ext.state != _VALID:
-        raise Unreadable("it was not unmounted cleanly, or has errors")
+        raise Unreadable(tr("it was not unmounted cleanly, or has errors"))
     groups = _Groups(ext, read)
     if not groups.sure.all():
-        raise Unreadable("its maps of free blocks are damaged")
+        raise Unreadable(tr("its maps of free blocks are damaged"))
     return groups.free()
 
 
@@ -95,7 +98,7 @@ def free_of_mounted(read: Read, size: int) -> Ranges:
     """
     ext = _Ext.read(read, size)
     if ext.state & ~_VALID:
-        raise Unreadable("it has errors")
+        raise Unreadable(tr("it has errors"))
     groups = _Groups(ext, read)
     for _ in range(_TRIES):
         if groups.sure.all():
@@ -139,26 +142,26 @@ class _Ext:
         """From a volume; raises Unreadable where anything in it is unknown, or does not fit."""
         data = read(_SUPER_BLOCK, _SUPER_SIZE)
         if len(data) < _SUPER_SIZE or data[56:58] != b"\x53\xef":
-            raise Unreadable("its super block is damaged")
+            raise Unreadable(tr("its super block is damaged"))
 
         def number(at: int, layout: str = "<I") -> int:
             return int(struct.unpack_from(layout, data, at)[0])
 
         compatible, incompatible, read_only = (number(at) for at in (92, 96, 100))
         if number(76) != 1:
-            raise Unreadable("it is of a version that vdbackup does not know")
+            raise Unreadable(tr("it is of a version that vdbackup does not know"))
         unknown = (
             compatible & ~_COMPATIBLE, incompatible & ~_INCOMPATIBLE, read_only & ~_READ_ONLY,
         )  # fmt: skip
         if any(unknown):
             bits = " ".join(f"{each:#x}" for each in unknown)
-            raise Unreadable(f"it has features that vdbackup does not know ({bits})")
+            raise Unreadable(tr("it has features that vdbackup does not know ({bits})", bits=bits))
         has_sums = bool(read_only & _CSUM)
         if has_sums:
             if number(0x175, "<B") != _CRC32C:
-                raise Unreadable("it has checksums that vdbackup does not know")
+                raise Unreadable(tr("it has checksums that vdbackup does not know"))
             if number(0x3FC) != _crc32c(0xFFFF_FFFF, data[:0x3FC]):
-                raise Unreadable("the checksum of its super block is wrong")
+                raise Unreadable(tr("the checksum of its super block is wrong"))
         large = bool(incompatible & _64BIT)
         block = 1024 << min(number(24), 16)
         uuid = data[104:120]
@@ -199,7 +202,7 @@ class _Ext:
             and self.count <= _MAX_GROUPS
         )
         if not sane:
-            raise Unreadable("its super block is damaged, or the volume was cut off")
+            raise Unreadable(tr("its super block is damaged, or the volume was cut off"))
 
     @property
     def per_group(self) -> int:
@@ -312,7 +315,7 @@ class _Groups:
     def _blocks_at(self, block: int, count: int) -> bytes:
         data = self._read(block * self._ext.block, count * self._ext.block)
         if len(data) < count * self._ext.block:
-            raise Unreadable("the disk ends before a part of it")
+            raise Unreadable(tr("the disk ends before a part of it"))
         return data
 
     def _column(self, low: int, high: int, size: int = 4) -> Int64s:

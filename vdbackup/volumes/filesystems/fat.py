@@ -20,6 +20,7 @@ from dissect.fat.c_fat import Fattype
 from dissect.fat.fat import FATFS
 from dissect.util.stream import AlignedStream, RunlistStream
 
+from vdbackup.translation import tr
 from vdbackup.volumes.filesystems.node import (
     Content,
     Kind,
@@ -84,7 +85,7 @@ class FatNode(Node):
         size, cluster_size = self._size, self._fs.cluster_size
         runs = self._chain(self._cluster, -(-size // cluster_size))
         if sum(count for _, count in runs) * cluster_size < size:
-            raise Unreadable("its end is missing")
+            raise Unreadable(tr("its end is missing"))
         stream = RunlistStream(self._fs.data_stream, runs, size, cluster_size)
         return Content(stream, size, data_ranges(runs, cluster_size, size))
 
@@ -100,7 +101,7 @@ class FatNode(Node):
         return int(self._fs.first_data_sector) * int(self._fs.sector_size)
 
     def _target(self) -> str:
-        raise Unreadable("FAT has no links")
+        raise Unreadable(tr("FAT has no links"))
 
     @property
     def _cluster(self) -> int:
@@ -116,7 +117,7 @@ class FatNode(Node):
         runs = self._chain(self._cluster, _MAX_FOLDER // self._fs.cluster_size + 1)
         size = sum(count for _, count in runs) * self._fs.cluster_size
         if size > _MAX_FOLDER:
-            raise Unreadable("the folder is larger than FAT allows")
+            raise Unreadable(tr("the folder is larger than FAT allows"))
         stream = RunlistStream(self._fs.data_stream, runs, size, self._fs.cluster_size)
         return _whole(stream, size)
 
@@ -131,7 +132,7 @@ class FatNode(Node):
             return
         while cluster < end:
             if not 2 <= cluster < table.entry_count:
-                raise Unreadable("its chain of clusters is damaged")
+                raise Unreadable(tr("its chain of clusters is damaged"))
             yield cluster
             cluster = table.get(cluster)
 
@@ -156,7 +157,7 @@ class _Root(FatNode):
 def _whole(stream: AlignedStream, size: int) -> bytes:
     data: bytes = stream.read()
     if len(data) < size:
-        raise Unreadable("the disk ends before a part of it")
+        raise Unreadable(tr("the disk ends before a part of it"))
     return data
 
 

@@ -18,9 +18,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vdbackup.disks.extents import Ranges, as_ranges, edges_of, union
+from vdbackup.translation import tr
 from vdbackup.volumes.filesystems.node import Unreadable
 
-_UNCLEAN = "it was not unmounted cleanly"
+_UNCLEAN = tr("it was not unmounted cleanly")
 _BITMAP = 6
 _MFT, _MIRROR = 0x30, 0x38
 """Places in the boot sector of the numbers of the clusters in which these begin."""
@@ -39,13 +40,13 @@ def free_of_ntfs(stream: io.BufferedReader) -> Ranges:
 
     _, root = ntfs.open_root(stream)
     if root.hibernated():
-        raise Unreadable("its Windows is hibernated, or was shut down with fast startup")
+        raise Unreadable(tr("its Windows is hibernated, or was shut down with fast startup"))
     if root.unclean():
         raise Unreadable(_UNCLEAN)
     stream.seek(_SHADOWS)
     identifier, catalog = struct.unpack("<16s32xQ", stream.read(56))
     if identifier == _SHADOWED and catalog:
-        raise Unreadable("it has shadow copies, which need what was deleted since")
+        raise Unreadable(tr("it has shadow copies, which need what was deleted since"))
     stream.seek(0)
     boot = stream.read(512)
     sector, factor = struct.unpack_from("<HB", boot, 11)
@@ -57,7 +58,7 @@ def free_of_ntfs(stream: io.BufferedReader) -> Ranges:
     if len(bitmap) * 8 < count or not all(
         place < count and bitmap[place // 8] >> place % 8 & 1 for place in places
     ):
-        raise Unreadable("its map of clusters is damaged")
+        raise Unreadable(tr("its map of clusters is damaged"))
     free: Ranges = clear_bits(np.frombuffer(bitmap, np.uint8), count) * cluster
     return free
 
@@ -90,10 +91,10 @@ def free_of_fat(stream: io.BufferedReader) -> Ranges:
         copies.append(stream.read(fat.table_size))
     table = copies[0]
     if any(copy != table for copy in copies) or len(table) < fat.table_size:
-        raise Unreadable("the copies of its table differ")
+        raise Unreadable(tr("the copies of its table differ"))
     entries = fat.entries(table)
     if len(entries) < fat.clusters + 2 or entries[0] & 0xFF != fat.media:
-        raise Unreadable("its table is damaged")
+        raise Unreadable(tr("its table is damaged"))
     clean = {12: 0, 16: 0xC000, 32: 0x0C00_0000}[fat.bits]  # and no errors seen
     if fat.is_dirty or entries[1] & clean != clean:
         raise Unreadable(_UNCLEAN)
@@ -156,9 +157,9 @@ class _Fat:
         clusters = (total - head) // max(per_cluster, 1)
         bits = 12 if clusters < _FAT12 else 16 if clusters < _FAT16 else 32
         if not sector or not per_cluster or not table or clusters <= 0:
-            raise Unreadable("its boot sector is damaged")
+            raise Unreadable(tr("its boot sector is damaged"))
         if (bits == 32) != (not short) or (bits == 32 and (mirroring or version or root)):
-            raise Unreadable("its table is of a kind that vdbackup does not know")
+            raise Unreadable(tr("its table is of a kind that vdbackup does not know"))
         return cls(
             bits=bits,
             copies=copies,

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 
 import google_crc32c
 
+from vdbackup.translation import tr
 from vdbackup.volumes.filesystems.node import Unreadable
 
 if TYPE_CHECKING:
@@ -82,16 +83,16 @@ class _Journal:
         magic, kind, _ = _HEADER.unpack_from(head)
         size, end, first, number, start = struct.unpack_from(">IIIII", head, 12)
         if magic != _MAGIC or kind not in (_SUPER_BLOCK_V1, _SUPER_BLOCK_V2):
-            raise Unreadable("its journal is damaged")
+            raise Unreadable(tr("its journal is damaged"))
         self._features = struct.unpack_from(">I", head, 40)[0] if kind == _SUPER_BLOCK_V2 else 0
         if self._features & ~_READ:
-            raise Unreadable("its journal is of a kind that vdbackup does not know")
+            raise Unreadable(tr("its journal is of a kind that vdbackup does not know"))
         self._fast = 0
         if self._features & _FAST_COMMIT:
             self._fast = struct.unpack_from(">I", head, 84)[0] or _FAST_COMMIT_BLOCKS
         self._first, self._end = first, end - self._fast
         if size != block_size or not 0 < first < self._end <= end <= length or start >= self._end:
-            raise Unreadable("its journal is damaged")
+            raise Unreadable(tr("its journal is damaged"))
         self._start, self._number = start, number
         self._seed = _crc(0xFFFF_FFFF, head[48:64])
 
@@ -141,7 +142,7 @@ class _Journal:
             self._check_data(block, number, checksum)
             # one block twice under one descriptor would shift all that follow
             if target in places:
-                raise Unreadable("its journal is damaged")
+                raise Unreadable(tr("its journal is damaged"))
             places[target] = block, bool(flags & _ESCAPED)
         return places
 
@@ -168,13 +169,13 @@ class _Journal:
             return
         found = _crc(_crc(self._seed, struct.pack(">I", number)), self._read(block))
         if checksum != (found if self._features & _CHECKSUM_V3 else found & 0xFFFF):
-            raise Unreadable("its journal is damaged")
+            raise Unreadable(tr("its journal is damaged"))
 
     def _revoked(self, data: bytes) -> set[int]:
         (end,) = struct.unpack_from(">I", data, 12)
         layout = ">Q" if self._features & _64_BIT else ">I"
         if not 16 <= end <= len(data):
-            raise Unreadable("its journal is damaged")
+            raise Unreadable(tr("its journal is damaged"))
         whole = (end - 16) // struct.calcsize(layout) * struct.calcsize(layout)
         return {block for (block,) in struct.iter_unpack(layout, data[16 : 16 + whole])}
 
@@ -187,7 +188,7 @@ class _Journal:
             data = self._read(self._end + 1)
             tag, _, _, transaction = struct.unpack_from("<HHII", data)
             if tag == _FAST_COMMIT_HEAD and transaction == number:
-                raise Unreadable("its journal has fast commits, which are not read here")
+                raise Unreadable(tr("its journal has fast commits, which are not read here"))
 
 
 def _crc(state: int, data: bytes) -> int:

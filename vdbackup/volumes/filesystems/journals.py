@@ -10,6 +10,7 @@ from __future__ import annotations
 import io
 import struct
 
+from vdbackup.translation import tr
 from vdbackup.volumes.filesystems.node import Unreadable
 
 _SECTOR = 512
@@ -25,15 +26,15 @@ _UNMOUNT = 0x20
 _BTRFS_LOG_ROOT = 0x10000 + 96
 """Place of the address of the tree of logs; 0 if nothing waits in one (On-disk-format)."""
 
-SENTENCE = (
-    "It was in use when it was captured, and its {log} was not applied: files that were changed "
-    "shortly before may be missing, old or still there though they were deleted."
+SENTENCE = tr(
+    "It was in use when it was captured, and its {log} was not applied: files that were "
+    "changed shortly before may be missing, old or still there though they were deleted."
 )
 
-HIBERNATED = (
-    "Its Windows was hibernated when it was captured, or shut down with fast startup, and keeps in "
-    "its memory what it may not have written: files that were changed shortly before may be "
-    "missing, old or still there though they were deleted."
+HIBERNATED = tr(
+    "Its Windows was hibernated when it was captured, or shut down with fast startup, and "
+    "keeps in its memory what it may not have written: files that were changed shortly before "
+    "may be missing, old or still there though they were deleted."
 )
 
 
@@ -47,7 +48,7 @@ def warning(kind: str, stream: io.BufferedReader) -> str:
     if kind == "xfs" and not _xfs_is_clean(stream):
         return SENTENCE.format(log="log")
     if kind == "btrfs" and _at(stream, _BTRFS_LOG_ROOT, "<Q"):
-        return SENTENCE.format(log="log of synced files")
+        return SENTENCE.format(log=tr("log of synced files"))
     if kind == "ntfs":
         return _of_ntfs(stream)
     if kind == "ext" and not _ext_is_replayed(stream):

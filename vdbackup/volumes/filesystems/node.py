@@ -21,10 +21,11 @@ from typing import Any, NamedTuple
 
 from vdbackup.errors import GuestUnreadable, VdbackupError
 from vdbackup.text import printable
+from vdbackup.translation import tr
 
 log = logging.getLogger(__name__)
 
-ADVICE = "Boot the recovery point, or restore it, to get at what is in it."
+ADVICE = tr("Boot the recovery point, or restore it, to get at what is in it.")
 
 _MAX_TARGET = 65_536
 """Bytes; Linux allows 4,096 and NTFS 16 KiB."""
@@ -139,7 +140,7 @@ class Node(ABC):
     def target(self) -> str:
         """Where a link points."""
         if self.stat().size > _MAX_TARGET:
-            raise Unreadable("it is a link of impossible length")
+            raise Unreadable(tr("it is a link of impossible length"))
         return self._target()
 
 
@@ -163,10 +164,10 @@ class EmptyFolder(Node):
 
     def content(self) -> Content:
         """None: raises Unreadable."""
-        raise Unreadable("it is a folder")
+        raise Unreadable(tr("it is a folder"))
 
     def _target(self) -> str:
-        raise Unreadable("it is a folder")
+        raise Unreadable(tr("it is a folder"))
 
 
 @contextlib.contextmanager
@@ -183,14 +184,19 @@ def reading(what: str) -> Iterator[None]:
     except VdbackupError:
         raise
     except Unreadable as error:
-        raise GuestUnreadable(f"{printable(what)} cannot be read: {error}.", ADVICE) from error
+        raise GuestUnreadable(
+            tr("{what} cannot be read: {error}.", what=printable(what), error=error), ADVICE
+        ) from error
     except Exception as error:
         if isinstance(error, OSError) and error.errno is not None:
             raise
         log.info("%s cannot be read", what, exc_info=True)
         raise GuestUnreadable(
-            f"{printable(what)} cannot be read: its structures are damaged, or of a kind that "
-            "vdbackup does not know.",
+            tr(
+                "{what} cannot be read: its structures are damaged, or of a kind that vdbackup "
+                "does not know.",
+                what=printable(what),
+            ),
             ADVICE,
         ) from error
 
@@ -234,7 +240,7 @@ def read_at(content: Content, offset: int, length: int) -> bytes:
             content.stream.seek(begin)
             chunk = content.stream.read(until - begin)
             if len(chunk) != until - begin:
-                raise Unreadable("a part of it is missing")
+                raise Unreadable(tr("a part of it is missing"))
             found[begin - offset : until - offset] = chunk
     return bytes(found)
 
@@ -275,7 +281,7 @@ def runs_of(extents: Iterable[tuple[int, int | None, int]], blocks: int) -> list
     position = 0
     for first, start, count in extents:
         if first < position or count <= 0:
-            raise Unreadable("its map of blocks is damaged")
+            raise Unreadable(tr("its map of blocks is damaged"))
         if first > position:
             runs.append((None, first - position))
         runs.append((start, count))

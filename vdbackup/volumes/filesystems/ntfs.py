@@ -21,6 +21,7 @@ from dissect.ntfs.ntfs import NTFS
 from dissect.ntfs.stream import CompressedRunlistStream
 from dissect.ntfs.util import apply_fixup
 
+from vdbackup.translation import tr
 from vdbackup.volumes.filesystems.node import (
     Content,
     Kind,
@@ -135,13 +136,13 @@ class NtfsNode(Node):
         self._check_readable()
         resident = self._header.resident
         if resident and self._header.attributes & _ENCRYPTED:
-            raise Unreadable("it is encrypted")
+            raise Unreadable(tr("it is encrypted"))
         if resident is not None:
             return Content(io.BytesIO(resident), len(resident), [(0, len(resident))])
         record = self._record
         attributes = record.attributes.find("", ATTRIBUTE_TYPE_CODE.DATA)
         if attributes.header.flags & _ENCRYPTED:
-            raise Unreadable("it is encrypted")
+            raise Unreadable(tr("it is encrypted"))
         stream = record.open()
         size = stream.size
         first = min(attributes, key=lambda attribute: attribute.header.lowest_vcn)
@@ -151,7 +152,7 @@ class NtfsNode(Node):
         runs, cluster_size = stream.runlist, self._fs.cluster_size
         clusters = sum(count for _, count in runs)
         if any(count < 0 for _, count in runs) or clusters * cluster_size < size:
-            raise Unreadable("its map of clusters is damaged")
+            raise Unreadable(tr("its map of clusters is damaged"))
         return Content(stream, size, data_ranges(runs, cluster_size, written))
 
     def blocks(self) -> list[Range]:
@@ -175,7 +176,7 @@ class NtfsNode(Node):
         content = self.content()
         record = self._record.attributes.find("", ATTRIBUTE_TYPE_CODE.DATA)
         if self._header.resident is not None or record.header.flags & (_COMPRESSED | _ENCRYPTED):
-            raise Unreadable("its bytes do not lie on the disk as they are")
+            raise Unreadable(tr("its bytes do not lie on the disk as they are"))
         found: list[tuple[int, int, int]] = []
         position, cluster_size = 0, self._fs.cluster_size
         for start, count in content.stream.runlist:
@@ -183,7 +184,7 @@ class NtfsNode(Node):
             if length <= 0:
                 break
             if start is None:
-                raise Unreadable("it has holes")
+                raise Unreadable(tr("it has holes"))
             found.append((position, start * cluster_size, length))
             position += length
         return found
@@ -272,7 +273,7 @@ class NtfsNode(Node):
         if self._loaded is None:
             header = _parse_record(self._read_record())
             if not header.flags & _IN_USE or self._sequence not in (None, header.sequence):
-                raise Unreadable("the folder names a file that was deleted")
+                raise Unreadable(tr("the folder names a file that was deleted"))
             if header.tag is None and header.attributes & _IS_REPARSE_POINT:
                 points = self._record.attributes[ATTRIBUTE_TYPE_CODE.REPARSE_POINT]
                 header = header._replace(tag=int(points.tag))
@@ -288,20 +289,22 @@ class NtfsNode(Node):
         table.seek(self._number * size)
         data = table.read(size)
         if len(data) != size or data[:4] != b"FILE":
-            raise Unreadable("its record is damaged")
+            raise Unreadable(tr("its record is damaged"))
         return bytes(apply_fixup(data))
 
     def _check_readable(self) -> None:
         header = self._header
         if header.attributes & _ELSEWHERE:
-            raise Unreadable("its data are not on this disk but at a cloud service")
+            raise Unreadable(tr("its data are not on this disk but at a cloud service"))
         if header.tag is not None and header.tag & ~_CLOUD_VARIANT != _CLOUD:
-            raise Unreadable(f"only Windows knows how (its reparse tag is {header.tag:#x})")
+            raise Unreadable(
+                tr("only Windows knows how (its reparse tag is {tag:#x})", tag=header.tag)
+            )
 
     def _entries(self) -> Iterator[tuple[int, int, str]]:
         """The entries of a folder: those in its record, then those in blocks that are in use."""
         if not self._header.flags & _IS_FOLDER:
-            raise Unreadable("it is not a folder")
+            raise Unreadable(tr("it is not a folder"))
         record = self._record
         root = record.open("$I30", ATTRIBUTE_TYPE_CODE.INDEX_ROOT).read()
         yield from _parse_index(root, 16)
@@ -315,7 +318,7 @@ class NtfsNode(Node):
                 stream.seek(number * size)
                 data = stream.read(size)
                 if data[:4] != b"INDX":
-                    raise Unreadable("the folder is damaged")
+                    raise Unreadable(tr("the folder is damaged"))
                 yield from _parse_index(bytes(apply_fixup(data)), 24)
 
 
@@ -330,7 +333,7 @@ def _parse_record(data: bytes) -> _Header:
         if kind == _END:
             break
         if length < 16:
-            raise Unreadable("its record is damaged")
+            raise Unreadable(tr("its record is damaged"))
         elsewhere, name_length = data[offset + 8 : offset + 10]
         value_length, value = struct.unpack_from("<IH", data, offset + 16)
         value += offset
@@ -343,7 +346,7 @@ def _parse_record(data: bytes) -> _Header:
             else:
                 size, resident = value_length, data[value : value + value_length]
                 if len(resident) != size:
-                    raise Unreadable("its record is damaged")
+                    raise Unreadable(tr("its record is damaged"))
         elif kind == _REPARSE_POINT and not elsewhere:
             tag = int.from_bytes(data[value : value + 4], "little")
         offset += length
@@ -370,7 +373,7 @@ def _parse_index(data: bytes, start: int) -> Iterator[tuple[int, int, str]]:
             return
         name_length, namespace = struct.unpack_from("<BB", data, offset + 80)
         if length < 82 + 2 * name_length or offset + length > len(data):
-            raise Unreadable("the folder is damaged")
+            raise Unreadable(tr("the folder is damaged"))
         if namespace != _DOS_NAME:
             name = data[offset + 82 : offset + 82 + 2 * name_length]
             text = name.decode("utf-16-le", "surrogatepass")

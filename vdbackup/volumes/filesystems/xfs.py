@@ -19,6 +19,7 @@ from dissect.util.stream import RunlistStream
 from dissect.xfs.c_xfs import c_xfs
 from dissect.xfs.xfs import XFS, INode, fsb_to_bb, parse_fsblock
 
+from vdbackup.translation import tr
 from vdbackup.volumes.filesystems import xfs_attributes
 from vdbackup.volumes.filesystems.node import (
     Content,
@@ -53,7 +54,7 @@ def open_root(stream: io.BufferedReader) -> tuple[str, Node]:
     _check_features(stream)
     fs = XFS(stream)
     if fs.sb.sb_dirblklog:
-        raise Unreadable("the blocks of its folders are larger than those of its files")
+        raise Unreadable(tr("the blocks of its folders are larger than those of its files"))
     return "XFS", XfsNode(fs.root, "")
 
 
@@ -64,9 +65,11 @@ def _check_features(stream: io.BufferedReader) -> None:
     if version & 0xF < 5:
         return
     if incompatible & _NEEDS_REPAIR:
-        raise Unreadable("it waits for xfs_repair")
+        raise Unreadable(tr("it waits for xfs_repair"))
     if unknown := incompatible & ~_READ:
-        raise Unreadable(f"it has features that vdbackup does not know ({unknown:#x})")
+        raise Unreadable(
+            tr("it has features that vdbackup does not know ({unknown:#x})", unknown=unknown)
+        )
 
 
 class XfsNode(Node):
@@ -107,7 +110,7 @@ class XfsNode(Node):
         """The file's blocks; reserved ones that were never written are holes."""
         inode, fs = self._inode, self._inode.xfs
         if inode.inode.di_flags & c_xfs.XFS_DIFLAG_REALTIME:
-            raise Unreadable("it lies on another device, XFS's real-time section")
+            raise Unreadable(tr("it lies on another device, XFS's real-time section"))
         size, block_size = inode.size, fs.block_size
         blocks = -(-size // block_size)
         runs = merged(runs_of(self._extents(), blocks), blocks)
@@ -131,24 +134,24 @@ class XfsNode(Node):
         if inode.inode.di_aformat == _LOCAL:
             return xfs_attributes.named(xfs_attributes.in_inode(fork))
         if inode.inode.di_aformat != _EXTENTS:
-            raise Unreadable("it has more attributes than vdbackup reads")
+            raise Unreadable(tr("it has more attributes than vdbackup reads"))
         count = inode.attr_extents
         places: dict[int, int] = {}
         for at in range(0, min(16 * count, len(fork) - 15), 16):
             first, start, length, _ = parse_fsblock(fork[at : at + 16])
             if len(places) + length > _MAX_ATTRIBUTES:
-                raise Unreadable("its attributes are damaged")
+                raise Unreadable(tr("its attributes are damaged"))
             places.update((first + number, start + number) for number in range(length))
 
         def read(number: int) -> bytes:
             fs = inode.xfs
             if number not in places:
-                raise Unreadable("its attributes are damaged")
+                raise Unreadable(tr("its attributes are damaged"))
             group, block = fsb_to_bb(places[number], fs.sb.sb_agblklog)
             fs.fh.seek((group * fs.sb.sb_agblocks + block) * fs.block_size)
             data: bytes = fs.fh.read(fs.block_size)
             if len(data) < fs.block_size:
-                raise Unreadable("the disk ends before a part of it")
+                raise Unreadable(tr("the disk ends before a part of it"))
             return data
 
         return xfs_attributes.named(xfs_attributes.in_blocks(sorted(places), read))

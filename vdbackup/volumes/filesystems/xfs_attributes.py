@@ -9,6 +9,7 @@ import os
 import struct
 from collections.abc import Callable, Iterator
 
+from vdbackup.translation import tr
 from vdbackup.volumes.filesystems.node import Unreadable, posix_acl
 
 _NAMESPACES = {0x00: "user.", 0x02: "trusted.", 0x04: "security."}
@@ -41,7 +42,7 @@ def named(found: Iterator[Found]) -> dict[str, bytes]:
     for flags, encoded, value in found:
         size += len(encoded) + len(value)
         if size > _MOST:
-            raise Unreadable("it has more attributes than vdbackup reads")
+            raise Unreadable(tr("it has more attributes than vdbackup reads"))
         prefix = _NAMESPACES.get(flags & ~_IS_HERE)
         if prefix is None or flags & _IS_INCOMPLETE:
             continue
@@ -58,7 +59,7 @@ def in_inode(fork: bytes) -> Iterator[Found]:
         length, value_length, flags = struct.unpack_from("BBB", fork, at)
         end = at + 3 + length + value_length
         if end > min(size, len(fork)):
-            raise Unreadable("its attributes are damaged")
+            raise Unreadable(tr("its attributes are damaged"))
         yield flags, fork[at + 3 : at + 3 + length], fork[at + 3 + length : end]
         at = end
 
@@ -71,7 +72,7 @@ def in_blocks(numbers: list[int], read: Callable[[int], bytes]) -> Iterator[Foun
         read: gives a block of the fork.
     """
     if len(numbers) > _MAX_BLOCKS:
-        raise Unreadable("it has too many attributes")
+        raise Unreadable(tr("it has too many attributes"))
     for number in numbers:
         block = read(number)
         (magic,) = struct.unpack_from(">H", block, 8)
@@ -83,7 +84,7 @@ def _in_leaf(block: bytes, is_5: bool, read: Callable[[int], bytes]) -> Iterator
     start = _HEADER_5 if is_5 else _HEADER
     (count,) = struct.unpack_from(">H", block, 56 if is_5 else 12)
     if start + 8 * count > len(block):
-        raise Unreadable("its attributes are damaged")
+        raise Unreadable(tr("its attributes are damaged"))
     for _, place, flags in struct.iter_unpack(">IHBx", block[start : start + 8 * count]):
         if flags & _IS_HERE:
             size, length = struct.unpack_from(">HB", block, place)
@@ -97,7 +98,7 @@ def _in_leaf(block: bytes, is_5: bool, read: Callable[[int], bytes]) -> Iterator
 
 def _elsewhere(first: int, size: int, is_5: bool, read: Callable[[int], bytes]) -> bytes:
     if size > _MAX_VALUE:
-        raise Unreadable("its attributes are damaged")
+        raise Unreadable(tr("its attributes are damaged"))
     value = b""
     number = first
     while len(value) < size:

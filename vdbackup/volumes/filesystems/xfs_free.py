@@ -17,6 +17,7 @@ import google_crc32c
 import numpy as np
 
 from vdbackup.disks.extents import Ranges
+from vdbackup.translation import tr
 from vdbackup.volumes.filesystems import journals
 from vdbackup.volumes.filesystems.node import Unreadable
 
@@ -27,7 +28,7 @@ _INCOMPATIBLE = 0xEF
 parents. Not: "needs repair" (0x10), folders of metadata, zones."""
 _NO_BLOCK = 0xFFFF_FFFF
 _MAX_LEVELS = 9
-_DAMAGED = "its trees of free blocks are damaged"
+_DAMAGED = tr("its trees of free blocks are damaged")
 
 
 def free(stream: io.BufferedReader) -> Ranges:
@@ -35,7 +36,7 @@ def free(stream: io.BufferedReader) -> Ranges:
     stream.seek(0)
     xfs = _Xfs.read(stream.read(512))
     if journals.warning("xfs", stream):
-        raise Unreadable("its log has not been applied: it is in use, or was not unmounted")
+        raise Unreadable(tr("its log has not been applied: it is in use, or was not unmounted"))
     groups = [_Group(xfs, stream, number).free() for number in range(xfs.groups)]
     return np.concatenate([np.empty((0, 2), np.int64), *groups])
 
@@ -59,12 +60,12 @@ class _Xfs:
         read_only, incompatible, log = struct.unpack_from(">III", data, 212)
         has_sums = version & 15 == 5
         if version & 15 not in (4, 5) or data[126]:
-            raise Unreadable("it is of a version that vdbackup does not know")
+            raise Unreadable(tr("it is of a version that vdbackup does not know"))
         if has_sums and (read_only & ~_READ_ONLY or incompatible & ~_INCOMPATIBLE or log):
-            raise Unreadable("it has features that vdbackup does not know, or needs a repair")
+            raise Unreadable(tr("it has features that vdbackup does not know, or needs a repair"))
         sane = 512 <= sector <= block <= 65536 and length > 0 and groups == -(-blocks // length)
         if not sane:
-            raise Unreadable("its super block is damaged")
+            raise Unreadable(tr("its super block is damaged"))
         return cls(block, blocks, sector, length, groups, has_sums)
 
 
@@ -135,7 +136,7 @@ class _Group:
         self._stream.seek(self._start + offset)
         data = self._stream.read(length)
         if len(data) < length:
-            raise Unreadable("the disk ends before a part of it")
+            raise Unreadable(tr("the disk ends before a part of it"))
         if self._xfs.has_sums:
             blank = data[:checksum] + bytes(4) + data[checksum + 4 :]
             if google_crc32c.value(blank) != int.from_bytes(

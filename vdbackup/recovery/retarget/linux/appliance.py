@@ -30,6 +30,7 @@ from vdbackup.jobs import Task
 from vdbackup.qemu import qemu
 from vdbackup.recovery.retarget.linux.cpio import Member, archive, padded
 from vdbackup.text import printable
+from vdbackup.translation import tr
 
 if TYPE_CHECKING:
     from vdbackup.recovery.sessions.session import Session
@@ -42,12 +43,12 @@ _MEMORY_MIB = 1024
 """A whole initramfs of Ubuntu takes 300 MiB when it is unpacked."""
 _COMMAND_LINE = "console=ttyS0 rdinit=/vdbackup quiet loglevel=4 panic=-1"
 _STAGES = {
-    "start": "the guest's kernel did not start, or its initramfs has no shell",
-    "disk": "the guest's kernel did not find its disk",
-    "lvm": "its logical volumes could not be activated",
-    "mount": "a volume could not be mounted",
-    "write": "a file could not be written",
-    "umount": "a volume could not be unmounted",
+    "start": tr("the guest's kernel did not start, or its initramfs has no shell"),
+    "disk": tr("the guest's kernel did not find its disk"),
+    "lvm": tr("its logical volumes could not be activated"),
+    "mount": tr("a volume could not be mounted"),
+    "write": tr("a file could not be written"),
+    "umount": tr("a volume could not be unmounted"),
 }
 """What has gone wrong where the script got to that stage and no further."""
 _DEVICES = {
@@ -160,7 +161,7 @@ def edited(
         with vm.start_session(
             layer,
             sessions_folder=sessions_folder,
-            title="the retargeting of this recovery point",
+            title=tr("the retargeting of this recovery point"),
             sector_size=sector_size,
             hardware=_hardware(errand.controller),
             disk_format=disk_format,
@@ -195,7 +196,13 @@ def _wait(
         raise _failed(session.console_text(), nonce, error.title) from error
     console = session.console_text()
     if f"{nonce} done" not in console:
-        why = "" if came else f"It had not ended after {time.monotonic() - started:.0f} s."
+        why = (
+            ""
+            if came
+            else tr(
+                "It had not ended after {monotonic:.0f} s.", monotonic=time.monotonic() - started
+            )
+        )
         raise _failed(console, nonce, why)
     session.execute("quit")  # which writes what QEMU keeps of the scratch's tables in memory
     session.wait(_QUIT_LIMIT)
@@ -222,9 +229,9 @@ def _failed(console: str, nonce: str, why: str) -> RecoveryError:
     complaint = _complaint(console, nonce)
     more = " ".join(part for part in (words[:300], complaint) if part)
     return NotRetargeted(
-        f"The overlay could not be retargeted: {sentence}"
+        tr("The overlay could not be retargeted: {sentence}", sentence=sentence)
         + (f" ({more.rstrip('.')})." if more else "."),
-        "The overlay is as it was. Use another point, or other hardware.",
+        tr("The overlay is as it was. Use another point, or other hardware."),
         remedy=Remedy.CHOOSE_HARDWARE,
     )
 
@@ -232,7 +239,7 @@ def _failed(console: str, nonce: str, why: str) -> RecoveryError:
 def _complaint(console: str, nonce: str) -> str:
     """The last thing that a program of the guest's said, which is no line of ours."""
     lines = [line.strip() for line in console.splitlines() if line.strip() and nonce not in line]
-    return f"the guest says: {printable(lines[-1])[:200]}" if lines else ""
+    return tr("the guest says: {line}", line=printable(lines[-1])[:200]) if lines else ""
 
 
 # ----------------------------------------------------------------------------- the script
@@ -320,9 +327,11 @@ def kind_of(volume: FileSystem) -> str:
     kind = next((k for name, k in _KINDS.items() if volume.kind.lower().startswith(name)), None)
     if kind is None:
         raise NotRetargeted(
-            f"A file on {volume.kind or 'a volume of unknown kind'} would have to be changed, "
-            "which is not done.",
-            "Choose hardware that needs no changes.",
+            tr(
+                "A file on {kind} would have to be changed, which is not done.",
+                kind=volume.kind or tr("a volume of unknown kind"),
+            ),
+            tr("Choose hardware that needs no changes."),
         )
     return kind
 

@@ -24,6 +24,7 @@ import zstandard
 from vdbackup.errors import GuestUnreadable, RecoveryError
 from vdbackup.recovery.retarget.linux import kmod_index
 from vdbackup.recovery.retarget.linux.cpio import Member, archive
+from vdbackup.translation import tr
 
 INDEXES = ("modules.dep", "modules.alias", "modules.softdep")
 """What is read of a tree of modules."""
@@ -183,6 +184,6 @@ def _uncompressed(path: str, data: bytes) -> bytes:
 
 def _damaged(path: str) -> RecoveryError:
     return GuestUnreadable(
-        f"The driver {PurePosixPath(path).name} in this recovery point is damaged.",
-        "Choose hardware that needs no other driver, or use another recovery point.",
+        tr("The driver {path} in this recovery point is damaged.", path=PurePosixPath(path).name),
+        tr("Choose hardware that needs no other driver, or use another recovery point."),
     )

@@ -31,6 +31,7 @@ from vdbackup.recovery.retarget.windows.hive_edit import (
     number,
     text,
 )
+from vdbackup.translation import tr
 
 DRIVERS = {
     Controller.VIRTIO: ("viostor", ("VEN_1AF4&DEV_1001&REV_00", "VEN_1AF4&DEV_1042&REV_01")),
@@ -99,8 +100,16 @@ def find_driver(folder: Path, name: str, windows: Windows) -> DriverFiles:
     program = beside[0] if beside else _best(found, folder, windows)
     if program is None:
         raise NoDriver(
-            f"{folder} has no {wanted} for {windows.name} ({windows.architecture or 'unknown'}).",
-            "Name the folder that holds what virtio-win.iso holds, or the one with that driver.",
+            tr(
+                "{folder} has no {wanted} for {windows} ({architecture}).",
+                folder=folder,
+                wanted=wanted,
+                windows=windows.name,
+                architecture=windows.architecture or tr("unknown"),
+            ),
+            tr(
+                "Name the folder that holds what virtio-win.iso holds, or the one with that driver."
+            ),
         )
     _check_program(program, windows)
     names = (f"{name}.inf", f"{name}.cat")
@@ -164,8 +173,8 @@ def critical_keys(name: str, control_set: str) -> Iterator[KeyEdit]:
 def _files(folder: Path) -> Iterator[Path]:
     if not folder.is_dir():
         raise NoDriver(
-            f"{folder} is not a folder.",
-            "Name the folder with the drivers' files; of an ISO, the folder it is mounted at.",
+            tr("{folder} is not a folder.", folder=folder),
+            tr("Name the folder with the drivers' files; of an ISO, the folder it is mounted at."),
         )
     walked = ((Path(at) / name) for at, _, names in os.walk(folder) for name in names)
     return itertools.islice(walked, _MAX_FILES)
@@ -196,6 +205,10 @@ def _check_program(program: Path, windows: Windows) -> None:
     is_program = head[:2] == b"MZ" and head[at : at + 4] == b"PE\0\0"
     if not is_program or program.stat().st_size > _MAX_SIZE or (wanted and machine != wanted):
         raise NoDriver(
-            f"{program} is not a driver for this Windows ({windows.architecture or 'unknown'}).",
-            "Name the folder with the driver for its version and architecture.",
+            tr(
+                "{program} is not a driver for this Windows ({architecture}).",
+                program=program,
+                architecture=windows.architecture or tr("unknown"),
+            ),
+            tr("Name the folder with the driver for its version and architecture."),
         )

@@ -61,11 +61,12 @@ from vdbackup.recovery.retarget.windows.drivers import (
     service_keys,
 )
 from vdbackup.recovery.retarget.windows.hive_edit import KeyEdit, NumberEdit
+from vdbackup.translation import tr
 from vdbackup.volumes.filesystems.node import Unreadable, reading
 
 log = logging.getLogger(__name__)
 
-KEEPS_IDENTITY = (
+KEEPS_IDENTITY = tr(
     "The disk keeps its signature: Windows finds what it boots from by it, and its drive letters."
 )
 """For a report: what else changes a disk's identity must not do so here."""
@@ -132,11 +133,13 @@ def plan_windows(
     """
     windows = inspect_windows(tree)
     if windows is None:
-        raise NotRetargeted("There is no Windows on this volume.", "Look for it on another one.")
+        raise NotRetargeted(
+            tr("There is no Windows on this volume."), tr("Look for it on another one.")
+        )
     if windows.problems:
         problem = windows.problems[0]
         raise NotRetargeted(problem.sentence, problem.advice)
-    with reading("The registry of Windows"):
+    with reading(tr("The registry of Windows")):
         system = open_hive(tree, windows.system_root, "SYSTEM")
         services = storage_services(tree, windows.system_root, system, windows.control_set)
         files = None
@@ -213,8 +216,8 @@ def check_starts(tree: Tree, controller: Controller) -> None:
     services = set(found.services) if found is not None else set()
     if not any(group <= services for group in WINDOWS.get(controller, ())):
         raise NotRetargeted(
-            "Windows is not what it should be after it was changed.",
-            "The overlay is as it was. Choose hardware that needs no changes.",
+            tr("Windows is not what it should be after it was changed."),
+            tr("The overlay is as it was. Choose hardware that needs no changes."),
         )
 
 
@@ -231,13 +234,21 @@ def _services(windows: Windows, controller: Controller) -> tuple[str, ...]:
 def _new_driver(windows: Windows, controller: Controller, drivers: Path | None) -> DriverFiles:
     if controller not in DRIVERS:
         raise NoDriver(
-            f"{windows.name} has no driver for a disk on {controller}.",
-            "Choose another controller; the report of the point names those that it has.",
+            tr(
+                "{windows} has no driver for a disk on {controller}.",
+                windows=windows.name,
+                controller=controller,
+            ),
+            tr("Choose another controller; the report of the point names those that it has."),
         )
     if drivers is None:
         raise NoDriver(
-            f"{windows.name} has no driver for a disk on {controller}.",
-            "Choose ahci, or give it virtio-win's drivers.",
+            tr(
+                "{windows} has no driver for a disk on {controller}.",
+                windows=windows.name,
+                controller=controller,
+            ),
+            tr("Choose ahci, or give it virtio-win's drivers."),
             remedy=Remedy.GIVE_DRIVERS,
         )
     return find_driver(drivers, DRIVERS[controller][0], windows)
@@ -262,7 +273,9 @@ def _numbers(services: dict[str, Service], control_set: str, *, new: bool) -> It
 def _to_zero(key: Key, path: str, names: Sequence[str]) -> Iterator[NumberEdit]:
     for value in (value for name, value in key.values().items() if name in names):
         if value.number is None or value.place is None:
-            raise Unreadable(f"the value {value.name} of {path} is not a number")
+            raise Unreadable(
+                tr("the value {name} of {path} is not a number", name=value.name, path=path)
+            )
         if value.number:
             yield NumberEdit(path, value.name, value.place, value.number, 0)
 
@@ -301,7 +314,7 @@ def _patches(
     from vdbackup.volumes.filesystems.ntfs import NtfsNode
 
     if not isinstance(node, NtfsNode) or len(volume.runs) != 1:
-        raise Unreadable("it does not lie on an NTFS in one piece")
+        raise Unreadable(tr("it does not lie on an NTFS in one piece"))
     (run,) = volume.runs
     places = node.places()
     for edit in numbers:
@@ -309,11 +322,11 @@ def _patches(
             if first <= edit.place and edit.place + 4 <= first + length:
                 at = offset + edit.place - first
                 if at + 4 > run.length:
-                    raise Unreadable("it lies beyond the end of its volume")
+                    raise Unreadable(tr("it lies beyond the end of its volume"))
                 yield run.offset + at, edit.after.to_bytes(4, "little")
                 break
         else:
-            raise Unreadable("its place on the disk is not known")
+            raise Unreadable(tr("its place on the disk is not known"))
 
 
 def _hive_change(
@@ -337,7 +350,7 @@ def _hive_change(
 
 def _copied(copies: Sequence[tuple[Path, str]]) -> Iterator[Change]:
     for source, path in copies:
-        yield Change(path, "", f"copied from {source}")
+        yield Change(path, "", tr("copied from {source}", source=source))
 
 
 # ---------------------------------------------------------------------------------------- edit
@@ -347,7 +360,7 @@ def _take_out(tree: Tree, path: str, destination: Path) -> None:
     node = tree.find(path)
     with reading(path), destination.open("xb") as file:
         if node is None:
-            raise Unreadable("it is not there")
+            raise Unreadable(tr("it is not there"))
         content = node.content()
         file.truncate(content.size)
         for first, end in content.ranges:
@@ -361,8 +374,8 @@ def _copy_in(volume: Path, source: Path, path: str) -> None:
     program = shutil.which(COPY, path=os.environ.get("PATH", os.defpath) + _ADMINISTRATORS)
     if program is None:
         raise ProgramMissing(
-            f"Files cannot be put onto the disk of Windows: {COPY} is not installed.",
-            "Install it with: sudo apt install ntfs-3g",
+            tr("Files cannot be put onto the disk of Windows: {copy} is not installed.", copy=COPY),
+            tr("Install it with: sudo apt install ntfs-3g"),
         )
     try:
         done = subprocess.run(
@@ -374,10 +387,12 @@ def _copy_in(volume: Path, source: Path, path: str) -> None:
             process_group=0,  # Ctrl-C in our terminal is not for it
         )
     except subprocess.TimeoutExpired:
-        raise NotRetargeted(f"{path} could not be put onto the disk of Windows in time.") from None
+        raise NotRetargeted(
+            tr("{path} could not be put onto the disk of Windows in time.", path=path)
+        ) from None
     if done.returncode:
         log.info("ntfscp: %s", done.stderr.decode(errors="replace"))
         raise NotRetargeted(
-            f"{path} could not be put onto the disk of Windows.",
-            "Choose hardware that Windows has drivers for; the log says what ntfscp said.",
+            tr("{path} could not be put onto the disk of Windows.", path=path),
+            tr("Choose hardware that Windows has drivers for; the log says what ntfscp said."),
         )

@@ -19,6 +19,7 @@ from pathlib import Path
 from vdbackup.errors import NotRetargeted, ProgramMissing
 from vdbackup.guest.windows.hive import Hive, Key
 from vdbackup.text import printable
+from vdbackup.translation import tr
 from vdbackup.volumes.filesystems.node import Unreadable, reading
 
 SHELL = "hivexsh"
@@ -115,16 +116,19 @@ def change(file: Path, numbers: Sequence[NumberEdit], keys: Sequence[KeyEdit]) -
             opened.seek(edit.place)
             opened.write(edit.after.to_bytes(4, "little"))
     if keys:
-        with reading("The registry of Windows"), file.open("rb") as opened:
+        with reading(tr("The registry of Windows")), file.open("rb") as opened:
             hive = Hive(opened, file.stat().st_size)
             script = "".join(f"{line}\n" for line in _script(hive, keys))
         _run(file, script)
-    with reading("The changed registry"), file.open("rb") as opened:
+    with reading(tr("The changed registry")), file.open("rb") as opened:
         hive = Hive(opened, file.stat().st_size)
         if hive.dirty or missing(hive, keys) or not all(_is_done(hive, edit) for edit in numbers):
             raise NotRetargeted(
-                "The registry of Windows could not be changed: it does not hold what was written.",
-                "Choose hardware that Windows has drivers for.",
+                tr(
+                    "The registry of Windows could not be changed: it does not hold what was "
+                    "written."
+                ),
+                tr("Choose hardware that Windows has drivers for."),
             )
 
 
@@ -156,7 +160,9 @@ def _script(hive: Hive, edits: Sequence[KeyEdit]) -> Iterator[str]:
                 or not name.isprintable()
                 or max(len(line), len(name)) > _MAX_LENGTH
             ):
-                raise Unreadable(f"the key {edit.path} holds a value that hivexsh cannot write")
+                raise Unreadable(
+                    tr("the key {edit} holds a value that hivexsh cannot write", edit=edit.path)
+                )
             yield name or "@"
             yield line
     yield "commit"
@@ -179,8 +185,11 @@ def _all_values(key: Key | None, edit: KeyEdit) -> dict[str, Data]:
 def _run(file: Path, script: str) -> None:
     if shutil.which(SHELL) is None:
         raise ProgramMissing(
-            f"Keys cannot be added to the registry of Windows: {SHELL} is not installed.",
-            "Install it with: sudo apt install libhivex-bin",
+            tr(
+                "Keys cannot be added to the registry of Windows: {shell} is not installed.",
+                shell=SHELL,
+            ),
+            tr("Install it with: sudo apt install libhivex-bin"),
         )
     with tempfile.NamedTemporaryFile("w", suffix=".hivexsh", dir=file.parent) as commands:
         commands.write(script)
@@ -197,12 +206,12 @@ def _run(file: Path, script: str) -> None:
             )
         except subprocess.TimeoutExpired:
             raise NotRetargeted(
-                "The registry of Windows could not be changed: hivexsh came to no end.",
-                "Choose hardware that Windows has drivers for.",
+                tr("The registry of Windows could not be changed: hivexsh came to no end."),
+                tr("Choose hardware that Windows has drivers for."),
             ) from None
     if done.returncode:
         complaint = done.stderr.decode(errors="replace").strip().splitlines()[-1:]
         raise NotRetargeted(
-            "The registry of Windows could not be changed.",
+            tr("The registry of Windows could not be changed."),
             " ".join(map(printable, complaint)),
         )
