@@ -127,7 +127,7 @@ def test_a_machine_boots_from_a_moment(lab: Lab, folder: Path) -> None:
 
 def test_a_running_machine_is_protected_from_then_on(lab: Lab, folder: Path) -> None:
     """And no more of it from when that is ended; the machine notices neither."""
-    count = RECORDS
+    count = 20 * RECORDS  # so many that it is not done before it is protected
     with booted(writer_of(lab, count), folder) as session:
         assert session.wait_for_text("all written", 0.7) is False
         (saved,) = saved_sessions(folder)
