@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 
 from vdbackup import translation
 
@@ -14,6 +15,7 @@ WIDE = {
     code: code + 0xFEE0 for code in (*range(ord("A"), ord("Z") + 1), *range(ord("a"), ord("z") + 1))
 }
 """To the full-width forms of Unicode."""
+GERMAN = Path(__file__).resolve().parents[1] / "resources/locale/de/LC_MESSAGES/vdbackup.po"
 _KEPT = re.compile(r"({[^{}]*}|%\([a-z_]+\)[a-z]|%[a-z]|<[^<>]*>)")
 
 
@@ -24,9 +26,12 @@ def wide(text: str) -> str:
 
 
 class Texts(Mapping[str, Sequence[str]]):
-    """Has every text, whatever is asked for."""
+    """Has every text, whatever is asked for; what German has is found again in records."""
 
-    def get(self, key: str, default: object = None) -> Sequence[str]:  # type: ignore[override]
+    def __init__(self) -> None:
+        self._known = translation.read(GERMAN).texts
+
+    def get(self, key: str, default: object = None) -> Sequence[str]:
         """All forms of it."""
         assert isinstance(default, tuple)
         return tuple(wide(form) if form else form for form in default)  # argparse asks for None
@@ -34,11 +39,14 @@ class Texts(Mapping[str, Sequence[str]]):
     def __getitem__(self, key: str) -> Sequence[str]:
         return (wide(key),)
 
+    def __contains__(self, key: object) -> bool:
+        return key in self._known
+
     def __iter__(self) -> Iterator[str]:
-        return iter(())
+        return iter(self._known)
 
     def __len__(self) -> int:
-        return 0
+        return len(self._known)
 
 
 translation.use(translation.Catalogue(Texts()))

@@ -6,7 +6,6 @@ import argparse
 import ast
 import functools
 import importlib.util
-import itertools
 import re
 import subprocess
 import sys

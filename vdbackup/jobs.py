@@ -15,7 +15,7 @@ from typing import Generic, TypeVar, cast
 
 from vdbackup.errors import Cancelled, Unexpected, VdbackupError, from_os
 from vdbackup.pace import Pace
-from vdbackup.translation import decimal, grouped, marked, tr, trn
+from vdbackup.translation import decimal, grouped, in_both, marked, tr, trn
 
 log = logging.getLogger(__name__)
 
@@ -86,7 +86,8 @@ def readable_size(count: float) -> str:
     while abs(value) >= 1000 and unit < len(_UNITS) - 1:
         value, unit = value / 1024, unit + 1
     fraction = unit > 0 and abs(value) < 10 and round(value, 1) % 1 != 0
-    return f"{decimal(f'{value:.{int(fraction)}f}')} {tr(_UNITS[unit])}"
+    number = f"{value:.{int(fraction)}f}"
+    return in_both(f"{decimal(number)} {tr(_UNITS[unit])}", f"{number} {_UNITS[unit]}")
 
 
 def sizes_apart(one: int, other: int) -> tuple[str, str]:

@@ -80,8 +80,8 @@ def tr(text: str, /, **values: object) -> str:
     if said == text:
         return text.format(**values) if values else text
     if not values:
-        return _known(said, text)
-    return _known(said.format(**values), text.format(**_originals(values)))
+        return in_both(said, text)
+    return in_both(said.format(**values), text.format(**_originals(values)))
 
 
 def trn(one: str, many: str, count: int, /, **values: object) -> str:
@@ -90,7 +90,7 @@ def trn(one: str, many: str, count: int, /, **values: object) -> str:
     forms = catalogue.texts.get(one, (one, many))
     said = forms[min(catalogue.form(count), len(forms) - 1)]
     text = (one if count == 1 else many).format(count=f"{count:,}", **_originals(values))
-    return _known(said.format(count=grouped(count), **values), text)
+    return in_both(said.format(count=grouped(count), **values), text)
 
 
 def original(text: str) -> str:
@@ -103,7 +103,14 @@ def again(text: str) -> str:
     if isinstance(text, Said) or not _catalogue().texts:
         return text
     said = _said_again(text)
-    return text if said is None else _known(said, text)
+    return text if said is None else in_both(said, text)
+
+
+def in_both(said: str, english: str) -> str:
+    """What was said without `tr`, in the user's language, and what is kept of it, in English."""
+    known = Said(said)
+    known.english = english
+    return known
 
 
 def marked(text: str) -> str:
@@ -182,12 +189,6 @@ def _unescaped(text: str) -> str:
     if "\\" not in text:
         return text
     return re.sub(r"\\(.)", lambda match: {"n": "\n", "t": "\t"}.get(match[1], match[1]), text)
-
-
-def _known(said: str, english: str) -> str:
-    known = Said(said)
-    known.english = english
-    return known
 
 
 def _originals(values: Mapping[str, object]) -> dict[str, object]:

@@ -11,13 +11,13 @@ from tests.gui.test_names import texts
 from tests.gui.user import User
 
 NAMES = (
+    r"\b[0-9a-f-]{8,}\b|\b\d+-[a-z]+\.\w+",  # ids, files of points
     r"\S*/\S*|/\S*",  # paths
     r"\((?:Ctrl|Shift|Alt|F\d)[^)]*\)|\b(?:Ctrl|Shift|F\d)\S*",  # keys: in Qt's own words
     r"\b(?:laptop(?:-\d)?|backups|vdbackup|virt-manager|VirtualBox|VMware|bookworm)\b",
     r"\b(?:VMDK|VHDX?|QCOW2|vmdk|vhdx?|qcow2|FAT\d*|SATA|BIOS|UEFI|AHCI|IDE|KVM|QEMU)\b",
     r"\b(?:virtio(?:-scsi)?|ahci|ide|nvme|pvscsi|lsi|sas)\b",
     r"\b(?:loop|sd[a-z]|vd[a-z]|nvme|dm-|md|nbd|zram)\w*",  # devices of this computer
-    r"\b[0-9a-f-]{8,}\b|\b\d+-[a-z]+\.\w+",  # ids, files of points
 )
 """What is called so in every language."""
 

@@ -113,7 +113,7 @@ _COLUMNS = (
     tr("stored"),
     tr("verified"),
     tr("boots"),
-    "proven",
+    tr("proven"),
     tr("id"),
 )
 

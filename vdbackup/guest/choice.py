@@ -225,8 +225,12 @@ def _unknown(guest: Guest, possible: list[Controller]) -> tuple[_Candidate, str]
         ),
         next(controller for controller in order if controller in possible),
     )
-    why = tr("which drivers the system has could not be found out, and this one is the most usual")
-    return _Candidate(controller, _renamed(guest, controller)), f"{_WORDS[controller]}: {why}."
+    why = tr(
+        "{name}: which drivers the system has could not be found out, and this one is the most "
+        "usual.",
+        name=_WORDS[controller],
+    )
+    return _Candidate(controller, _renamed(guest, controller)), why
 
 
 def _why(guest: Guest, best: _Candidate) -> str:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 
 from vdbackup.guest.model import DeviceName, File, Firmware, Problem
-from vdbackup.records import LATER
+from vdbackup.records import LATER, OurWords
 
 
 class Controller(StrEnum):
@@ -121,7 +121,7 @@ class Hardware:
     loader: File | None = None
     direct: Direct | None = None
     partition: int = 0
-    reasons: tuple[str, ...] = ()
+    reasons: tuple[OurWords, ...] = ()
     edit: Edit = Edit()
     problems: tuple[Problem, ...] = ()
 

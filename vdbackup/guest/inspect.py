@@ -329,7 +329,7 @@ def _nothing_known(disk: Disk, found: loaders.Found) -> Guest:
             blocks=False,
         )
         return _plain(disk, found, System.OTHER, (problem,))
-    kind = tr("encrypted") if encrypted else tr("data") if disk.trees else tr("unknown")
+    kind = "encrypted" if encrypted else "data" if disk.trees else "unknown"
     return _plain(disk, found, System.NONE, (_NO_SYSTEM[kind],))
 
 

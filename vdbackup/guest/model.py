@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from enum import StrEnum
 
-from vdbackup.records import LATER
+from vdbackup.records import LATER, OurWords
 
 
 class System(StrEnum):
@@ -168,8 +168,8 @@ class Problem:
         blocks: it cannot boot here; else it may, and should be known.
     """
 
-    sentence: str
-    advice: str = ""
+    sentence: OurWords
+    advice: OurWords = ""
     blocks: bool = True
 
 

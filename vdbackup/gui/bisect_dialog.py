@@ -18,9 +18,9 @@ WIDTH = 520  # pixels
 class Way(StrEnum):
     """What tells a good point from a bad one, as the dialog has it."""
 
-    UP = "It comes up when it is booted"
-    TEXT = "A text appears when it is booted"
-    COMMAND = "A command finds its files right"
+    UP = tr("It comes up when it is booted")
+    TEXT = tr("A text appears when it is booted")
+    COMMAND = tr("A command finds its files right")
 
 
 _HINTS = {

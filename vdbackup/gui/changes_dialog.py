@@ -103,7 +103,7 @@ class SizeDialog(_Changes):
         title = tr(
             "Why point #{point} of {entry} is so large", point=point.sequence, entry=entry.title
         )
-        super().__init__("sizeDialog", title, ["Whose", "Changed"], workers, parent)
+        super().__init__("sizeDialog", title, [tr("Whose"), tr("Changed")], workers, parent)
         self.column.addWidget(self.list, 1)
         self.add_close_button()
         self.ask(partial(changes.sizes, entry.repository, entry.name, point.id), self._show)
@@ -160,7 +160,7 @@ class DifferencesDialog(_Changes):
             point=point.sequence,
             entry=entry.title,
         )
-        columns = ["File", "Changed", "What"]
+        columns = [tr("File"), tr("Changed"), tr("What")]
         super().__init__("differencesDialog", title, columns, workers, parent)
         self._entry, self._point = entry, point
         self.list.setRootIsDecorated(False)

@@ -71,25 +71,25 @@ class SourceDialog(parts.Dialog):
 def facts(entry: Entry) -> dict[str, str]:
     """What there is to say of a source, by what it is called."""
     found, points = entry.backup_set, entry.points
-    said = {"Source": str(entry.source), "Backups in": str(entry.repository)}
+    said = {tr("Source"): str(entry.source), tr("Backups in"): str(entry.repository)}
     if found is None:
-        return {**said, "Points": tr("none yet")}
+        return {**said, tr("Points"): tr("none yet")}
     stored = sum(point.stored_bytes for point in points)
-    said["Points"] = trn("{count} point", "{count} points", len(points))
+    said[tr("Points")] = trn("{count} point", "{count} points", len(points))
     if points:
         newest = points[-1]
-        said["Newest"] = words.point_title(newest)
-        said["Holds"] = tr(
+        said[tr("Newest")] = words.point_title(newest)
+        said[tr("Holds")] = tr(
             "{size} stored, of {size_2}",
             size=words.size(stored),
             size_2=words.size(newest.virtual_size),
         )
-    said["Format"] = found.settings.format.upper()
-    said["Points that stay"] = policy.in_words(found.settings.policy)
+    said[tr("Format")] = found.settings.format.upper()
+    said[tr("Points that stay")] = policy.in_words(found.settings.policy)
     health = entry.health
-    said["Backed up"] = health.schedule.timing.words if health and health.schedule else BY_HAND
+    said[tr("Backed up")] = health.schedule.timing.words if health and health.schedule else BY_HAND
     if health and health.verified:
-        said["Verified"] = words.when(health.verified)
+        said[tr("Verified")] = words.when(health.verified)
     if health and health.boot_tested:
-        said["Booted"] = words.when(health.boot_tested)
+        said[tr("Booted")] = words.when(health.boot_tested)
     return said

@@ -51,7 +51,7 @@ MAX_DESCRIPTOR = 1 << 20
 
 _HEADER = struct.Struct("<4sIIQQQQIQQQB4sH433x")
 _MARKER = struct.Struct("<QI")
-_ACCESS = ("RW ", "RW\t", tr("RDONLY "), tr("RDONLY\t"), tr("NOACCESS "), tr("NOACCESS\t"))
+_ACCESS = ("RW ", "RW\t", "RDONLY ", "RDONLY\t", "NOACCESS ", "NOACCESS\t")
 _EXTENT = re.compile(
     r'(\S+)\s+([0-9]{1,18})\s+([A-Z]+)(?:\s+"([^"]*)"(?:\s+([0-9]{1,18})(?:\s.*)?)?)?',
     re.IGNORECASE,

@@ -8,7 +8,7 @@ from PySide6.QtWidgets import QPushButton
 from vdbackup.jobs import Job
 from vdbackup.translation import tr
 
-PAUSE, RESUME = "Pause", "Resume"
+PAUSE, RESUME = tr("Pause"), tr("Resume")
 RESTS = tr("Paused. The folder of its backups stays locked until it goes on.")
 """What is said of a job that rests."""
 

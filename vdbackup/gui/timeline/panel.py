@@ -315,7 +315,7 @@ class Legend(QWidget):
             (glyphs.badge(Badge.VERIFIED), tr("verified")),
             (glyphs.badge(Badge.BOOTED), tr("boots")),
         ]
-        items += [(glyphs.badge(Badge.PROVEN), "proven")]
+        items += [(glyphs.badge(Badge.PROVEN), tr("proven"))]
         items += [(glyphs.pin(), tr("pinned"))]
         items += [(glyphs.badge(each), each.value) for each in (Badge.DAMAGED, Badge.NOT_BOOTED)]
         items += [(glyphs.session(), tr("running VM")), (glyphs.overlay(), tr("overlay"))]

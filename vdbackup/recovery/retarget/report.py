@@ -67,7 +67,7 @@ class RetargetReport:
     guest: Guest
     hardware: Hardware
     changes: tuple[FileChange, ...] = ()
-    notes: tuple[str, ...] = ()
+    notes: tuple[records.OurWords, ...] = ()
 
 
 def report_path(backup_set: BackupSet, point: RecoveryPoint) -> Path:
