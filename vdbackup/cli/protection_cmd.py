@@ -155,6 +155,7 @@ def add_moments(subparsers: Subparsers) -> None:
         tr("list the moments between points that can be booted, read and restored"),
         example="moments -r /mnt/backups --from 2026-11-30T06:00",
         failed=tr("they cannot be listed"),
+        warned=tr("a log of writes cannot be read; the others are listed"),
     )
     repository_options(parser)
     parser.add_argument(
@@ -174,12 +175,16 @@ def moments(options: argparse.Namespace) -> int:
 
     repository = open_repository(options.repository)
     logs = list(protection.moments(repository, options.set, options.first, options.last))
+    warn([each.trouble for each in logs if each.trouble])
+    result = WARNINGS if any(each.trouble for each in logs) else DONE
     if options.json:
         print_json([_log_json(each) for each in logs])
-        return DONE
+        return result
     if not logs:
         say(tr("No writes are kept."))
     for each in logs:
+        if each.trouble:
+            continue
         writes = each.kept.protection
         state = (
             tr("until {ended}: {why}", ended=_clock(writes.ended), why=writes.why)
@@ -207,7 +212,7 @@ def moments(options: argparse.Namespace) -> int:
                 for moment in by_second.values()
             ],
         )
-    return DONE
+    return result
 
 
 def _log_json(log: KeptMoments) -> dict[str, Any]:

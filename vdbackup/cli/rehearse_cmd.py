@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vdbackup.cli import machines_cmd
-from vdbackup.cli.common import DONE, announce, find, open_repository, sessions_folder
+from vdbackup.cli.common import DONE, announce, open_repository, sessions_folder
 from vdbackup.cli.console import print_json, say, work
 from vdbackup.cli.json_values import rehearsal_json
 from vdbackup.cli.options import (
@@ -70,7 +70,7 @@ def rehearse(options: argparse.Namespace) -> int:
     from vdbackup.recovery.boot_test.boot_test import BootTestOptions
 
     repository = open_repository(options.repository, as_json=options.json)
-    backup_set, point = find(repository, options.point, options)
+    backup_set, point = repository.find(options.point, options.set)
     plan = rehearse.plan(repository, backup_set.name, point.id, _twin(options), options.folder)
     if not announce(plan, options):
         return DONE

@@ -134,6 +134,7 @@ class KeptMoments:
         stored: bytes of storage that it takes.
         moments: by time.
         marks: after which write somebody has set a mark, and its text, external.
+        trouble: why it cannot be read, where that is so: then it has no moments.
     """
 
     set_name: str
@@ -143,6 +144,7 @@ class KeptMoments:
     stored: int
     moments: tuple[KeptMoment, ...]
     marks: tuple[tuple[int, str], ...]
+    trouble: str = ""
 
 
 def moments(
@@ -150,30 +152,35 @@ def moments(
 ) -> Iterator[KeptMoments]:
     """The logs of a set, or of all, with their moments between two times in ns since 1970.
 
-    Raises DiskError where a log is damaged, OSError.
+    Of one that is damaged it is said; the others are there. Raises OSError.
     """
     for backup_set in [repository.set(set_name)] if set_name is not None else repository.sets():
         by_id = {point.id: point.sequence for point in backup_set.points}
         for kept in kept_logs(backup_set.folder):
-            log, before = kept.read(), kept.protection.before
-            times = [since(kept), *log.flushed.tolist()]
-            found = zip([before, *log.flushes.tolist()], times, strict=True)
-            wanted = {
-                write - before: time
-                for write, time in found
-                if write >= before
-                and (first is None or time >= first)
-                and (last is None or (time and time <= last))
-            }
-            yield KeptMoments(
-                backup_set.name,
-                by_id.get(kept.protection.point, 0),
-                kept,
-                log.writes - before,
-                kept.stored,
-                tuple(KeptMoment(*each) for each in sorted(wanted.items())),
-                tuple((write - before, text) for write, text in log.marks()),
-            )
+            which = (backup_set.name, by_id.get(kept.protection.point, 0), kept)
+            try:
+                yield KeptMoments(*which, *_in(kept, first, last))
+            except (VdbackupError, OSError) as error:
+                trouble = tr("{path} cannot be read: {error}", path=kept.path, error=error)
+                yield KeptMoments(*which, 0, 0, (), (), trouble)
+
+
+def _in(
+    kept: KeptLog, first: int | None, last: int | None
+) -> tuple[int, int, tuple[KeptMoment, ...], tuple[tuple[int, str], ...]]:
+    """How many writes a log holds, what it takes, its moments, its marks; raises as `read`."""
+    log, before = kept.read(), kept.protection.before
+    sure = log.flushed > 0  # what nobody has noted may not be on the storage (WriteLog.proven)
+    times = [since(kept), *log.flushed[sure].tolist()]
+    found = zip([before, *log.flushes[sure].tolist()], times, strict=True)
+    wanted = {
+        write - before: time
+        for write, time in found
+        if write >= before and (first is None or time >= first) and (last is None or time <= last)
+    }
+    marks = tuple((write - before, text) for write, text in log.marks())
+    moments = tuple(KeptMoment(*each) for each in sorted(wanted.items()))
+    return log.writes - before, kept.stored, moments, marks
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ that such a point would have, so that it is opened, restored, browsed and booted
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import re
@@ -23,7 +24,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from vdbackup import records
-from vdbackup.errors import NotWritten, PointNotFound, Remedy, RepositoryError
+from vdbackup.durable import check_regular
+from vdbackup.errors import (
+    DamagedMetadata,
+    NotWritten,
+    PointNotFound,
+    Remedy,
+    RepositoryError,
+    VdbackupError,
+)
 from vdbackup.repository.files import read_json, remove, sync_folder, write_json
 from vdbackup.repository.model import RecoveryPoint
 from vdbackup.repository.naming import PointType
@@ -117,8 +126,21 @@ class KeptLog:
         return sum(each.stat().st_blocks * 512 for each in (self.path, self.index) if each.exists())
 
     def read(self) -> WriteLog:
-        """Its entries as of now; raises DiskError, OSError."""
-        return _read(self.path, self.protection.disk_size, self.index, self._as_of())
+        """Its entries as of now; raises RepositoryError, DiskError, OSError."""
+        self.check()
+        log = _read(self.path, self.protection.disk_size, self.index, self._as_of())
+        if log.writes < self.protection.before:
+            raise DamagedMetadata(
+                tr("{path} is damaged: it holds fewer writes than it began with.", path=self.path),
+                tr("Its moments are lost; those of other machines are not."),
+            )
+        return log
+
+    def check(self) -> None:
+        """Raise Obstructed where something else bears the name of one of its files; OSError."""
+        check_regular(self.path)
+        with contextlib.suppress(FileNotFoundError):
+            check_regular(self.index)
 
     def _as_of(self) -> tuple[int, ...]:
         """What changes with whatever is added to it."""
@@ -198,7 +220,8 @@ class WrittenPoint(RecoveryPoint):
     Attributes:
         log: the id of the session whose writes the log holds.
         write: the last one that it holds; 0: none.
-        flushed: a flush came behind it. Else it is what a power cut might have left.
+        flushed: a flush came behind it, and both are surely on the storage. Else it is what a
+            power cut might have left.
     """
 
     log: str = ""
@@ -208,6 +231,11 @@ class WrittenPoint(RecoveryPoint):
     @classmethod
     def of(cls, point: RecoveryPoint, kept: KeptLog, log: WriteLog, write: int) -> Self:
         """The moment after a write; raises PointNotFound where there are not so many."""
+        if log.disk_size != point.virtual_size:
+            raise DamagedMetadata(
+                tr("{path} is damaged: it is of a disk of another size.", path=kept.record),
+                tr("Its moments are lost; those of other machines are not."),
+            )
         before, there = kept.protection.before, log.writes - kept.protection.before
         if not 0 <= write <= there:
             raise PointNotFound(
@@ -238,7 +266,7 @@ class WrittenPoint(RecoveryPoint):
             "reading": None,
             "moment": None,
         }
-        flushed = log.is_flushed(before + write) or not write
+        flushed = log.is_proven(before + write) or not write
         return cls(**own, log=kept.session, write=write, flushed=flushed)
 
 
@@ -285,15 +313,21 @@ def _by_then(point: RecoveryPoint, kept: list[KeptLog], reference: str) -> Writt
     until = parse_time(match["time"] if match else reference)
     best: tuple[int, KeptLog, WriteLog, int] | None = None
     for each in kept:
-        log, before = each.read(), each.protection.before
-        if (write := log.newest_flush(until)) is not None and write >= before:
-            came = int(log.flushed[log.flushes == write][0])
+        try:
+            written, before = each.read(), each.protection.before
+        except (VdbackupError, OSError) as error:
+            if len(kept) == 1:
+                raise
+            log.warning("%s cannot be read: %s", each.path, error)
+            continue
+        if (write := written.newest_flush(until)) is not None and write >= before:
+            came = int(written.flushed[written.flushes == write][0])
         elif (came := since(each)) <= until:
             write = before
         else:
             continue
         if best is None or came >= best[0]:
-            best = (came, each, log, write - before)
+            best = (came, each, written, write - before)
     if best is None:
         first = datetime.fromtimestamp(min(map(since, kept)) / _NS).astimezone()
         raise PointNotFound(

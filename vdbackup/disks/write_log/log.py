@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from contextlib import closing
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -18,8 +19,11 @@ from vdbackup.disks.read_only import ReadOnlyDisk
 from vdbackup.disks.write_log.entries import Entries, found
 from vdbackup.disks.write_log.fold import fold
 from vdbackup.disks.write_log.index import Index
-from vdbackup.disks.write_log.structs import Flag, SuperBlock
+from vdbackup.disks.write_log.structs import ENTRY, Flag, SuperBlock
 from vdbackup.translation import tr
+
+_LOOKED_AT = 64
+"""Entries of which it is seen whether a log and the notes beside it belong together."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,7 +61,19 @@ class WriteLog:
             head = SuperBlock.unpack(file.read(0, max(SECTOR, 32)), path)
             with file.descriptor() as fd:
                 entries = found(fd, known.headers, head.sector_size, file.size, disk_size)
+                if not _agree(entries, known, fd):  # the notes are another log's
+                    known = Index()
+                    entries = found(fd, known.headers, head.sector_size, file.size, disk_size)
         return cls(path, entries, known, disk_size, min(head.entries, len(entries)))
+
+    @property
+    def proven(self) -> int:
+        """How many of the entries were on the storage before they were noted.
+
+        What is behind them may have headers that make sense, and after a power cut of this computer
+        nothing else: storage writes in any order.
+        """
+        return min(int(self.index.ends[-1]), len(self.entries)) if len(self.index.ends) else 0
 
     @property
     def writes(self) -> int:
@@ -108,6 +124,12 @@ class WriteLog:
         at = int(np.searchsorted(self.flushes, write))
         return at < len(self.flushes) and int(self.flushes[at]) == write
 
+    def is_proven(self, write: int) -> bool:
+        """Whether a flush came between that write and the next, and is surely on the storage."""
+        after, entries = self._flushes
+        at = int(np.searchsorted(after, write))
+        return at < len(after) and int(after[at]) == write and int(entries[at]) < self.proven
+
     def folded(self, count: int) -> BlockMap:
         """The map of the first `count` entries; that asked for last is kept."""
         if count not in self._folded:
@@ -131,6 +153,19 @@ class WriteLog:
             )
         count = int(self._writes[write - 1]) + 1 if write else 0
         return LoggedDisk(HostFile.open(self.path), self, count)
+
+
+def _agree(entries: Entries, index: Index, descriptor: int) -> bool:
+    """Whether a log holds what was noted of it; some entries are looked at, and the last."""
+    noted = int(index.ends[-1]) if len(index.ends) else 0
+    if noted > len(entries):
+        return False
+    size = ENTRY.itemsize
+    return all(
+        os.pread(descriptor, size, int(entries.places[each]))
+        == index.headers[each * size : (each + 1) * size]
+        for each in np.unique(np.linspace(0, noted - 1, min(noted, _LOOKED_AT)).astype(int))
+    )
 
 
 class LoggedDisk(ReadOnlyDisk):

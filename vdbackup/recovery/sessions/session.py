@@ -9,7 +9,6 @@ import logging
 import os
 import shutil
 import socket
-import subprocess
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -33,8 +32,8 @@ from vdbackup.qemu.monitor import Monitor
 from vdbackup.recovery.sessions import events
 from vdbackup.recovery.sessions.folder import SessionFolder
 from vdbackup.recovery.sessions.life import Life
-from vdbackup.recovery.sessions.protection import LOOK, WritesWatch, protect
-from vdbackup.repository.written import kept_logs
+from vdbackup.recovery.sessions.starting import start
+from vdbackup.recovery.sessions.writes_watch import protect_from_the_start, watching
 from vdbackup.translation import tr
 
 log = logging.getLogger(__name__)
@@ -101,7 +100,7 @@ class Session:
         self._folder = folder
         self._machine = machine
         self._keep_writes = keep_writes
-        self._process, connection = _start(machine, folder)
+        self._process, connection = start(machine, folder)
         self._monitor = Monitor(connection, self._on_event)
         self._claim = ExitStack()
         """What says that the machine reads its point, until it has ended."""
@@ -110,7 +109,6 @@ class Session:
             target=self._supervise, name=f"session {self.id}", daemon=True
         )
         self._watching: threading.Thread | None = None
-        """Looks after the log of all writes; ends when the machine has."""
         self._thread.start()
 
     @property
@@ -304,12 +302,10 @@ class Session:
             self._monitor.wait_until_ready()
             self._protect()
             self.execute("cont")
-            self._watch_writes()
+            self._watching = watching(self.id, self._folder.record, self.execute, self._ended)
             if not devices.pauses(self.hardware):
-                watch = threading.Thread(
-                    target=self._watch_space, name=f"space of session {self.id}", daemon=True
-                )
-                watch.start()
+                name = f"space of session {self.id}"
+                threading.Thread(target=self._watch_space, name=name, daemon=True).start()
         except NotProtected:
             self.kill()
             raise
@@ -370,33 +366,11 @@ class Session:
                 self._ended.set()
 
     def _protect(self) -> None:
-        """Put the log of all writes below the disk, if that is wanted, before the guest runs.
-
-        A machine that is started again has lost what was on its way into an earlier log.
-        """
-        origin = self._folder.record.origin
-        if self._keep_writes is None:
-            return
-        if origin is not None:
-            for each in kept_logs(origin.repository / origin.set_name):
-                if each.session == self.id:
-                    each.remove()
-        protect(self.execute, self.id, self.folder, self._folder.record, self._keep_writes)
-
-    def _watch_writes(self) -> None:
-        """Look after the log of all writes, whoever has it begun, and whenever."""
-        origin = self._folder.record.origin
-        if origin is None:
-            return
-        watch = WritesWatch(self.id, origin.repository / origin.set_name, self.execute)
-
-        def run() -> None:
-            while not self._ended.wait(LOOK):
-                watch.look()
-            watch.finish()
-
-        self._watching = threading.Thread(target=run, name=f"writes of session {self.id}")
-        self._watching.start()
+        """Put the log of all writes below the disk, if that is wanted, before the guest runs."""
+        if self._keep_writes is not None:
+            protect_from_the_start(
+                self.execute, self.id, self.folder, self._folder.record, self._keep_writes
+            )
 
     def _watch_space(self) -> None:
         """Pause a machine before its storage is full: its guest would be told of a broken disk."""
@@ -465,7 +439,7 @@ class Session:
 
         Raises RecoveryError or OSError, and then there is none.
         """
-        process, connection = _start(self._machine, self._folder)
+        process, connection = start(self._machine, self._folder)
         try:
             self._folder.write_record(process.pid)
         except BaseException:
@@ -523,34 +497,3 @@ class Session:
         return qemu.first_complaint(complaints) or tr(
             "QEMU ended with status {status}.", status=status
         )
-
-
-def _start(
-    machine: qemu.Machine, folder: SessionFolder
-) -> tuple[subprocess.Popen[bytes], socket.socket]:
-    """Start QEMU, which waits for `cont`; returns it, and the socket of its monitor."""
-    ours, theirs = socket.socketpair()
-    with (
-        ExitStack() as undo,
-        theirs,
-        folder.control() as control,
-        folder.complaints() as complaints,
-    ):
-        undo.callback(ours.close)
-        machine = replace(machine, monitor_fd=theirs.fileno(), control_fd=control.fileno())
-        command = machine.command()
-        log.info("starting %s", command)
-        process = subprocess.Popen(
-            command,
-            stdin=subprocess.DEVNULL,
-            stdout=complaints,
-            stderr=subprocess.STDOUT,
-            env=qemu.environment(),
-            pass_fds=machine.descriptors,
-            process_group=0,  # Ctrl-C in our terminal is told to us: QEMU is ended by us alone
-            # Python ignores SIGXFSZ, and so shall QEMU: a limit on the size of files then pauses
-            # the guest, as a full disk does, instead of killing it.
-            restore_signals=False,
-        )
-        undo.pop_all()
-    return process, ours

@@ -1,0 +1,167 @@
+"""Logs beside a set that are damaged, or somebody's trap: they cost their own moments alone."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.backup.lab import Lab
+from tests.disks.write_log import logs
+from tests.disks.write_log.logs import Entry
+from vdbackup.disks.write_log.index import IndexWriter
+from vdbackup.disks.write_log.log import WriteLog
+from vdbackup.errors import PointNotFound, VdbackupError
+from vdbackup.operations import protection
+from vdbackup.repository.written import KeptLog, Protection, WrittenPoint
+
+SIZE = 8 << 20
+SECOND = 1_000_000_000
+BEGAN = 1_796_019_300
+SESSION = "20261130-061500-abcdef"
+OTHER = "20261130-071500-abcdef"
+WRITE, FLUSH = Entry(1, 1, 0, b"a" * 512), Entry(flags=1)
+
+
+@pytest.fixture
+def lab(tmp_path: Path) -> Lab:
+    lab = Lab(tmp_path, SIZE)
+    lab.backup()
+    return lab
+
+
+def kept(lab: Lab, session: str = SESSION, noted: int = 4, **more: Any) -> KeptLog:
+    """A log of two writes, each with a flush behind it, of which so many entries are noted."""
+    (point,) = lab.set.points
+    since = "2026-11-30T06:15:00.000+00:00"
+    record = Protection(session, point.id, "web", since, SIZE, **more)
+    found = KeptLog(lab.set.folder, record)
+    logs.make(found.path, [WRITE, FLUSH, Entry(2, 1, 0, b"b" * 512), FLUSH])
+    headers = WriteLog.read(found.path, SIZE).entries.headers
+    with closing(IndexWriter(found.index)) as writer:
+        writer.note(headers[:noted].tobytes(), BEGAN * SECOND, (BEGAN + 1) * SECOND)
+    found.save()
+    return found
+
+
+def at(lab: Lab, reference: str) -> WrittenPoint:
+    found = lab.repository.find_state(reference)[1]
+    assert isinstance(found, WrittenPoint)
+    return found
+
+
+def offered(lab: Lab) -> dict[str, list[int]]:
+    found = protection.moments(lab.repository, None, None, None)
+    return {each.kept.session: [moment.write for moment in each.moments] for each in found}
+
+
+# --------------------------------------------------------------------------------- not proven
+
+
+def test_a_flush_that_may_not_be_on_the_storage_is_not_offered(lab: Lab) -> None:
+    """Nobody noted it before this computer's power was cut: its data may be anything."""
+    kept(lab, noted=2)
+    assert offered(lab) == {SESSION: [0, 1]}
+    assert (at(lab, "1@w1").flushed, at(lab, "1@w2").flushed) == (True, False)
+    assert at(lab, "1@2030-01-01").write == 1
+
+
+def test_a_log_that_nobody_noted_anything_of_begins_with_its_point(lab: Lab) -> None:
+    kept(lab, noted=4).index.unlink()
+    assert offered(lab) == {SESSION: [0]}
+    assert not at(lab, "1@w2").flushed
+
+
+def test_what_is_noted_has_reached_the_storage(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    from vdbackup.recovery.sessions.writes_watch import WritesWatch
+
+    log = kept(lab, noted=0)
+    synced: list[tuple[str, int]] = []
+    real = os.fdatasync
+
+    def note(fd: int) -> None:
+        synced.append((os.readlink(f"/proc/self/fd/{fd}"), log.index.stat().st_size))
+        real(fd)
+
+    empty = log.index.stat().st_size
+    monkeypatch.setattr(os, "fdatasync", note)
+    watch = WritesWatch(SESSION, lab.set.folder, lambda _command, **_more: None)
+    watch.finish()
+    assert synced[0] == (str(log.path), empty), "the log, and only then the notes"
+    assert offered(lab) == {SESSION: [0, 1, 2]}
+
+
+# ------------------------------------------------------------------------------------ damaged
+
+
+def test_notes_of_another_log_are_not_believed(lab: Lab) -> None:
+    log = kept(lab)
+    other = logs.make(lab.set.folder / "other", [Entry(8, 2, 0, bytes(1024)), WRITE, FLUSH])
+    headers = WriteLog.read(other, SIZE).entries.headers
+    log.index.unlink()
+    with closing(IndexWriter(log.index)) as writer:
+        writer.note(headers.tobytes(), BEGAN * SECOND, (BEGAN + 1) * SECOND)
+    assert log.read().writes == 2
+    assert offered(lab) == {SESSION: [0]}
+
+
+def as_pipe(path: Path) -> None:
+    path.unlink()
+    os.mkfifo(path)
+
+
+def as_link(path: Path) -> None:
+    real = path.rename(path.parent.parent / path.name)
+    path.symlink_to(real)
+
+
+def as_folder(path: Path) -> None:
+    path.unlink()
+    path.mkdir()
+
+
+def emptied(path: Path) -> None:
+    path.write_bytes(b"")
+
+
+@pytest.mark.timeout(20)
+@pytest.mark.parametrize(
+    ("suffix", "spoil"),
+    [
+        (".log", as_pipe), (".log", as_link), (".log", as_folder), (".log", emptied),
+        (".log", Path.unlink),
+        (".index", as_pipe), (".index", as_link), (".index", as_folder),
+    ],
+)  # fmt: skip
+def test_a_log_that_cannot_be_read_costs_its_own_moments(
+    lab: Lab, suffix: str, spoil: Callable[[Path], None]
+) -> None:
+    spoilt = kept(lab)
+    kept(lab, OTHER)
+    spoil(spoilt.record.with_suffix(suffix))
+    found = list(protection.moments(lab.repository, None, None, None))
+    assert [each.kept.session for each in found] == [SESSION, OTHER]
+    assert [len(each.moments) for each in found] == [0, 3]
+    assert [bool(each.trouble) for each in found] == [True, False]
+    with pytest.raises((VdbackupError, OSError)):
+        lab.repository.find_state(f"1@{SESSION}.w1")
+    assert at(lab, "1@2030-01-01").log == OTHER
+
+
+@pytest.mark.parametrize("wrong", [{"before": 1 << 62}, {"disk_size": SIZE * 2}, {"disk_size": 0}])
+def test_a_record_that_does_not_fit_is_no_moment(lab: Lab, wrong: dict[str, int]) -> None:
+    log = kept(lab)
+    log.record.write_text(json.dumps(json.loads(log.record.read_text()) | wrong))
+    with pytest.raises(VdbackupError):
+        at(lab, "1@w1")
+
+
+def test_a_time_before_the_first_moment_is_none(lab: Lab) -> None:
+    kept(lab)
+    with pytest.raises(PointNotFound, match="as early"):
+        at(lab, "1@2020-01-01")

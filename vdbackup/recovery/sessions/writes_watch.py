@@ -1,0 +1,177 @@
+"""Who looks after a log of every write: notes when they came, and ends it before it is too much.
+
+What is noted is on the storage before: the notes say of which moments that is sure.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+import time
+from collections.abc import Callable
+from contextlib import closing
+from pathlib import Path
+
+from vdbackup.disks.host_file import HostFile
+from vdbackup.disks.write_log.entries import Entries, walked
+from vdbackup.disks.write_log.index import IndexWriter
+from vdbackup.disks.write_log.structs import SuperBlock
+from vdbackup.durable import free_space, give_to_owner_of_folder
+from vdbackup.errors import VdbackupError
+from vdbackup.jobs import readable_size
+from vdbackup.recovery.sessions.protection import Tell, end, protect, take_out
+from vdbackup.recovery.sessions.record import SessionRecord
+from vdbackup.repository.written import KeptLog, kept_logs, record_path
+from vdbackup.translation import tr
+
+log = logging.getLogger(__name__)
+
+LOOK = 1.0
+"""Seconds from one look into a log to the next: so exact are the times of moments."""
+_LEFT = 256 << 20
+"""Bytes that stay free where a log lies: it ends before it fills the storage."""
+
+
+def protect_from_the_start(
+    tell: Tell, session: str, folder: Path, record: SessionRecord, limit: int
+) -> None:
+    """Put the log of all writes below the disk before the guest runs; raises as `protect`.
+
+    A machine that is started again has lost what was on its way into an earlier log.
+    """
+    if record.origin is not None:
+        for each in kept_logs(record.origin.repository / record.origin.set_name):
+            if each.session == session:
+                each.remove()
+    protect(tell, session, folder, record, limit)
+
+
+def watching(
+    session: str, record: SessionRecord, tell: Tell, ended: threading.Event
+) -> threading.Thread | None:
+    """A thread that looks after the log of all writes, whoever has it begun, and whenever.
+
+    It has been started, and ends when the machine has; None where it lies on no point.
+    """
+    if record.origin is None:
+        return None
+    watch = WritesWatch(session, record.origin.repository / record.origin.set_name, tell)
+
+    def run() -> None:
+        while not ended.wait(LOOK):
+            watch.look()
+        watch.finish()
+
+    thread = threading.Thread(target=run, name=f"writes of session {session}")
+    thread.start()
+    return thread
+
+
+class WritesWatch:
+    """Notes when the writes of a session came, and ends its log before that fills the storage.
+
+    One thread calls `look` each second, and `finish` when the machine has ended.
+    """
+
+    def __init__(self, session: str, set_folder: Path, tell: Tell) -> None:
+        self._session, self._folder, self._tell = session, set_folder, tell
+        self._keeper: _Keeper | None = None
+        self._looked = time.time_ns()
+
+    def look(self) -> None:
+        """See what has come; does nothing as long as the session is not protected."""
+        self._each(self._look)
+
+    def finish(self) -> None:
+        """The machine has ended: nothing comes any more."""
+        self._each(lambda keeper: keeper.end(tr("Its machine has ended.")))
+        if self._keeper is not None:
+            self._keeper.close()
+
+    def _each(self, do: Callable[[_Keeper], None]) -> None:
+        try:
+            if self._keeper is None and record_path(self._folder, self._session).exists():
+                self._keeper = _Keeper.of(self._folder, self._session, self._looked)
+            self._looked = time.time_ns()
+            if self._keeper is not None:
+                do(self._keeper)
+        except (VdbackupError, OSError):
+            log.exception("the writes of session %s are not looked after", self._session)
+
+    def _look(self, keeper: _Keeper) -> None:
+        keeper.look()
+        why = keeper.too_much()
+        if why and not keeper.ended:
+            take_out(self._tell)
+            keeper.end(why)
+            log.warning("the writes of session %s are kept no more: %s", self._session, why)
+
+
+class _Keeper:
+    """A log that goes on, and the notes beside it."""
+
+    def __init__(self, kept: KeptLog, since: int) -> None:
+        self._kept, self._since = kept, since
+        kept.check()
+        self._writer = IndexWriter(kept.index)
+        give_to_owner_of_folder(kept.index)
+        with closing(HostFile.open(kept.path)) as file:
+            head = SuperBlock.unpack(file.read(0, 512), kept.path)
+            known = Entries.of(
+                self._writer.headers, head.sector_size, file.size, kept.protection.disk_size
+            )
+        self._place, self._count = known.end, len(known)
+
+    @classmethod
+    def of(cls, folder: Path, session: str, since: int) -> _Keeper | None:
+        """That of a session, whose log is not at its end yet; `since`: the last look without it."""
+        for kept in kept_logs(folder):
+            if kept.session == session and kept.protection.ended is None:
+                return cls(kept, since)
+        return None
+
+    @property
+    def ended(self) -> bool:
+        """Whether nothing comes any more: somebody has had the log taken out, or forgotten."""
+        there = [
+            each for each in kept_logs(self._kept.folder) if each.session == self._kept.session
+        ]
+        return not there or there[0].protection.ended is not None
+
+    def look(self) -> None:
+        """Note what was written out since: what a flush has not reached may still be half there."""
+        self._note(to_the_end=False)
+
+    def too_much(self) -> str:
+        """Why it has to end, in a sentence; "" where it has not."""
+        if self._kept.stored > self._kept.protection.limit:
+            return tr(
+                "It takes {size}, its limit.", size=readable_size(self._kept.protection.limit)
+            )
+        free = free_space(self._kept.folder)
+        if free is not None and free < _LEFT:
+            return tr("Its storage is full.")
+        return ""
+
+    def end(self, why: str) -> None:
+        """Note all that there is, and that nothing more comes."""
+        self._note(to_the_end=True)
+        self._writer.sync()
+        if not self.ended:
+            end(self._kept, why)
+
+    def close(self) -> None:
+        """Close the notes."""
+        self._writer.close()
+
+    def _note(self, *, to_the_end: bool) -> None:
+        now = time.time_ns()
+        with closing(HostFile.open(self._kept.path)) as file, file.descriptor() as fd:
+            head = SuperBlock.unpack(file.read(0, 512), self._kept.path)
+            most = None if to_the_end else max(0, head.entries - self._count)
+            new, place = walked(fd, self._place, head.sector_size, file.size, most)
+            if new:  # what is noted is offered as consistent: a power cut must not take it back
+                os.fdatasync(fd)
+        self._writer.note(new, self._since, now)
+        self._since, self._place, self._count = now, place, self._count + len(new) // 32
