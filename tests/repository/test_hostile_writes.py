@@ -77,6 +77,11 @@ def test_a_log_that_nobody_noted_anything_of_begins_with_its_point(lab: Lab) -> 
     assert not at(lab, "1@w2").flushed
 
 
+def deaf(command: str, **arguments: object) -> None:
+    """A machine that has ended."""
+    raise AssertionError(f"{command} {arguments}")
+
+
 def test_what_is_noted_has_reached_the_storage(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
     from vdbackup.recovery.sessions.writes_watch import WritesWatch
 
@@ -90,7 +95,7 @@ def test_what_is_noted_has_reached_the_storage(lab: Lab, monkeypatch: pytest.Mon
 
     empty = log.index.stat().st_size
     monkeypatch.setattr(os, "fdatasync", note)
-    watch = WritesWatch(SESSION, lab.set.folder, lambda _command, **_more: None)
+    watch = WritesWatch(SESSION, lab.set.folder, deaf)
     watch.finish()
     assert synced[0] == (str(log.path), empty), "the log, and only then the notes"
     assert offered(lab) == {SESSION: [0, 1, 2]}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from vdbackup.backup import keep_moment
@@ -157,18 +157,20 @@ def moments(
     for backup_set in [repository.set(set_name)] if set_name is not None else repository.sets():
         by_id = {point.id: point.sequence for point in backup_set.points}
         for kept in kept_logs(backup_set.folder):
-            which = (backup_set.name, by_id.get(kept.protection.point, 0), kept)
+            nothing = KeptMoments(
+                backup_set.name, by_id.get(kept.protection.point, 0), kept, 0, 0, (), ()
+            )
             try:
-                yield KeptMoments(*which, *_in(kept, first, last))
+                found = _with_moments(nothing, first, last)
             except (VdbackupError, OSError) as error:
                 trouble = tr("{path} cannot be read: {error}", path=kept.path, error=error)
-                yield KeptMoments(*which, 0, 0, (), (), trouble)
+                found = replace(nothing, trouble=trouble)
+            yield found
 
 
-def _in(
-    kept: KeptLog, first: int | None, last: int | None
-) -> tuple[int, int, tuple[KeptMoment, ...], tuple[tuple[int, str], ...]]:
-    """How many writes a log holds, what it takes, its moments, its marks; raises as `read`."""
+def _with_moments(nothing: KeptMoments, first: int | None, last: int | None) -> KeptMoments:
+    """A log with what is in it; raises as `KeptLog.read`."""
+    kept = nothing.kept
     log, before = kept.read(), kept.protection.before
     sure = log.flushed > 0  # what nobody has noted may not be on the storage (WriteLog.proven)
     times = [since(kept), *log.flushed[sure].tolist()]
@@ -180,7 +182,9 @@ def _in(
     }
     marks = tuple((write - before, text) for write, text in log.marks())
     moments = tuple(KeptMoment(*each) for each in sorted(wanted.items()))
-    return log.writes - before, kept.stored, moments, marks
+    return replace(
+        nothing, writes=log.writes - before, stored=kept.stored, moments=moments, marks=marks
+    )
 
 
 @dataclass(frozen=True)
