@@ -51,12 +51,16 @@ def started(*arguments: str, environ: Mapping[str, str]) -> subprocess.Completed
     )
 
 
-def in_pseudo(path: str) -> None:
-    """Run tests in the language that nobody speaks."""
+def in_pseudo(path: str, folder: Path) -> None:
+    """Run tests in the language that nobody speaks; in a folder of their own.
+
+    In pytest's usual one they would remove those of runs before, this one's too.
+    """
     done = subprocess.run(
         [
             *(sys.executable, "-m", "pytest", "-q", "-n", "0"),
-            *("-p", "tests.pseudo", "-p", "no:cacheprovider", path),
+            *("-p", "tests.pseudo", "-p", "no:cacheprovider", "--basetemp", folder / "pseudo"),
+            path,
         ],
         cwd=CHECKOUT,
         capture_output=True,
@@ -89,12 +93,12 @@ def test_a_translation_has_the_places_of_its_text():
 
 
 @pytest.mark.long
-def test_no_text_of_the_window_is_left_out():
-    in_pseudo("tests/gui/views_in_pseudo.py")
+def test_no_text_of_the_window_is_left_out(tmp_path: Path):
+    in_pseudo("tests/gui/views_in_pseudo.py", tmp_path)
 
 
-def test_no_text_of_the_command_line_is_left_out():
-    in_pseudo("tests/cli/output_in_pseudo.py")
+def test_no_text_of_the_command_line_is_left_out(tmp_path: Path):
+    in_pseudo("tests/cli/output_in_pseudo.py", tmp_path)
 
 
 @pytest.mark.parametrize(

@@ -186,8 +186,8 @@ def _run(file: Path, script: str) -> None:
     if shutil.which(SHELL) is None:
         raise ProgramMissing(
             tr(
-                "Keys cannot be added to the registry of Windows: {shell} is not installed.",
-                shell=SHELL,
+                "Keys cannot be added to the registry of Windows: {program} is not installed.",
+                program=SHELL,
             ),
             tr("Install it with: sudo apt install libhivex-bin"),
         )
