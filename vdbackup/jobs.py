@@ -15,7 +15,7 @@ from typing import Generic, TypeVar, cast
 
 from vdbackup.errors import Cancelled, Unexpected, VdbackupError, from_os
 from vdbackup.pace import Pace
-from vdbackup.translation import decimal, grouped, in_both, marked, tr, trn
+from vdbackup.translation import decimal, grouped, marked, tr, trn
 
 log = logging.getLogger(__name__)
 
@@ -86,8 +86,8 @@ def readable_size(count: float) -> str:
     while abs(value) >= 1000 and unit < len(_UNITS) - 1:
         value, unit = value / 1024, unit + 1
     fraction = unit > 0 and abs(value) < 10 and round(value, 1) % 1 != 0
-    number = f"{value:.{int(fraction)}f}"
-    return in_both(f"{decimal(number)} {tr(_UNITS[unit])}", f"{number} {_UNITS[unit]}")
+    number = decimal(f"{value:.{int(fraction)}f}")
+    return tr("{number} {unit}", number=number, unit=tr(_UNITS[unit]))
 
 
 def sizes_apart(one: int, other: int) -> tuple[str, str]:
@@ -145,7 +145,7 @@ class CancelToken:
         self.check()
         if not self.paused:
             return
-        report(Paused("Paused", 0, 0))
+        report(Paused(tr("Paused"), 0, 0))
         while not self._goes_on.wait(_LOOK_AGAIN):
             self.check()  # the lock may be lost meanwhile
         self.check()

@@ -76,12 +76,13 @@ def asks_for_json(arguments: Sequence[str]) -> bool:
 
 def tr(text: str, /, **values: object) -> str:
     """A text in the user's language, with values in the places that it names, such as {path}."""
-    said = _catalogue().texts.get(text, (text,))[0]
-    if said == text:
+    catalogue = _catalogue()
+    if catalogue is _ENGLISH:
         return text.format(**values) if values else text
+    said = catalogue.texts.get(text, (text,))[0]
     if not values:
-        return in_both(said, text)
-    return in_both(said.format(**values), text.format(**_originals(values)))
+        return _known(said, text)
+    return _known(said.format(**values), text.format(**_originals(values)))
 
 
 def trn(one: str, many: str, count: int, /, **values: object) -> str:
@@ -90,7 +91,7 @@ def trn(one: str, many: str, count: int, /, **values: object) -> str:
     forms = catalogue.texts.get(one, (one, many))
     said = forms[min(catalogue.form(count), len(forms) - 1)]
     text = (one if count == 1 else many).format(count=f"{count:,}", **_originals(values))
-    return in_both(said.format(count=grouped(count), **values), text)
+    return _known(said.format(count=grouped(count), **values), text)
 
 
 def original(text: str) -> str:
@@ -103,14 +104,7 @@ def again(text: str) -> str:
     if isinstance(text, Said) or not _catalogue().texts:
         return text
     said = _said_again(text)
-    return text if said is None else in_both(said, text)
-
-
-def in_both(said: str, english: str) -> str:
-    """What was said without `tr`, in the user's language, and what is kept of it, in English."""
-    known = Said(said)
-    known.english = english
-    return known
+    return text if said is None else _known(said, text)
 
 
 def marked(text: str) -> str:
@@ -131,7 +125,7 @@ def grouped(value: int) -> str:
 def decimal(written: str) -> str:
     """A number that is written as in English, "1,234.5", as it is in the user's language."""
     marks = tr("1,234.5")  # as the language writes that
-    return written.translate({ord(","): marks[1], ord("."): marks[5]})
+    return _known(written.translate({ord(","): marks[1], ord("."): marks[5]}), written)
 
 
 def language() -> str:
@@ -189,6 +183,14 @@ def _unescaped(text: str) -> str:
     if "\\" not in text:
         return text
     return re.sub(r"\\(.)", lambda match: {"n": "\n", "t": "\t"}.get(match[1], match[1]), text)
+
+
+def _known(said: str, english: str) -> str:
+    if said == english:
+        return said
+    known = Said(said)
+    known.english = english
+    return known
 
 
 def _originals(values: Mapping[str, object]) -> dict[str, object]:

@@ -73,10 +73,8 @@ def list_points(options: argparse.Namespace) -> int:
     _say_machines(known, sets)
     for backup_set in sets:
         settings = backup_set.settings
-        say(
-            f"{backup_set.name}: {settings.source.path or 'source unknown'}, "
-            f"{size(settings.virtual_size)}, {settings.format}"
-        )
+        path = settings.source.path or tr("source unknown")
+        say(f"{backup_set.name}: {path}, {size(settings.virtual_size)}, {settings.format}")
         rows = [_point_row(backup_set, point) for point in backup_set.points]
         if rows:
             table(_COLUMNS, rows)

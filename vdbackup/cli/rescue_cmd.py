@@ -275,7 +275,7 @@ def _restore(repository: Repository, backup_set: BackupSet) -> None:
     )
     say(plan.summary)
     say(tr("Everything on {target} will be lost.", target=target))
-    if _answer("Type yes to go on:") != "yes":
+    if _answer(tr("Type yes to go on:")) != "yes":
         raise Cancelled(tr("Nothing was written."), "")
     warn(work(tr("Restore"), lambda task: restore.run(plan, task), as_json=False).warnings)
     say(
@@ -302,7 +302,7 @@ def _offer_to_make_bootable(disk: Path) -> None:
     say(plan.summary)
     if not plan.needed:
         warn(plan.notes)
-    elif _answer("Type yes to have that done:") == "yes":
+    elif _answer(tr("Type yes to have that done:")) == "yes":
         _show_made_bootable(work(tr("Make bootable"), lambda t: making.run(plan, t), as_json=False))
 
 

@@ -205,7 +205,7 @@ class Guest:
     boot: FileSystem | None = None
     efi: FileSystem | None = None
     loaders: tuple[Loader, ...] = ()
-    firmware_reason: str = ""
+    firmware_reason: OurWords = ""
     kernels: tuple[Kernel, ...] = ()
     services: tuple[str, ...] = ()
     inactive_services: tuple[str, ...] = ()

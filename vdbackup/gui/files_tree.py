@@ -165,7 +165,7 @@ class FilesTree(QTreeWidget):
                 self._begin(self._refilled(item, job.result))
 
         work = partial(in_order, files, *order)
-        self._worker.submit(Job("Sort", lambda _task: work()), sorted_)
+        self._worker.submit(Job(tr("Sort"), lambda _task: work()), sorted_)
 
     def _refilled(self, item: QTreeWidgetItem, files: list[Named]) -> Iterator[None]:
         index = QModelIndex() if item is self.invisibleRootItem() else self.indexFromItem(item)

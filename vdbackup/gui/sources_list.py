@@ -41,8 +41,8 @@ ROLES = {Concern.FAILED: "bad", Concern.DAMAGED: "bad", Concern.NO_POINTS: "bad"
 
 def hint(entry: Entry) -> str:
     """All that is known of a source's health, in lines."""
-    where = (printable(str(path)) for path in (entry.source, entry.repository))
-    lines = ["\nbacked up to ".join(where)]
+    where = printable(str(entry.repository))
+    lines = [printable(str(entry.source)), tr("backed up to {where}", where=where)]
     if entry.machine:
         lines.append(tr("Disks: {sets}", sets=printable(", ".join(entry.machine.sets))))
     found = entry.health

@@ -37,7 +37,7 @@ from vdbackup import records
 from vdbackup.durable import check_regular, give_to_owner_of_folder, open_own, read_own
 from vdbackup.errors import Obstructed
 from vdbackup.processes import start_of
-from vdbackup.translation import tr
+from vdbackup.translation import again, original, tr
 
 log = logging.getLogger(__name__)
 
@@ -67,7 +67,7 @@ class Lease:
         namespace: in which the process has its number.
         pid: the process.
         started: when that process started, in clock ticks since the boot: numbers are used again.
-        purpose: what the holder does, in words.
+        purpose: what the holder does, in words; English.
         since: ISO 8601, for people alone.
     """
 
@@ -78,7 +78,7 @@ class Lease:
     namespace: str
     pid: int
     started: int
-    purpose: records.OurWords
+    purpose: str
     since: str
 
     @classmethod
@@ -93,7 +93,7 @@ class Lease:
             namespace=os.readlink("/proc/self/ns/pid"),
             pid=os.getpid(),
             started=start_of(os.getpid()) or 0,
-            purpose=purpose,
+            purpose=original(purpose),
             since=datetime.now(UTC).isoformat(timespec="seconds"),
         )
 
@@ -113,7 +113,7 @@ class Lease:
             "process {pid} on {host} is {purpose} since {since}",
             pid=self.pid,
             host=self.host,
-            purpose=self.purpose,
+            purpose=again(self.purpose),
             since=_local(self.since),
         )
 

@@ -45,7 +45,7 @@ class Browser:
         return [
             (
                 printable(
-                    f"{entry.name} ({systems[entry.name] or 'unknown contents'})"
+                    f"{entry.name} ({systems[entry.name] or tr('unknown contents')})"
                     if entry.name in systems
                     else entry.name
                 ),

@@ -48,4 +48,4 @@ class PauseButton(QPushButton):
         else:
             self._job.cancel.pause()
         self._name()
-        self.asked.emit("Pausing" if self.paused else tr("Going on"))
+        self.asked.emit(tr("Pausing") if self.paused else tr("Going on"))

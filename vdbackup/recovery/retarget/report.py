@@ -18,6 +18,7 @@ from vdbackup.guest.model import Guest
 from vdbackup.repository.backup_set import BackupSet
 from vdbackup.repository.files import read_json, write_json
 from vdbackup.repository.model import RecoveryPoint
+from vdbackup.translation import original
 
 MAX_SHOWN = 16 << 10
 """Characters of a file that are kept in the report, before and after each."""
@@ -40,7 +41,8 @@ class FileChange:
 
     def cut(self) -> FileChange:
         """The same, as it goes into a report."""
-        return FileChange(self.volume, self.path, self.before[:MAX_SHOWN], self.after[:MAX_SHOWN])
+        before, after = original(self.before), original(self.after)
+        return FileChange(self.volume, self.path, before[:MAX_SHOWN], after[:MAX_SHOWN])
 
 
 @dataclass(frozen=True)

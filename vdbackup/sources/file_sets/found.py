@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from vdbackup.sources.file_sets.tree import named
+from vdbackup.translation import tr
 
 
 @dataclass
@@ -40,4 +41,8 @@ class Found:
             "For some extended attributes of these there is no room": self.bare,
             "These have names or sizes that cannot be kept": self.unfit,
         }
-        return tuple(f"{what}: {named(paths)}." for what, paths in said.items() if paths)
+        return tuple(
+            tr("{what}: {names}.", what=what, names=named(paths))
+            for what, paths in said.items()
+            if paths
+        )

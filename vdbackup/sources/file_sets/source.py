@@ -148,7 +148,7 @@ class FileSetSource:
             made = tr(
                 "What lies in the point before cannot be gone on from, so all files are kept anew"
             )
-            self._trouble = (f"{made}: {error.title}", *self._trouble)
+            self._trouble = (tr("{made}: {error}", made=made, error=error.title), *self._trouble)
             return False
         return True
 
