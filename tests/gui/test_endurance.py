@@ -142,9 +142,12 @@ def rests(walk: Walk, bot: QtBot) -> None:
         if row._pause.paused:
             row._pause.click()
     bot.waitUntil(lambda: not window.busy, timeout=LONG)
-    for dialog in window.findChildren(QDialog):
-        dialog.close()
-    bot.wait(50)
+    for _ in range(100):  # a plan that was asked for just now may come yet
+        for dialog in window.findChildren(QDialog):
+            dialog.close()
+        bot.wait(50)
+        if not window.findChildren(QDialog):
+            break
     gc.unfreeze()
     gc.collect()
 
