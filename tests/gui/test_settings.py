@@ -441,7 +441,7 @@ def test_without_its_drawings_the_window_says_so(
 
 def test_drawings_are_found_in_the_installed_package(tmp_path: Path) -> None:
     package = Path(drawings.__file__).parents[1]
-    for module in ("__init__.py", "gui/__init__.py", "gui/drawings.py"):
+    for module in ("__init__.py", "translation.py", "gui/__init__.py", "gui/drawings.py"):
         (tmp_path / "vdbackup" / module).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(package / module, tmp_path / "vdbackup" / module)
     expected = tmp_path / "vdbackup" / "resources" / "check.svg"

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 from vdbackup.cli import remedies
 from vdbackup.errors import SourceNotFound, VdbackupError
 from vdbackup.jobs import Plan
-from vdbackup.records import to_json
 from vdbackup.sources.reference import SourceRef
 
 if TYPE_CHECKING:
@@ -272,6 +271,8 @@ def fate_json(fate: Fate) -> dict[str, Any]:
 
 def rehearsal_json(found: Rehearsal) -> dict[str, Any]:
     """What came of a rehearsal."""
+    from vdbackup.records import to_json
+
     return {"seconds": round(found.seconds, 1), **to_json(found)}
 
 
