@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Iterator, Sequence
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from vdbackup.cli import remedies
@@ -23,7 +22,7 @@ from vdbackup.cli.options import (
 from vdbackup.errors import NotADisk, PointNotFound
 from vdbackup.jobs import readable_size as size
 from vdbackup.sources.reference import SourceRef
-from vdbackup.translation import grouped, tr
+from vdbackup.translation import tr, trn
 
 if TYPE_CHECKING:
     from vdbackup.repository.backup_set import BackupSet
@@ -178,15 +177,11 @@ def _point_row(backup_set: BackupSet, point: RecoveryPoint) -> tuple[str, ...]:
 
 def _ago(moment: str) -> str:
     """How long ago a moment is, in days: "today", "12 days ago"."""
+    from datetime import UTC, datetime  # late: most commands say no times
+
     at = datetime.fromisoformat(moment)
     days = (datetime.now(UTC) - (at if at.tzinfo else at.replace(tzinfo=UTC))).days
-    return (
-        "today"
-        if days < 1
-        else tr("1 day ago")
-        if days == 1
-        else tr("{days} days ago", days=grouped(days))
-    )
+    return trn("{count} day ago", "{count} days ago", days) if days >= 1 else tr("today")
 
 
 def add_files(subparsers: Subparsers) -> None:
