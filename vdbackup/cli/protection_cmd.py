@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from vdbackup.cli.common import (
@@ -305,14 +304,20 @@ def _time(text: str) -> int:
 
 
 def _clock(moment: str) -> str:
+    from datetime import datetime
+
     return f"{datetime.fromisoformat(moment).astimezone():%Y-%m-%d %H:%M:%S}"
 
 
 def _clock_ns(time: int) -> str:
+    from datetime import UTC, datetime
+
     return _clock(datetime.fromtimestamp(time / _NS, UTC).isoformat()) if time else "?"
 
 
 def _iso(time: int) -> str | None:
     if not time:
         return None
+    from datetime import UTC, datetime
+
     return datetime.fromtimestamp(time / _NS, UTC).isoformat(timespec="milliseconds")
