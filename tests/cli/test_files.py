@@ -9,7 +9,7 @@ import pytest
 
 from tests.cli.conftest import Vdbackup
 from tests.sources.file_sets.kept import check
-from vdbackup.sources.file_sets import image, sync
+from vdbackup.sources.file_sets import blank, sync
 
 
 @pytest.fixture
@@ -164,7 +164,7 @@ def test_of_files_no_single_moment_can_be_had(
 def test_files_that_outgrow_their_disk_get_a_larger_one_with_a_full(
     vdbackup: Vdbackup, folder: Path, repository: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(image, "LEAST", 96 << 20)
+    monkeypatch.setattr(blank, "LEAST", 96 << 20)
     assert vdbackup("backup", "--files", folder, "-r", repository).status == 0
     (folder / "video").write_bytes(bytes(range(256)) * (160 << 10))
     again = vdbackup("backup", "--set", "docs", "-r", repository, "--json")
