@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from vdbackup.errors import NotResized, ProgramMissing
+from vdbackup.recovery import kernel_mount
 from vdbackup.translation import tr
 
 _EXT_SUPER, _EXT_BLOCK_SIZE = 1024, 24
@@ -32,9 +33,6 @@ _BTRFS_SLACK = 64 << 20
 """The same of Btrfs, which moves whole chunks."""
 _SWAP_HEAD = 4096
 """Where a swap space describes itself: from byte 1024 on a version, sizes, its UUID and label."""
-_CAUTION = "nosuid,nodev,noexec,nosymfollow"
-_OWN = {"xfs": ",nouuid"}
-"""What it was backed up from may be mounted, and has the same UUID."""
 _NTFS_LEAST = re.compile(rb"You might resize at (\d+) bytes")
 
 
@@ -146,22 +144,18 @@ def _resize_ntfs(file: Path, size: int) -> None:
 
 @contextmanager
 def _mounted(file: Path) -> Iterator[Path]:
-    """Where a file system is mounted meanwhile, as root; no link in it is followed."""
-    with tempfile.TemporaryDirectory(prefix="vdbackup-") as folder:
-        device = _run("losetup", "--find", "--show", file).decode().strip()
-        try:
-            _run("mount", "-o", f"{_CAUTION}{_OWN.get(_kind_of(file), '')}", device, folder)
-            try:
-                yield Path(folder)
-            finally:
-                _run("umount", folder)
-        finally:
-            _run("losetup", "--detach", device)
+    """Where a file system is mounted meanwhile, as root (kernel_mount)."""
+    device = _run("losetup", "--find", "--show", file).decode().strip()
+    try:
+        with kernel_mount.mounted(device, _kind_of(file), _run) as folder:
+            yield folder
+    finally:
+        _run("losetup", "--detach", device)
 
 
 def _kind_of(file: Path) -> str:
     with file.open("rb") as opened:
-        return "xfs" if opened.read(4) == b"XFSB" else ""
+        return "xfs" if opened.read(4) == b"XFSB" else "btrfs"
 
 
 def _check_xfs(file: Path) -> None:
