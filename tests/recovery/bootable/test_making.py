@@ -117,6 +117,17 @@ def test_a_journal_that_was_left_is_replayed_first(disk: tuple[Path, Path], tmp_
     assert "/dev/sda7 /data ext4 defaults,nofail" in text
 
 
+@pytest.mark.usefixtures("with_nvme")
+def test_another_disk_than_the_one_that_was_planned_for_is_left_as_it_is(disk: tuple[Path, Path]):
+    image, device = disk
+    plan = making.plan(device)
+    run("tune2fs", "-U", "6f1e7a52-6b0f-4a4e-9a0c-0c6d8e1f2a3b", f"{device}p1")
+    before = image.read_bytes()
+    with pytest.raises(UnfitTarget, match="does not hold what it held"):
+        making.run(plan, Task())
+    assert image.read_bytes() == before
+
+
 def test_a_kernel_without_the_driver_is_refused_and_nothing_changed(
     disk: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
 ):

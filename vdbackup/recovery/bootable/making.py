@@ -109,15 +109,18 @@ def run(plan: BootablePlan, task: Task) -> MadeBootable:
     another one by that.
 
     Raises:
-        RecoveryError: a file cannot be changed. OSError: likewise. Cancelled: between two steps.
+        RecoveryError: it is another disk than was planned for, or a file cannot be changed.
+        OSError: likewise. Cancelled: between two steps.
     """
     _check(plan.disk)
     disk, here = plan.disk, computer.of(plan.disk)
     done: list[str] = []
     warnings = list(plan.notes)
     task.phase(tr("Look at the disk"))
+    _check_same(plan, _find(disk, here).guest)
     _replay(disk, plan)
     found = _find(disk, here)
+    _check_same(plan, found.guest)
     task.check()
     task.phase(tr("Change files"))
     writes = (*found.files.writes, *found.fallback)
@@ -155,6 +158,19 @@ def _check(disk: Path) -> None:
         raise problem
     with disk.open("rb") as device:
         read_table_again(device.fileno())
+
+
+def _check_same(plan: BootablePlan, guest: Guest) -> None:
+    """Raise UnfitTarget where there is another system than the user has been shown.
+
+    A device's name may have become that of another disk, or the disk been restored to again.
+    """
+    before = plan.system
+    if (before.root, before.boot, before.efi) != (guest.root, guest.boot, guest.efi):
+        raise UnfitTarget(
+            tr("{disk} does not hold what it held when this was planned.", disk=plan.disk),
+            tr("Look at it again, and start anew."),
+        )
 
 
 def _find(disk: Path, here: Computer) -> _Found:
