@@ -64,6 +64,14 @@ def test_what_cannot_come_up_is_not_rehearsed(lab: Lab) -> None:
         rehearse.plan(lab.repository, "disk", point.id, Twin(None, ANY))
 
 
+def test_the_command_says_what_it_would_do(lab: Lab, capsys: pytest.CaptureFixture[str]) -> None:
+    boot_sector.make(lab.image, boot_sector.say("it is back"))
+    lab.backup()
+    command = ["rehearse", "-r", str(lab.repository.path), "latest", "--dry-run"]
+    assert cli.main(command) == 0
+    assert "is restored to a virtual disk" in capsys.readouterr().out
+
+
 def test_what_is_no_disk_has_no_twin(tmp_path: Path) -> None:
     with pytest.raises(UsageError):
         rehearse.like(tmp_path)
