@@ -226,12 +226,14 @@ def test_when_only_the_process_group_is_ended_all_is_thawed(two):
         child.communicate()
 
 
-def test_when_a_terminal_suspends_the_process_all_is_thawed_at_the_limit(two):
-    """By Ctrl-Z, which goes to the whole process group: the guardian is in none of its."""
+def test_when_the_process_is_suspended_all_is_thawed_at_the_limit(two):
+    """As by Ctrl-Z; SIGTSTP itself stops nothing in a process group that no shell looks after."""
     with freezing(two, SHORT) as child:
-        child.send_signal(signal.SIGTSTP)
-        until(lambda: not any(map(is_frozen, two)))
-        assert Path(f"/proc/{child.pid}/stat").read_text().rsplit(")", 1)[1].split()[0] == "T"
-        child.send_signal(signal.SIGCONT)
-        child.kill()
-        child.communicate()
+        child.send_signal(signal.SIGSTOP)
+        try:
+            until(lambda: not any(map(is_frozen, two)))
+            assert Path(f"/proc/{child.pid}/stat").read_text().rsplit(")", 1)[1].split()[0] == "T"
+        finally:
+            child.send_signal(signal.SIGCONT)
+            child.kill()
+            child.communicate()
