@@ -68,6 +68,22 @@ def test_several_disks_that_are_named_together_are_backed_up_as_one_machine(
     user.backs_up(2)
 
 
+def test_of_a_machine_that_was_not_backed_up_no_disk_is_remembered_as_a_source_of_its_own(
+    user, disks, repository
+):
+    form = user.window.first_run.form
+    form.source_edit.setText(" ".join(map(str, disks)))
+    form.repository_edit.setText(str(repository))
+    user.clicks("startButton")
+    user.sees(PlanDialog, "planDialog")
+    disks[1].unlink()
+    user.agrees()
+    user.reads("home.img")
+    user.waits_until(lambda: not user.window.busy)
+    assert not user.window.store.value.sources
+    assert not user.window.catalogue.entries
+
+
 def test_what_cannot_be_one_machine_is_refused_where_it_was_named(user, disks, repository):
     form = user.window.first_run.form
     form.repository_edit.setText(str(repository))

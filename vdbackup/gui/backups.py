@@ -111,8 +111,12 @@ class Backups(QObject):
             silence=True,
         )
 
-    def _run_machine(self, request: MachineRequest) -> None:
+    def _run_machine(
+        self, request: MachineRequest, made_it: Callable[[], None] = lambda: None
+    ) -> None:
         def ended(job: Job[Outcome[MachineResult]]) -> None:
+            if job.result:
+                made_it()
             if job.result and (made := job.result.value).to_be_tested:
                 self._test(request.repository, made.set_name, made.point, request.name)
 
@@ -129,17 +133,21 @@ class Backups(QObject):
         repository: Path,
         disk_format: str | None,
     ) -> None:
-        """Back several disks up as one machine, which are remembered once that can be done."""
+        """Back several disks up as one machine.
+
+        It is remembered once it is one: before, that would be its first disk, as if it were alone.
+        """
         all_blocks = self._runner.store.value.all_blocks
         request = MachineRequest(
             name, repository, tuple(sources), disk_format=disk_format, all_blocks=all_blocks
         )
         title = tr("Back up {name}", name=name)
 
+        def remember() -> None:
+            self.begun.emit(self.add_source(sources[0], repository))
+
         def start(_plan: Plan | None) -> None:
-            entry = self.add_source(sources[0], repository)
-            self._run_machine(request)
-            self.begun.emit(entry)
+            self._run_machine(request, remember)
 
         self._offer(repository, title, partial(machine_backup.plan, request), start, form)
 
