@@ -102,9 +102,10 @@ def differences(
                 tr("There is no {below} in either recovery point.", below=printable(below)), ""
             )
         found = []
-        for number, path in enumerate(sorted(old.keys() | new.keys())):
+        paths = sorted(old.keys() | new.keys())
+        for number, path in enumerate(paths):
             task.check()
-            task.phase(tr("Comparing files"), number, len(old | new))
+            task.phase(tr("Comparing files"), number, len(paths))
             difference = _difference(old.get(path), new.get(path), counter, warnings)
             if difference is not None:
                 found.append(difference)
