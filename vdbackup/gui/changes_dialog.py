@@ -229,7 +229,7 @@ def _row(above: QTreeWidgetItem, name: str, count: int) -> QTreeWidgetItem:
 
 def _difference(found: Difference) -> QTreeWidgetItem:
     changed = words.size(found.changed) if found.changed else ""
-    item = QTreeWidgetItem([printable(found.path), changed, ", ".join(map(str, found.what))])
+    item = QTreeWidgetItem([printable(found.path), changed, ", ".join(map(tr, found.what))])
     item.setTextAlignment(BYTES, _RIGHT)
     return item
 

@@ -53,7 +53,7 @@ def bisect(
             created=words.when(bad.created),
         )
     checked = tuple(
-        f"#{each.point.sequence}: {each.verdict}. {each.sentence}" for each in found.checked
+        f"#{each.point.sequence}: {tr(each.verdict)}. {each.sentence}" for each in found.checked
     )
     numbers = ", ".join(f"#{each.sequence}" for each in found.untold)
     untold = (
