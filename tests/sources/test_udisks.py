@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import socket
+import threading
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -145,3 +147,31 @@ def test_without_a_bus_there_is_none(
         assert not next(each for each in candidates() if each.path == device).readable
     with as_an_ordinary_user(), pytest.raises(SourceNotPermitted):
         open_source(SourceRef.of_path(device))
+
+
+def _agree_and_say(listening: socket.socket, said: bytes) -> None:
+    """Let somebody in as a bus does, say something, and nothing more until they have gone."""
+    other, _ = listening.accept()
+    with other:
+        for reply in (b"OK " + b"0" * 32, b"AGREE_UNIX_FD"):
+            other.recv(4096)
+            other.sendall(reply + b"\r\n")
+        other.sendall(said)
+        while other.recv(4096):
+            pass
+
+
+@pytest.mark.parametrize("said", [b"", b"\xff" * 64], ids=["nothing", "nonsense"])
+def test_a_bus_that_lets_one_in_and_makes_no_sense_then_is_none(
+    monkeypatch: pytest.MonkeyPatch, said: bytes
+) -> None:
+    monkeypatch.setattr(udisks, "_SOON", 1.0)
+    with open_folder() as folder, socket.socket(socket.AF_UNIX) as listening:
+        listening.bind(str(folder / "bus"))
+        listening.listen()
+        thread = threading.Thread(target=_agree_and_say, args=(listening, said), daemon=True)
+        thread.start()
+        monkeypatch.setenv("DBUS_SYSTEM_BUS_ADDRESS", f"unix:path={folder / 'bus'}")
+        assert not udisks.can_be_asked()
+        thread.join(10)
+        assert not thread.is_alive()

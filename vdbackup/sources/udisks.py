@@ -14,13 +14,16 @@ import fcntl
 import logging
 import os
 import stat
+import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from jeepney import DBusAddress, HeaderFields, Message, MessageType, new_method_call
-from jeepney.io.blocking import DBusConnection, open_dbus_connection
+from jeepney.bus import get_bus
+from jeepney.io.blocking import DBusConnection, prep_socket
+from jeepney.wrappers import DBusErrorResponse
 
 from vdbackup.agent.block_devices import node_of
 from vdbackup.errors import SourceNotOpened, Unauthorized
@@ -39,6 +42,18 @@ _SOON, _PATIENCE = 30.0, 600.0
 """Seconds: it may have to be started; a person has to answer the dialogue."""
 _MAX_SAID = 200
 """Characters of what it says that went wrong."""
+
+
+_NONSENSE = (ValueError, RuntimeError, LookupError, AssertionError, struct.error, DBusErrorResponse)
+"""What is raised where an address, a greeting or a message makes no sense."""
+
+
+class _Bus(DBusConnection):  # type: ignore[misc]  # jeepney says no types
+    """A connection that waits for nothing without end: for its greeting, nobody says how long."""
+
+    def receive(self, *, timeout: float | None = None) -> Message:
+        """The next message; raises TimeoutError."""
+        return super().receive(timeout=_SOON if timeout is None else timeout)
 
 
 class _NotHad(Exception):
@@ -87,10 +102,12 @@ def can_be_asked() -> bool:
 def _system_bus() -> Iterator[DBusConnection]:
     """A connection to it; raises _NotHad, also for all that goes wrong with it meanwhile."""
     try:
-        with open_dbus_connection("SYSTEM", enable_fds=True) as bus:
+        with (
+            prep_socket(get_bus("SYSTEM"), enable_fds=True, timeout=_SOON) as socket,
+            _Bus(socket, enable_fds=True) as bus,
+        ):
             yield bus
-    # besides what sockets raise: its address, its greeting, or a message makes no sense
-    except (OSError, ValueError, RuntimeError) as error:
+    except (OSError, *_NONSENSE) as error:
         raise _NotHad(f"{type(error).__name__}: {error}") from error
 
 
