@@ -11,7 +11,9 @@ from pathlib import Path
 import pytest
 
 from tests.cli.conftest import Vdbackup
+from vdbackup.errors import PointNotFound
 from vdbackup.operations.schedules import systemd
+from vdbackup.recovery import verify
 
 SYSTEMCTL = """#!/bin/sh
 echo "$*" >> "$0.asked"
@@ -288,3 +290,19 @@ def test_damage_that_a_scheduled_run_finds_is_said_and_costs_not_the_backup(
     said = vdbackup("schedule", "run", "-r", repository)
     assert (said.status, "Point 4 was made." in said.out) == (3, True)
     assert "Damaged: point" in said.err
+
+
+def test_what_keeps_points_from_being_verified_is_no_failure_of_the_backup(
+    vdbackup: Vdbackup, backed_up: list[Path], repository: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """The storage goes away between the two: it cannot be had to do so just then."""
+
+    def gone(*_: object) -> None:
+        raise PointNotFound("There is no such point any more.", "")
+
+    monkeypatch.setattr(verify, "run", gone)
+    vdbackup("schedule", "set", "-r", repository, "--every", "daily", "--verify", "2")
+    last_as_old(vdbackup, repository)
+    said = vdbackup("schedule", "run", "-r", repository)
+    assert (said.status, "Point 4 was made." in said.out) == (3, True)
+    assert "Nothing was verified: There is no such point any more." in said.err

@@ -21,7 +21,7 @@ from vdbackup.cli.options import (
     repository_options,
     seconds_of,
 )
-from vdbackup.errors import PointInUse
+from vdbackup.errors import Cancelled, PointInUse, VdbackupError
 from vdbackup.pace import Pace
 from vdbackup.translation import tr
 
@@ -306,7 +306,7 @@ def run_schedule(options: argparse.Namespace) -> int:
 
 
 def _verify(schedule: Schedule, pace: Pace, *, as_json: bool) -> bool:
-    """Verify as many points as the schedule says; whether one is damaged, which is said.
+    """Verify as many points as the schedule says; whether that found, or met, what is said.
 
     The backup has been made: what keeps this from being done is no failure of it.
     """
@@ -315,10 +315,10 @@ def _verify(schedule: Schedule, pace: Pace, *, as_json: bool) -> bool:
 
     if schedule.verify < 1:
         return False
-    repository = Repository.open(schedule.repository)
-    chosen = verify.longest_ago(repository.set(schedule.set_name), schedule.verify)
-    plan = verify.plan(repository, schedule.set_name, chosen)
     try:
+        repository = Repository.open(schedule.repository)
+        chosen = verify.longest_ago(repository.set(schedule.set_name), schedule.verify)
+        plan = verify.plan(repository, schedule.set_name, chosen)
         verdicts: list[verify.Verdict] = work(
             tr("Verify {set_name}", set_name=schedule.set_name),
             lambda task: verify.run(plan, task.at(pace)),
@@ -327,6 +327,11 @@ def _verify(schedule: Schedule, pace: Pace, *, as_json: bool) -> bool:
     except PointInUse as error:
         warn([tr("Nothing was verified: {error}", error=error.title)])
         return False
+    except Cancelled:
+        raise
+    except VdbackupError as error:
+        warn([tr("Nothing was verified: {error}", error=error.title)])
+        return True
     if as_json:
         print_json({"event": "verified", "points": [verdict_json(each) for each in verdicts]})
     else:
