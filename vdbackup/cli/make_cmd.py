@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypedDict
 
 from vdbackup.cli.boot_test_cmd import prove_new_point
 from vdbackup.cli.common import (
@@ -42,7 +42,21 @@ from vdbackup.translation import tr, trn
 if TYPE_CHECKING:
     from vdbackup.operations.backup import BackupResult
     from vdbackup.operations.machine_backup import MachineResult
+    from vdbackup.operations.policy import Change
     from vdbackup.repository.backup_set import BackupSet
+
+
+class _OfEveryBackup(TypedDict):
+    """What a request for one source and one for a machine both hold (operations/request.py)."""
+
+    kind: str
+    disk_format: str | None
+    parents_in: tuple[Path, ...]
+    same_source: bool
+    policy: Change
+    consistency: Wanted
+    read_all: bool
+    all_blocks: bool
 
 
 def add_backup(subparsers: Subparsers) -> None:
@@ -119,7 +133,6 @@ def add_backup(subparsers: Subparsers) -> None:
 def backup(options: argparse.Namespace) -> int:
     """Back a source up."""
     from vdbackup.operations import backup
-    from vdbackup.operations.policy import Change
 
     options.source = options.sources[0] if options.sources else None
     if options.machine is not None:
@@ -139,15 +152,8 @@ def backup(options: argparse.Namespace) -> int:
         source,
         options.repository,
         set_name=options.set,
-        kind=options.type,
-        disk_format=options.format,
         source_format=options.source_format,
-        parents_in=tuple(options.parents_in),
-        same_source=options.same_source,
-        policy=policy_change(options) or Change(),
-        consistency=Wanted(options.consistency),
-        read_all=options.read_all,
-        all_blocks=options.all_blocks,
+        **_of_every_backup(options),
     )
     pace = _pace(options)
     with backup.planned(request) as plan:
@@ -191,6 +197,21 @@ def backup(options: argparse.Namespace) -> int:
     return WARNINGS if made.warnings or made.trouble or not boots else DONE
 
 
+def _of_every_backup(options: argparse.Namespace) -> _OfEveryBackup:
+    from vdbackup.operations.policy import Change
+
+    return {
+        "kind": options.type,
+        "disk_format": options.format,
+        "parents_in": tuple(options.parents_in),
+        "same_source": options.same_source,
+        "policy": policy_change(options) or Change(),
+        "consistency": Wanted(options.consistency),
+        "read_all": options.read_all,
+        "all_blocks": options.all_blocks,
+    }
+
+
 def _pace(options: argparse.Namespace) -> Pace:
     """Nobody waits for it as for a window's: it is to cost others as little as it can."""
     return Pace(Limit(options.limit) if options.limit else None, gives_way=True)
@@ -199,7 +220,6 @@ def _pace(options: argparse.Namespace) -> Pace:
 def backup_machine(options: argparse.Namespace) -> int:
     """Back all disks of a machine up."""
     from vdbackup.operations import machine_backup
-    from vdbackup.operations.policy import Change
 
     if options.set or options.source_format or options.files:
         raise UsageError(
@@ -215,14 +235,7 @@ def backup_machine(options: argparse.Namespace) -> int:
         options.machine,
         options.repository,
         tuple(options.sources),
-        kind=options.type,
-        disk_format=options.format,
-        parents_in=tuple(options.parents_in),
-        same_source=options.same_source,
-        policy=policy_change(options) or Change(),
-        consistency=Wanted(options.consistency),
-        read_all=options.read_all,
-        all_blocks=options.all_blocks,
+        **_of_every_backup(options),
     )
     pace = _pace(options)
     with machine_backup.planned(request) as plan:

@@ -51,3 +51,9 @@ class AgentFailed(AgentError):
     """The service that does what only root may do failed, or does not understand."""
 
     code = "agent-failed"
+
+
+class AgentIncomplete(AgentError):
+    """A file of the service's is missing in this installation."""
+
+    code = "agent-incomplete"

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from vdbackup import durable
 from vdbackup.agent import activation, connection
-from vdbackup.errors import AgentError, AgentFailed, NeedsRoot, from_os
+from vdbackup.errors import AgentFailed, AgentIncomplete, NeedsRoot, from_os
 from vdbackup.jobs import Plan, Task
 from vdbackup.translation import tr
 
@@ -159,7 +159,7 @@ def _resources() -> Iterator[tuple[Path, bytes]]:
             (each / "agent" / name for each in _FOLDERS if (each / "agent").is_dir()), None
         )
         if found is None:
-            raise AgentError(
+            raise AgentIncomplete(
                 tr("{name} is missing in this installation.", name=name),
                 tr("Install vdbackup anew."),
             )
