@@ -32,6 +32,7 @@ def test_the_files_window_says_of_a_file_system_that_its_log_was_not_applied(
     notice = with_source.sees(Notice, "browseNotice")
     assert "was not applied" in notice.text
     assert "files that were changed shortly before may be missing" in notice.text
+    assert not dialog.key_row.isVisible()  # nothing is encrypted
     (docs,) = dialog.tree.findItems("docs", Qt.MatchFlag.MatchExactly)
     docs.setSelected(True)
     dialog.extract(tmp_path / "out")

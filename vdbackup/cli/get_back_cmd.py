@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from vdbackup.cli.common import DONE, WARNINGS, announce, open_repository
 from vdbackup.cli.console import print_json, say, warn, work
 from vdbackup.cli.json_values import restore_plan_json, restored_json
+from vdbackup.cli.keys import key_options, secrets_of
 from vdbackup.cli.options import (
     FORMAT_NAMES,
     Subparsers,
@@ -272,6 +273,7 @@ def add_extract(subparsers: Subparsers) -> None:
     parser.add_argument(
         "--ignore-damage", action="store_true", help=tr("take what is damaged, too, as it is")
     )
+    key_options(parser)
     json_option(parser)
 
 
@@ -283,10 +285,13 @@ def extract(options: argparse.Namespace) -> int:
     repository = open_repository(options.repository, as_json=options.json)
     backup_set, point = repository.find_state(options.point, options.set)
     doing = tr("extracting files of point {point}", point=point.sequence)
+    secrets = secrets_of(options)
     with checked.open_point(
         repository, backup_set.name, point.id, doing, ignore_damage=options.ignore_damage
     ) as disk:
         browser = FileBrowser(disk)
+        if secrets:
+            browser.unlock(secrets)
         warnings = work(
             tr("Extract"),
             lambda task: browser.extract(options.paths, options.destination, task),

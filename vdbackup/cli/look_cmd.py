@@ -10,6 +10,7 @@ from vdbackup.cli import remedies
 from vdbackup.cli.common import DONE, WARNINGS, open_repository, unread_state
 from vdbackup.cli.console import print_json, say, table, warn
 from vdbackup.cli.json_values import machine_json, problem_json, set_json
+from vdbackup.cli.keys import key_options, secrets_of
 from vdbackup.cli.options import (
     Subparsers,
     json_option,
@@ -197,6 +198,7 @@ def add_files(subparsers: Subparsers) -> None:
     )
     state_options(parser)
     parser.add_argument("path", nargs="?", default="/", metavar="PATH", help=tr("a folder in it"))
+    key_options(parser)
     json_option(parser)
 
 
@@ -207,9 +209,11 @@ def files(options: argparse.Namespace) -> int:
 
     repository = open_repository(options.repository)
     backup_set, point = repository.find_state(options.point, options.set)
-    doing = tr("listing files of point {point}", point=point.sequence)
+    doing, secrets = tr("listing files of point {point}", point=point.sequence), secrets_of(options)
     with claims.open_point(repository, backup_set.name, point.id, doing) as chain:
         browser = FileBrowser(chain)
+        if secrets:
+            browser.unlock(secrets)
         entries, warnings = browser.listing(options.path), browser.warnings([options.path])
     if options.json:
         print_json([{**vars(entry), "kind": str(entry.kind)} for entry in entries])

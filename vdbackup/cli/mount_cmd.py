@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from vdbackup.cli.common import DONE, open_repository
 from vdbackup.cli.console import print_json, say, warn
+from vdbackup.cli.keys import key_options, secrets_of
 from vdbackup.cli.options import Subparsers, json_option, new_command, state_options
 from vdbackup.translation import tr
 
@@ -30,6 +31,7 @@ def add_mount(subparsers: Subparsers) -> None:
     parser.add_argument(
         "--background", action="store_true", help=tr("leave it mounted, and return at once")
     )
+    key_options(parser)
     json_option(parser)
 
 
@@ -38,17 +40,19 @@ def mount(options: argparse.Namespace) -> int:
     repository = open_repository(options.repository, as_json=options.json)
     backup_set, point = repository.find_state(options.point, options.set)
 
+    secrets = secrets_of(options)
+
     def tell(found: Mounted) -> None:
         _tell(found, options)
 
     if options.background:
         from vdbackup.recovery.mount import background
 
-        tell(background.start(repository.path, backup_set.name, point.id, options.where))
+        tell(background.start(repository.path, backup_set.name, point.id, options.where, secrets))
         return DONE
     from vdbackup.recovery.mount import mounting
 
-    mounting.mount(repository, backup_set.name, point.id, options.where, tell)
+    mounting.mount(repository, backup_set.name, point.id, options.where, tell, secrets)
     return DONE
 
 

@@ -107,6 +107,12 @@ class GuestUnreadable(RecoveryError):
     code = "guest-unreadable"
 
 
+class WrongKey(RecoveryError):
+    """What is encrypted is not opened by the key that was given."""
+
+    code = "wrong-key"
+
+
 class ProgramMissing(RecoveryError):
     """A program or a part of the system that this needs is not installed."""
 

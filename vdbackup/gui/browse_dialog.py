@@ -18,7 +18,7 @@ from PySide6.QtWidgets import (
     QWidget,
 )
 
-from vdbackup.errors import VdbackupError
+from vdbackup.errors import Remedy, VdbackupError
 from vdbackup.gui import desktop, parts, remedies, words
 from vdbackup.gui.catalogue import Entry
 from vdbackup.gui.file_preview import MAX_FILE, NOTHING, FilePreview, Seen, look
@@ -26,6 +26,7 @@ from vdbackup.gui.files_tree import ENTRY, NAME, FilesTree
 from vdbackup.gui.folder_bar import FolderBar
 from vdbackup.gui.jobs import files
 from vdbackup.gui.jobs.worker import Workers
+from vdbackup.gui.key_row import KeyRow
 from vdbackup.gui.theme import Theme
 from vdbackup.jobs import Job, Task
 from vdbackup.repository.model import RecoveryPoint
@@ -45,6 +46,7 @@ class _Listing:
 
     entries: list[tuple[str, FileEntry]]
     warnings: tuple[str, ...]
+    is_locked: bool
 
 
 class BrowseDialog(parts.Dialog):
@@ -56,6 +58,7 @@ class BrowseDialog(parts.Dialog):
         results: what a search has found, in the tree's place.
         search_edit: what is searched for.
         preview: what the chosen file holds.
+        key_row: takes the key of what is encrypted.
         folder_bar: the point as a folder of this computer.
 
     Signals:
@@ -85,7 +88,7 @@ class BrowseDialog(parts.Dialog):
         self.resize(QSize(900, 580).boundedTo(room))
         self._entry, self._point, self._workers = entry, point, workers
         self._browser = files.Browser(entry.repository, entry.name, point.id)
-        folder = files.PointFolder(
+        self._folder = folder = files.PointFolder(
             entry.repository,
             entry.name,
             point.id,
@@ -99,6 +102,9 @@ class BrowseDialog(parts.Dialog):
         self.column.addWidget(parts.label(title, "heading"))
         self._notice = parts.Notice(name="browseNotice")
         self.column.addWidget(self._notice)
+        self.key_row = KeyRow()
+        self.key_row.given.connect(self._on_key_given)
+        self.column.addWidget(self.key_row)
         self.search_edit = parts.field(
             "searchEdit",
             tr("Search the whole point by name, and press Enter"),
@@ -205,13 +211,15 @@ class BrowseDialog(parts.Dialog):
         point = self._point
         title = tr("Extract from {entry} #{point}", entry=self._entry.title, point=point.sequence)
         what = (self._entry.repository, self._entry.name, point.id, self.chosen, destination)
-        self._workers.writer(destination).submit(Job(title, partial(files.extract, *what)))
+        work = partial(files.extract, *what, self._browser.secrets)
+        self._workers.writer(destination).submit(Job(title, work))
 
     def _read(self, item: QTreeWidgetItem, path: str) -> None:
         self.tree.begin(item, tr("Reading …"))
 
         def listing(_task: Task) -> _Listing:
-            return _Listing(self._browser.listing(path), self._browser.warnings(path))
+            browser = self._browser
+            return _Listing(browser.listing(path), browser.warnings(path), browser.is_locked())
 
         self._worker.submit(
             Job(tr("List {path}", path=path), listing), partial(self._on_listed, item)
@@ -223,10 +231,27 @@ class BrowseDialog(parts.Dialog):
         if job.error:
             item.takeChildren()
             self._notice.say(remedies.sentences(job.error), "bad")
+            if job.error.remedy is Remedy.UNLOCK:
+                self.key_row.setVisible(True)
         elif job.result is not None:
             self.tree.fill(item, job.result.entries)
+            self.key_row.setVisible(job.result.is_locked)
             if job.result.warnings:
                 self._notice.say("\n".join(map(printable, job.result.warnings)), "warning")
+
+    def _on_key_given(self, secret: bytes) -> None:
+        def unlock(_task: Task) -> None:
+            self._browser.unlock(secret)
+
+        self._worker.submit(Job(tr("Unlock"), unlock), self._on_unlocked)
+
+    def _on_unlocked(self, job: Job[None]) -> None:
+        if job.error:
+            self._notice.say(remedies.sentences(job.error), "bad")
+            return
+        self._notice.hide()
+        self._folder.secrets = self._browser.secrets
+        self._read(self.tree.invisibleRootItem(), "/")
 
     def _on_expanded(self, item: QTreeWidgetItem) -> None:
         if not item.childCount():

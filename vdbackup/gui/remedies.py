@@ -19,6 +19,7 @@ WORDS = {
     Remedy.OVERWRITE: tr("“Overwrite what is there” replaces it."),
     Remedy.REPAIR: tr("“Repair” in the menu of the source does that (right mouse button)."),
     Remedy.SET_KEEPS_ITS_FORMAT: tr("Choose that format, or another folder for the backups."),
+    Remedy.UNLOCK: tr("Or type its passphrase or recovery key above the files."),
     Remedy.UNPIN: tr("“Unpin” beside the facts of the point does that."),
     Remedy.VERIFY: tr("“Verify” shows which points are whole."),
 }

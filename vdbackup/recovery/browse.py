@@ -57,9 +57,9 @@ class FileBrowser:
     is up to whoever opened it.
     """
 
-    def __init__(self, chain: Disk) -> None:
+    def __init__(self, chain: Disk, volumes: Volumes | None = None) -> None:
         self._chain = chain
-        self._found: Volumes | None = None
+        self._found = volumes
 
     def volumes(self) -> list[Volume]:
         """The disk's volumes, or why they cannot be read.
@@ -81,6 +81,10 @@ class FileBrowser:
             for each in found
             if each.warning
         )
+
+    def unlock(self, secrets: Sequence[bytes]) -> list[str]:
+        """Read what is encrypted, too; see `Volumes.unlock`, and for the secrets encryption.py."""
+        return self._volumes.unlock(secrets)
 
     def listing(self, path: str = "/") -> list[Entry]:
         """What a folder holds, by name.

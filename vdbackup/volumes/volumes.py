@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import io
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from vdbackup.errors import GuestUnreadable, RecoveryError
+from vdbackup.errors import GuestUnreadable, NotInPoint, RecoveryError, Remedy, WrongKey
 from vdbackup.translation import tr
-from vdbackup.volumes import places, signatures
+from vdbackup.volumes import encryption, places, signatures
 from vdbackup.volumes.places import Disk, Place, Window
 
 if TYPE_CHECKING:
@@ -26,12 +27,14 @@ class Volume:
         filesystem: "ext4", "NTFS", "LUKS", ...: what is known to lie on it; "" if nothing is.
         problem: one sentence that says why its files cannot be read; "" if they can.
         warning: one that says why the files may not be the newest; "" if they are.
+        is_locked: it is encrypted, and can be read with the key (`Volumes.unlock`).
     """
 
     place: Place
     filesystem: str
     problem: str = ""
     warning: str = ""
+    is_locked: bool = False
 
     @property
     def number(self) -> int:
@@ -53,7 +56,8 @@ class Volumes:
     """The volumes of a disk. What has been found out is kept: the disk does not change.
 
     Attributes:
-        by_name: where each lies, by the name of the folder that shows it.
+        by_name: where each lies, by the name of the folder that shows it; of what was encrypted in
+            that which holds it.
         sector_size: that the disk's tables count in, in bytes.
     """
 
@@ -62,16 +66,18 @@ class Volumes:
         self.sector_size, found = places.find(chain)
         self.by_name = {place.name: place for place in found}
         self._opened: dict[str, tuple[Volume, Node | None]] = {}
+        self._decrypted: dict[str, Disk] = {}
+        """What volumes lie in, by their names, that lie in no stretch of this disk."""
 
     def open(self, name: str) -> tuple[Volume, Node | None]:
         """A volume, and its topmost folder unless it has a problem."""
         if name not in self._opened:
-            self._opened[name] = _identify(self._chain, self.by_name[name])
+            self._opened[name] = _identify(self._disk_of(name), self.by_name[name])
         return self._opened[name]
 
     def head(self, name: str) -> bytes:
         """A volume's first bytes, in which every file system says what it is."""
-        return Window.opened(self._chain, self.by_name[name].runs).read(signatures.HEAD)
+        return self._stream(name).read(signatures.HEAD)
 
     def root(self, name: str) -> Node:
         """A volume's topmost folder; raises RecoveryError if its files cannot be read."""
@@ -79,9 +85,70 @@ class Volumes:
         if node is None:
             where, why = name or tr("this disk"), volume.problem[0].lower() + volume.problem[1:]
             raise GuestUnreadable(
-                tr("The files of {where} cannot be read: {why}", where=where, why=why), _ADVICE
+                tr("The files of {where} cannot be read: {why}", where=where, why=why),
+                _ADVICE,
+                remedy=Remedy.UNLOCK if volume.is_locked else None,
             )
         return node
+
+    def unlock(self, secrets: Sequence[bytes]) -> list[str]:
+        """Read encrypted volumes, too: all that one of these is the key of (encryption.py).
+
+        What such a volume holds is shown under its name, or, where that are volumes again, under
+        theirs.
+
+        Returns:
+            The names of what can be read now.
+
+        Raises:
+            NotInPoint: nothing is encrypted that is not unlocked. WrongKey: of none.
+            GuestUnreadable, ProgramMissing: as `encryption.unlock`, where none was unlocked.
+        """
+        found: list[str] = []
+        refused: RecoveryError | None = None
+        locked = [name for name in self.by_name if self.open(name)[0].is_locked]
+        for name in locked:
+            try:
+                found += self._unlock(name, secrets)
+            except RecoveryError as error:
+                if refused is None or isinstance(refused, WrongKey):
+                    refused = error
+        if found:
+            return found
+        raise refused or NotInPoint(
+            tr("Nothing in this recovery point is encrypted that is not read already."),
+            tr("Leave out the key."),
+        )
+
+    def _unlock(self, name: str, secrets: Sequence[bytes]) -> list[str]:
+        volume, _ = self.open(name)
+        inside = encryption.unlock(volume.filesystem, self._stream(name), secrets)
+        _, found = places.find(inside)
+        own = [self._named(place, name) for place in found]
+        if not name and any(place.name for place in own):  # a disk that has nothing else to show
+            del self.by_name[name]
+        elif all(place.name != name for place in own):
+            what = tr("It is encrypted; its volumes are listed by their own names.")
+            self._opened[name] = replace(volume, problem=what, is_locked=False), None
+        for place in own:
+            self.by_name[place.name], self._decrypted[place.name] = place, inside
+            self._opened.pop(place.name, None)
+        return [place.name for place in own]
+
+    def _named(self, place: Place, around: str) -> Place:
+        """A volume in an encrypted one, by a name that no other has."""
+        if not place.name:
+            outer = self.by_name[around]
+            return replace(place, number=outer.number, logical=outer.logical)
+        if place.name in self.by_name:
+            return replace(place, logical=f"{around}-{place.name}")
+        return place
+
+    def _disk_of(self, name: str) -> Disk:
+        return self._decrypted.get(name, self._chain)
+
+    def _stream(self, name: str) -> io.BufferedReader:
+        return Window.opened(self._disk_of(name), self.by_name[name].runs)
 
 
 def _identify(chain: Disk, place: Place) -> tuple[Volume, Node | None]:
@@ -89,7 +156,7 @@ def _identify(chain: Disk, place: Place) -> tuple[Volume, Node | None]:
     from vdbackup.volumes.filesystems.node import reading
 
     def volume(filesystem: str, problem: str = "") -> Volume:
-        return Volume(place, filesystem, problem)
+        return Volume(place, filesystem, problem, is_locked=filesystem in encryption.KINDS)
 
     if place.problem:
         return volume(place.kind, f"{place.problem}."), None

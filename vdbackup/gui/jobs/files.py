@@ -24,21 +24,39 @@ if TYPE_CHECKING:  # late at run time: what reads file systems takes long to imp
 
 
 class Browser:
-    """The files in a point; all methods are called on one thread, after another."""
+    """The files in a point; all methods are called on one thread, after another.
+
+    Attributes:
+        secrets: the keys that have opened something that is encrypted.
+    """
 
     def __init__(self, folder: Path, set_name: str, point_id: str) -> None:
         self._what = (folder, set_name, point_id)
         self._point = ExitStack()
         self._chain: Chain | None = None
         self._open: FileBrowser | None = None
+        self.secrets: tuple[bytes, ...] = ()
 
-    def listing(self, path: str) -> list[tuple[str, Entry]]:
-        """The entries of a folder with what to call them, folders first."""
+    def is_locked(self) -> bool:
+        """Whether something is encrypted that no key has opened."""
+        return any(volume.is_locked for volume in self._files.volumes())
+
+    def unlock(self, secret: bytes) -> None:
+        """Read what is encrypted, too; raises what `FileBrowser.unlock` does."""
+        self._files.unlock([secret])
+        self.secrets = (*self.secrets, secret)
+
+    @property
+    def _files(self) -> FileBrowser:
         from vdbackup.recovery.browse import FileBrowser
 
         if self._open is None:
             self._open = FileBrowser(self._disk)
-        browser = self._open
+        return self._open
+
+    def listing(self, path: str) -> list[tuple[str, Entry]]:
+        """The entries of a folder with what to call them, folders first."""
+        browser = self._files
         entries = browser.listing(path)
         entries.sort(key=lambda entry: (entry.kind != "folder", entry.name.lower()))
         systems = {each.name: each.filesystem for each in browser.volumes()} if path == "/" else {}
@@ -65,11 +83,7 @@ class Browser:
 
         Raises what an extraction does.
         """
-        from vdbackup.recovery.browse import FileBrowser
-
-        if self._open is None:
-            self._open = FileBrowser(self._disk)
-        self._open.extract([path], folder, task)
+        self._files.extract([path], folder, task)
         made = next(folder.iterdir())
         made.chmod(0o400)
         return made
@@ -102,12 +116,14 @@ class PointFolder:
 
     Attributes:
         where: the folder, which is made and goes again.
+        secrets: keys of what is encrypted, for whoever mounts it next.
         stays: whether it is left when nobody browses the point any more.
     """
 
     def __init__(self, folder: Path, set_name: str, point_id: str, where: Path) -> None:
         self._what = (folder, set_name, point_id)
         self.where = where
+        self.secrets: tuple[bytes, ...] = ()
         self.stays = self.is_mounted
 
     @property
@@ -118,7 +134,7 @@ class PointFolder:
     def mount(self, _task: Task) -> Mounted:
         """Show the point; raises what `recovery.mount.background.start` does."""
         self.where.mkdir(mode=0o700, parents=True, exist_ok=True)
-        return background.start(*self._what, self.where)
+        return background.start(*self._what, self.where, self.secrets)
 
     def unmount(self, _task: Task) -> None:
         """Show it no more; raises what `recovery.mount.mounting.unmount` does."""
@@ -152,9 +168,10 @@ def extract(
     point_id: str,
     paths: Sequence[str],
     destination: Path,
+    secrets: Sequence[bytes],
     task: Task,
 ) -> Outcome[Path]:
-    """Copy files out of a point; the destination."""
+    """Copy files out of a point, with the keys of what is encrypted; the destination."""
     from vdbackup.recovery.browse import FileBrowser
     from vdbackup.repository import checked
 
@@ -162,7 +179,10 @@ def extract(
     point = repository.set(set_name).point(point_id)
     doing = tr("extracting files of point {point}", point=point.sequence)
     with checked.open_point(repository, set_name, point_id, doing) as disk:
-        warnings = FileBrowser(disk).extract(paths, destination, task)
+        browser = FileBrowser(disk)
+        if secrets:
+            browser.unlock(secrets)
+        warnings = browser.extract(paths, destination, task)
     sentence = trn(
         "{count} item extracted to {destination}.",
         "{count} items extracted to {destination}.",

@@ -11,7 +11,7 @@ import json
 import os
 import subprocess
 import sys
-import tempfile
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
@@ -26,8 +26,10 @@ from vdbackup.translation import tr
 _PROGRAM = "vdbackup.recovery.mount"
 
 
-def start(repository: Path, set_name: str, point_id: str, where: Path) -> Mounted:
-    """Mount a point; returns as soon as the folder shows it.
+def start(
+    repository: Path, set_name: str, point_id: str, where: Path, secrets: Sequence[bytes] = ()
+) -> Mounted:
+    """Mount a point; returns as soon as the folder shows it. Secrets: as of `mounting.mount`.
 
     Raises:
         UnfitTarget, ProgramMissing: as `mounting.check`. NotMounted: what went wrong over there.
@@ -38,8 +40,10 @@ def start(repository: Path, set_name: str, point_id: str, where: Path) -> Mounte
         "set": set_name,
         "point": point_id,
         "where": str(where.absolute()),
+        "secrets": [secret.hex() for secret in secrets],
     }
-    with tempfile.TemporaryFile() as requests:
+    # in memory, since a key that once was on a disk may be found there
+    with open(os.memfd_create("request", os.MFD_CLOEXEC), "w+b") as requests:
         requests.write(json.dumps(request).encode())
         requests.seek(0)
         reading, writing = os.pipe()
@@ -92,7 +96,8 @@ def main() -> int:
     try:
         repository = Repository.open(Path(request["repository"]))
         where = Path(request["where"])
-        mounting.mount(repository, request["set"], request["point"], where, answer)
+        secrets = [bytes.fromhex(each) for each in request["secrets"]]
+        mounting.mount(repository, request["set"], request["point"], where, answer, secrets)
     except (VdbackupError, OSError) as error:
         known = from_os(error) if isinstance(error, OSError) else error
         _say({"title": known.title, "advice": known.advice})

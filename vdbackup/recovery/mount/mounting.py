@@ -6,7 +6,7 @@ import os
 import shutil
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -90,6 +90,7 @@ def mount(
     point_id: str,
     where: Path,
     mounted: Callable[[Mounted], None],
+    secrets: Sequence[bytes] = (),
 ) -> None:
     """Show a point as a folder, in this thread, until that is unmounted or a signal ends it.
 
@@ -103,20 +104,23 @@ def mount(
         point_id: the point.
         where: an empty folder.
         mounted: called as soon as the folder shows the files.
+        secrets: keys of what is encrypted (`Volumes.unlock`); none leaves it so.
 
     Raises:
         UnfitTarget, ProgramMissing: as `check`. NotMounted: the system refused.
         PointInUse, PointNotFound, DiskError: the point cannot be read now.
-        RecoveryError: its partition table is damaged.
+        RecoveryError: its partition table is damaged, or none of the secrets is a key.
     """
     where = check(where)
     repository = Repository.open(repository.path.absolute())  # libfuse changes the folder we are in
     number = repository.set(set_name).point(point_id).sequence
     doing = tr("showing point {number} as the folder {where}", number=number, where=where)
     with checked.open_point(repository, set_name, point_id, doing) as chain:
-        browser = FileBrowser(chain)
         try:
             volumes = Volumes(chain)
+            if secrets:
+                volumes.unlock(secrets)
+            browser = FileBrowser(chain, volumes)
             shown = tuple(
                 f"{each.name or 'The disk'}: {each.problem or each.filesystem}"
                 for each in browser.volumes()

@@ -1,0 +1,67 @@
+"""What is encrypted in a point is read in the files' window, once its key is typed there."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from PySide6.QtCore import Qt
+from PySide6.QtWidgets import QLineEdit
+
+from tests.gui.user import User
+from tests.volumes import luks, volumes
+from tests.volumes.volumes import MIB
+from vdbackup.gui.browse_dialog import BrowseDialog
+from vdbackup.gui.parts import Notice
+from vdbackup.locations import Locations
+
+KEY = "viel größer"
+
+
+@pytest.fixture
+def disk(tmp_path: Path) -> Path:
+    """A partition that anybody can read, and an encrypted one."""
+    (tmp_path / "tree").mkdir()
+    (tmp_path / "tree" / "letter.txt").write_text("Dear all")
+    plain, image = tmp_path / "plain", tmp_path / "disk.img"
+    volumes.blank(plain, 8 * MIB)
+    volumes.run("mke2fs", "-q", "-F", "-t", "ext4", "-d", tmp_path / "tree", plain)
+    luks.luks2(plain, tmp_path / "luks", KEY.encode(), *luks.PBKDF2)
+    size = (tmp_path / "luks").stat().st_size
+    volumes.blank(image, 12 * MIB + size)
+    volumes.partition(image, f"label: gpt\nsize={8 * MIB // 512}\nsize={size // 512}\n")
+    with image.open("r+b") as file:
+        for at, part in ((MIB, plain), (9 * MIB, tmp_path / "luks")):
+            file.seek(at)
+            file.write(part.read_bytes())
+    return image
+
+
+def test_the_key_is_typed_once_and_opens_list_copy_and_folder(
+    with_source: User, tmp_path: Path, locations: Locations
+) -> None:
+    with_source.asks_for("actionBrowse")
+    dialog = with_source.sees(BrowseDialog, "browseDialog")
+    edit = with_source.sees(QLineEdit, "keyEdit")
+    assert edit.echoMode() == QLineEdit.EchoMode.Password
+    edit.setText("viel kleiner")
+    with_source.clicks("unlockButton")
+    notice = with_source.sees(Notice, "browseNotice")
+    assert "does not open" in notice.text
+    assert not edit.text()
+    edit.setText(KEY)
+    with_source.clicks("unlockButton")
+    with_source.waits_until(lambda: not dialog.key_row.isVisible())
+    assert not notice.isVisible()
+    with_source.waits_until(lambda: dialog.tree.topLevelItemCount() == 2)
+    (part,) = dialog.tree.findItems("p2 (ext4)", Qt.MatchFlag.MatchExactly)
+    part.setSelected(True)
+    dialog.extract(tmp_path / "out")
+    with_source.sees_job_end("Extract")
+    assert (tmp_path / "out" / "p2" / "letter.txt").read_text() == "Dear all"
+    with_source.clicks("mountButton")
+    with_source.sees(Notice, "folderNotice")
+    (folder,) = (locations.data / "points").iterdir()
+    assert (folder / "p2" / "letter.txt").read_text() == "Dear all"
+    dialog.close()
+    with_source.waits_until(lambda: not folder.exists())
