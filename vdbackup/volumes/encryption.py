@@ -22,6 +22,7 @@ from vdbackup.translation import tr
 from vdbackup.volumes.filesystems.node import Unreadable, reading
 
 if TYPE_CHECKING:
+    from cryptography.hazmat.primitives.ciphers import CipherContext
     from dissect.fve.bde import BDE
     from dissect.fve.crypto._pycryptodome import XtsMode
     from dissect.fve.luks import LUKS
@@ -84,7 +85,11 @@ class _Xts:
         from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 
         algorithm = algorithms.AES(slow.key)
-        self._opened = lambda tweak: Cipher(algorithm, modes.XTS(tweak)).decryptor()
+
+        def opened(tweak: bytes) -> CipherContext:
+            return Cipher(algorithm, modes.XTS(tweak)).decryptor()
+
+        self._opened = opened
         self._sector_size = slow.sector_size
         self._step = slow.sector_size // slow.iv_sector_size
 
