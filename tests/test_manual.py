@@ -92,7 +92,7 @@ SHOWN_ONLY = {
     "boot -r /mnt/backups latest --hardware virtio --firmware uefi --memory 4096 --network": "",
     "boot -r /mnt/backups latest --keep": "",
     "restore --files -r /mnt/backups --set etc latest back": (
-        "needs a set of chosen files: tests/recovery/test_file_set.py"
+        "needs a set of chosen files: tests/recovery/test_restore_files.py"
     ),
     "sessions promote ID": "needs a session: tests/cli/test_sessions.py",
     "mount -r /mnt/backups 2 look --background": "stays, as does the next: tests/cli/test_mount.py",

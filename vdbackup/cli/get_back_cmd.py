@@ -8,7 +8,12 @@ from typing import TYPE_CHECKING
 
 from vdbackup.cli.common import DONE, WARNINGS, announce, open_repository
 from vdbackup.cli.console import print_json, say, warn, work
-from vdbackup.cli.json_values import restore_plan_json, restored_json
+from vdbackup.cli.json_values import (
+    files_plan_json,
+    files_restored_json,
+    restore_plan_json,
+    restored_json,
+)
 from vdbackup.cli.keys import key_options, secrets_of
 from vdbackup.cli.options import (
     FORMAT_NAMES,
@@ -175,27 +180,32 @@ def restore(options: argparse.Namespace) -> int:
 
 
 def _restore_files(options: argparse.Namespace) -> int:
-    from vdbackup.recovery import file_set
+    from vdbackup.operations import restore_files
 
     _refuse(options, tr("chosen files"), "--delta", "--partition", "--resize", "--grow")
     repository = open_repository(options.repository, as_json=options.json)
     backup_set, point = repository.find_state(options.point, options.set)
-    target = options.targets[0] if options.targets else Path("/")
-    plan = file_set.plan(
+    target = options.targets[0].absolute() if options.targets else restore_files.ORIGIN
+    request = restore_files.FilesRequest(
         repository,
         backup_set.name,
         point.id,
-        target.absolute(),
+        target,
         overwrite=options.overwrite,
         ignore_damage=options.ignore_damage,
     )
-    if not announce(plan, options):
+    plan = work(
+        tr("Look what is there"),
+        lambda task: restore_files.plan(request, task),
+        as_json=options.json,
+    )
+    if not announce(plan, options, **files_plan_json(plan)):
         return DONE
-    warnings = work(tr("Restore"), lambda task: file_set.run(plan, task), as_json=options.json)
+    restored = work(tr("Restore"), lambda task: restore_files.run(plan, task), as_json=options.json)
     if options.json:
-        print_json({"event": "result", "target": str(target), "warnings": warnings})
-    warn(warnings)
-    return WARNINGS if warnings else DONE
+        print_json({"event": "result", **files_restored_json(restored)})
+    warn(restored.warnings)
+    return WARNINGS if restored.warnings else DONE
 
 
 def _refuse(options: argparse.Namespace, what: str, *unfit: str) -> None:

@@ -15,6 +15,7 @@ from vdbackup.sources.reference import SourceRef
 if TYPE_CHECKING:
     from vdbackup.backup.forecast import Fate
     from vdbackup.operations.restore import Restored, RestorePlan
+    from vdbackup.operations.restore_files import FilesPlan, FilesRestored
     from vdbackup.repository.backup_set import BackupSet
     from vdbackup.repository.machine import Machine, MomentPoints
     from vdbackup.repository.manifests import BrokenManifest
@@ -89,6 +90,33 @@ def restored_json(restored: Restored) -> dict[str, Any]:
         "written_bytes": figures.written,
         "verified_bytes": figures.verified,
         "resumed_bytes": figures.resumed,
+    }
+
+
+def files_plan_json(plan: FilesPlan) -> dict[str, Any]:
+    """What a restore of chosen files would do besides; of names the first hundred of each kind."""
+    outlook = plan.outlook
+    return {
+        "target": str(plan.request.target),
+        "files": outlook.files,
+        "new": outlook.new,
+        "same": outlook.same,
+        "differing": outlook.other.count,
+        "newer": outlook.newer.count,
+        "blocked": outlook.blocked.first,
+        "not_writable": outlook.closed.first,
+        "cannot_restore": outlook.refused,
+    }
+
+
+def files_restored_json(restored: FilesRestored) -> dict[str, Any]:
+    """What a restore of chosen files did."""
+    return {
+        "target": str(restored.target),
+        "warnings": restored.warnings,
+        "files": restored.files,
+        "written_bytes": restored.content,
+        "same": restored.same,
     }
 
 

@@ -64,9 +64,13 @@ class Places:
     """The ways to folders, the last ones open. A context manager.
 
     Nobody but who asked last may use what was given: it is closed when others have been asked for.
+
+    Args:
+        top: the folder that stands for "/", itself no link.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, top: bytes = b"/") -> None:
+        self._top = top
         self._open: dict[bytes, int] = {}
 
     def to(self, path: bytes) -> Place:
@@ -83,7 +87,7 @@ class Places:
             names.append(name)
         fd = self._open.pop(above, None)
         if fd is None:
-            fd = os.open(b"/", _FOLDER)
+            fd = os.open(self._top, _FOLDER)
         self._open[above] = fd
         for name in reversed(names):
             fd = os.open(name, _FOLDER, dir_fd=fd)

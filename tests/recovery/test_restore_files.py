@@ -10,15 +10,10 @@ from typing import Any
 import pytest
 
 from tests.backup.lab import Lab
-from tests.sources.file_sets.trees import described, odd
+from tests.recovery.chosen import again, as_restored, back_up, planned, restore
+from tests.sources.file_sets.trees import odd
 from vdbackup.errors import NotInPoint, UnfitTarget
-from vdbackup.jobs import Task
-from vdbackup.operations import backup
-from vdbackup.operations.machines import Machines
-from vdbackup.recovery import file_set
 from vdbackup.repository.repository import Repository
-from vdbackup.sources.file_sets.choice import Choice
-from vdbackup.sources.reference import Scheme, SourceRef
 
 
 @pytest.fixture
@@ -29,44 +24,6 @@ def folder(tmp_path: Path) -> Path:
     (folder / "inner").mkdir()
     (folder / "inner" / "large").write_bytes(os.urandom(700_000))
     return folder
-
-
-def back_up(folder: Path) -> Repository:
-    made = again(folder)
-    assert made.warnings == ()
-    return made.repository
-
-
-def again(folder: Path) -> backup.BackupResult:
-    where = folder.parent / "backups"
-    ref = SourceRef(Scheme.FILES, str(Choice.of([str(folder)])))
-    request = backup.BackupRequest(ref, where)
-    return backup.back_up(request, Machines(folder.parent / "sessions"), Task())
-
-
-def restore(
-    repository: Repository,
-    target: Path = Path("/"),
-    *,
-    overwrite: bool = False,
-    ignore_damage: bool = False,
-) -> tuple[str, ...]:
-    point = repository.set().points[-1]
-    plan = file_set.plan(
-        repository,
-        repository.set().name,
-        point.id,
-        target,
-        overwrite=overwrite,
-        ignore_damage=ignore_damage,
-    )
-    return file_set.run(plan, Task())
-
-
-def as_restored(folder: Path) -> tuple[dict[bytes, Any], list[list[bytes]]]:
-    """What can be set by anybody: the time of change is the kernel's own."""
-    files, links = described(folder)
-    return {name: (*each[:4], *each[5:]) for name, each in files.items()}, links
 
 
 def test_all_comes_back_elsewhere(folder: Path, tmp_path: Path):
@@ -231,6 +188,6 @@ def test_what_takes_the_place_of_a_pipe_keeps_its_owner_and_permissions(
 
 def test_of_a_disk_there_are_no_chosen_files(tmp_path: Path):
     lab = Lab(tmp_path, disk_format="vmdk")
-    point = lab.backup("full")
+    lab.backup("full")
     with pytest.raises(NotInPoint, match="is of a disk"):
-        file_set.plan(lab.repository, lab.set.name, point.id, tmp_path, overwrite=False)
+        planned(lab.repository, tmp_path)

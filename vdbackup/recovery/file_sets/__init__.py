@@ -1,0 +1,1 @@
+"""Chosen files, restored as files: planned (plan.py, outlook.py), then done (restoring.py)."""
