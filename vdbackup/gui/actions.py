@@ -16,6 +16,7 @@ from vdbackup.gui.needs import (
     OfOneOfSeveral,
     OfPinned,
     OfPoint,
+    OfPointOfFiles,
     OfSource,
     OfUnpinned,
     OfWindow,
@@ -103,6 +104,15 @@ ACTIONS = (
         keys="Ctrl+R",
         place=Place.DAILY,
         loses_name=3,
+    ),
+    Action(
+        "actionRestoreFiles",
+        tr("Restore files…"),
+        tr("Bring the files of the point back to where they came from, or into a folder"),
+        OfPointOfFiles(lambda desk, entry, point: desk.operations.restore_files(entry, point)),
+        hides=True,
+        icon="restore",
+        keys="Ctrl+Alt+R",
     ),
     Action(
         "actionExplainSize",

@@ -9,6 +9,7 @@ from __future__ import annotations
 import shlex
 import socket
 from collections.abc import Sequence
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
@@ -24,14 +25,15 @@ from PySide6.QtWidgets import (
 )
 
 from vdbackup.disks.names import BACKUP_FORMATS
-from vdbackup.errors import VdbackupError
+from vdbackup.errors import SourceNotFound, VdbackupError
 from vdbackup.gui import parts, remedies, words
+from vdbackup.gui.choice_dialog import ChoiceDialog
 from vdbackup.gui.jobs.worker import Worker
 from vdbackup.jobs import Job
-from vdbackup.operations import placement
+from vdbackup.operations import file_choice, placement
 from vdbackup.sources.devices import Candidate, candidates
 from vdbackup.sources.file_sets.choice import Choice
-from vdbackup.sources.reference import Scheme, SourceRef
+from vdbackup.sources.reference import SourceRef
 from vdbackup.text import printable
 from vdbackup.translation import tr
 
@@ -235,11 +237,22 @@ class AddSourceForm(QWidget):
         parts.choose_files(self, title, self.source_edit, filters, written)
 
     def _on_choose_files_clicked(self) -> None:
-        def written(path: str) -> str:
-            return str(SourceRef(Scheme.FILES, str(Choice((path,)))))
+        self.choose_files()
 
-        title = tr("Choose a folder whose files are to be backed up")
-        parts.choose_folder(self, title, self.source_edit, written)
+    def choose_files(self, paths: Sequence[str] = ()) -> None:
+        """Let the user say which folders and files are meant: what is named, and those paths."""
+        sources, folder = self._given()
+        chosen = next((each for each in sources if each.is_files), None)
+        choice = None
+        with suppress(SourceNotFound):  # what is typed is not whole yet
+            choice = Choice.parse(chosen.rest) if chosen else None
+        apart = (folder,) if folder else ()
+        dialog = ChoiceDialog(choice, self._reader, self.window(), apart=apart)
+        dialog.add(paths)
+        dialog.accepted.connect(
+            lambda: self.source_edit.setText(str(file_choice.reference(dialog.choice)))
+        )
+        dialog.open()
 
     def _on_choose_folder_clicked(self) -> None:
         parts.choose_folder(self, tr("Choose a folder for the backups"), self.repository_edit)

@@ -188,9 +188,11 @@ class Backups(QObject):
         entry = Entry(request.source, request.repository)
         title = tr("Back up {entry}", entry=entry.title)
 
-        def start(_plan: Plan | None) -> None:
-            self._back_up(self.add_source(entry.source, entry.repository), request, ask=False)
-            self.begun.emit(entry)
+        def start(plan: backup.CapturePlan) -> None:
+            named = plan.source.ref if entry.source.is_files else entry.source  # links are followed
+            added = self.add_source(named, entry.repository)
+            self._back_up(added, replace(request, source=named), ask=False)
+            self.begun.emit(added)
 
         def again(request: BackupRequest) -> None:
             if form.waiting:
@@ -207,7 +209,7 @@ class Backups(QObject):
         repository: Path,
         title: str,
         make: Callable[[], P],
-        start: Callable[[P | None], None],
+        start: Callable[[P], None],
         form: Form,
         clarify: Callable[[VdbackupError], bool] = lambda _error: False,
     ) -> None:
@@ -224,7 +226,7 @@ class Backups(QObject):
             if self._runner.store.value.ask_before_backup:
                 self._runner.ask(title, tr("Back up"), job.outcome(), start, silence=True)
             else:
-                start(None)
+                start(job.outcome())
 
         job = Job(tr("Plan: {title}", title=title), lambda _task: make())
         self._runner.workers.reader(repository).submit(job, planned)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from vdbackup.gui.boot_dialog import BootDialog
 from vdbackup.gui.browse_dialog import BrowseDialog
 from vdbackup.gui.catalogue import Entry
 from vdbackup.gui.changes_dialog import DifferencesDialog, SizeDialog
+from vdbackup.gui.choice_dialog import ChoiceDialog
 from vdbackup.gui.convert_dialog import ConvertDialog
 from vdbackup.gui.jobs import repositories, sessions
 from vdbackup.gui.machines.sessions import Sessions
@@ -32,6 +34,7 @@ from vdbackup.gui.theme import Theme
 from vdbackup.gui.tracking_dialog import TrackingDialog
 from vdbackup.gui.versions_dialog import VersionsDialog
 from vdbackup.jobs import Job
+from vdbackup.operations import file_choice
 from vdbackup.recovery.checks import CommandCheck, TextCheck
 from vdbackup.recovery.sessions.saved import SavedSession
 from vdbackup.repository.model import RecoveryPoint
@@ -110,6 +113,26 @@ class Dialogs(QObject):
         if source is not None:
             dialog.form.source_edit.setText(str(source))
             dialog.form.repository_edit.setFocus()
+        dialog.open()
+
+    def add_files(self, paths: Sequence[Path]) -> None:
+        """Let the user see how much lies in folders that are named, and back them up."""
+        dialog = AddSourceDialog(self._workers.reader(None), self._window)
+        self.listen_to(dialog.form)
+        dialog.open()
+        dialog.form.choose_files([str(path) for path in paths])
+
+    def change_choice(self, entry: Entry) -> None:
+        """Let the user choose other files for a set."""
+        backup_set = entry.backup_set
+        choice = file_choice.choice_of(backup_set.settings) if backup_set else None
+        if choice is None:
+            return
+        reader = self._workers.reader(None)
+        dialog = ChoiceDialog(
+            choice, reader, self._window, apart=(entry.repository,), before=choice
+        )
+        dialog.accepted.connect(lambda: self._operations.change_choice(entry, dialog.choice))
         dialog.open()
 
     def listen_to(self, form: AddSourceForm) -> None:

@@ -57,7 +57,7 @@ from vdbackup.settings import WindowState
 from vdbackup.translation import tr
 
 MINUTE = 60_000  # milliseconds
-SETS = ("chooseSchedule", "choosePolicy", "forgetSource")
+SETS = ("changeChoice", "chooseSchedule", "choosePolicy", "forgetSource")
 """What the page about a source offers."""
 
 
@@ -134,6 +134,7 @@ class MainWindow(QMainWindow):
         self.details.offer(self.actions_["actionBootInVm"], primary=True)
         self.details.offer(self.actions_["actionBrowse"])
         self.details.offer(self.actions_["actionRestore"])
+        self.details.offer_where_ready(self.actions_["actionRestoreFiles"])
         self.details.offer_where_ready(self.actions_["actionPin"], self.actions_["actionUnpin"])
         hint = tr("Make a machine of the point for virt-manager, VirtualBox or VMware")
         self.details.offer_menu(self.actions_.open_menu, hint)
@@ -209,9 +210,7 @@ class MainWindow(QMainWindow):
         self.workers.progressed.connect(self.launcher.follow)
         self.workers.job_ended.connect(self.launcher.end)
         self.history.failed.connect(self.jobs.refuse)
-        self._drops = Drops(self)
-        self._drops.source_dropped.connect(self.dialogs.add_source)
-        self._drops.backups_dropped.connect(self.dialogs.show_backups)
+        self._take_drops()
         self.tray.opened.connect(self.come_forward)
         self.tray.quit_wanted.connect(self.leave_desktop)
         self.jobs.cancel_wanted.connect(self.workers.cancel)
@@ -246,6 +245,12 @@ class MainWindow(QMainWindow):
             application.applicationStateChanged.connect(self._on_application_state)
         hints = QGuiApplication.styleHints()
         hints.colorSchemeChanged.connect(self._on_settings_changed)
+
+    def _take_drops(self) -> None:
+        self._drops = Drops(self)
+        self._drops.source_dropped.connect(self.dialogs.add_source)
+        self._drops.files_dropped.connect(self.dialogs.add_files)
+        self._drops.backups_dropped.connect(self.dialogs.show_backups)
 
     @property
     def entry(self) -> Entry | None:

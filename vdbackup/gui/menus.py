@@ -30,6 +30,7 @@ POINT = (
     "actionBootWith",
     "actionBrowse",
     "actionRestore",
+    "actionRestoreFiles",
     OPEN_WITH,
     "",
     "actionExplainSize",

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from vdbackup.gui.catalogue import Entry
 from vdbackup.gui.machines.session import Machine, SessionThread
-from vdbackup.operations import tracking
+from vdbackup.operations import restore_files, tracking
 from vdbackup.recovery.sessions.saved import SavedSession
 from vdbackup.repository.model import RecoveryPoint
 from vdbackup.translation import tr
@@ -155,6 +155,15 @@ class OfBackedUp(OfSource):
 
 
 @dataclass(frozen=True)
+class OfFiles(OfBackedUp):
+    """What is done to a set of chosen files."""
+
+    def ready(self, chosen: Chosen) -> bool:
+        """Where such a one is chosen."""
+        return super().ready(chosen) and bool(chosen.entry and chosen.entry.source.is_files)
+
+
+@dataclass(frozen=True)
 class OfAlone(OfBackedUp):
     """What is done to a set that is no machine's: all of a machine stays together."""
 
@@ -189,6 +198,18 @@ class OfPoint:
         """Do it to the chosen one."""
         if chosen.entry and chosen.point:
             self.do(desk, chosen.entry, chosen.point)
+
+
+@dataclass(frozen=True)
+class OfPointOfFiles(OfPoint):
+    """What is done to a point of chosen files."""
+
+    def ready(self, chosen: Chosen) -> bool:
+        """Where such a one is chosen."""
+        backup_set = chosen.entry.backup_set if chosen.entry else None
+        if backup_set is None or chosen.point is None:
+            return False
+        return restore_files.can_be(backup_set.settings, chosen.point)
 
 
 @dataclass(frozen=True)

@@ -16,11 +16,13 @@ from vdbackup.gui.jobs import care, changes, keeping, making, repositories, rest
 from vdbackup.gui.jobs.outcome import Outcome
 from vdbackup.gui.machine_restore_dialog import MachineRestoreDialog
 from vdbackup.gui.restore_dialog import RestoreDialog
+from vdbackup.gui.restore_files_dialog import RestoreFilesDialog
 from vdbackup.gui.runner import Runner
 from vdbackup.jobs import Job, Plan, Task
 from vdbackup.operations import (
     convert,
     delete,
+    file_choice,
     machine_restore,
     merge,
     policy,
@@ -28,12 +30,15 @@ from vdbackup.operations import (
     restore,
     retarget,
 )
+from vdbackup.operations.restore_files import FilesPlan
 from vdbackup.operations.schedules.arrange import SchedulePlan
 from vdbackup.recovery.checks import Check
 from vdbackup.recovery.sessions.saved import SavedSession
 from vdbackup.repository.machine import MomentPoints
 from vdbackup.repository.model import RecoveryPoint
 from vdbackup.repository.repository import Repository
+from vdbackup.settings import KnownSource
+from vdbackup.sources.file_sets.choice import Choice
 from vdbackup.translation import tr
 
 P = TypeVar("P", bound=Plan)
@@ -205,6 +210,45 @@ class Operations(QObject):
 
         dialog.accepted.connect(plan)
         dialog.open()
+
+    def restore_files(self, entry: Entry, point: RecoveryPoint) -> None:
+        """Bring the files of a point back to where the user chooses."""
+        reader = self._runner.workers.reader(entry.repository)
+        dialog = RestoreFilesDialog(entry, point, reader, self._runner.window)
+        title = tr("Restore files of #{point} of {entry}", point=point.sequence, entry=entry.title)
+
+        def start(plan: FilesPlan) -> None:
+            doing = partial(restoring.restore_chosen_files, plan)
+            self._runner.run(entry.repository, title, doing)
+
+        def ask() -> None:
+            verb = tr("Replace and restore") if dialog.overwrite else tr("Restore")
+            self._runner.ask(title, verb, dialog.plan, start)
+
+        dialog.accepted.connect(ask)
+        dialog.open()
+
+    def change_choice(self, entry: Entry, wanted: Choice) -> None:
+        """Have a set be of other files, once the user has seen what changes."""
+
+        def ended(job: Job[Outcome[file_choice.ChoiceResult]]) -> None:
+            if job.result is None:
+                return
+            now = KnownSource(job.result.value.source, entry.repository, entry.name)
+            self._runner.store.update(
+                lambda settings: settings.without_source(entry.source, entry.repository)
+                .with_source(now)
+            )  # fmt: skip
+            self._runner.catalogue.refresh(entry.repository)
+
+        self._change(
+            entry,
+            tr("Change the files of {entry}", entry=entry.title),
+            tr("Change"),
+            lambda repository, name: file_choice.plan(repository, name, wanted),
+            keeping.change_choice,
+            ended,
+        )
 
     def promote(self, saved: SavedSession, ask: bool) -> None:
         """Make a recovery point of what a virtual machine wrote; the session goes with that."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from vdbackup.gui.action import Action
-from vdbackup.gui.needs import Chosen, OfAlone, OfBackedUp, OfDevice, OfListed, OfNew
+from vdbackup.gui.needs import Chosen, OfAlone, OfBackedUp, OfDevice, OfFiles, OfListed, OfNew
 from vdbackup.sources.reference import SourceRef
 from vdbackup.text import printable
 from vdbackup.translation import tr
@@ -26,6 +26,10 @@ def _forget_text(chosen: Chosen) -> str:
 
 def _schedule_text(chosen: Chosen) -> str:
     return tr("Schedule of {entry}…", entry=_literal(chosen.entry.title)) if chosen.entry else ""
+
+
+def _choice_text(chosen: Chosen) -> str:
+    return tr("Files of {entry}…", entry=_literal(chosen.entry.title)) if chosen.entry else ""
 
 
 def _policy_text(chosen: Chosen) -> str:
@@ -70,6 +74,13 @@ OF_LISTED = (
         tr("Show how it is, how much it holds, and what it does automatically"),
         OfListed(lambda desk, entry: desk.show_source(entry)),
         text_of=_about_text,
+    ),
+    Action(
+        "changeChoice",
+        tr("Change what is chosen…"),
+        tr("Add folders and files, take others out, say what is left out"),
+        OfFiles(lambda desk, entry: desk.dialogs.change_choice(entry)),
+        text_of=_choice_text,
     ),
     Action(
         "chooseSchedule",

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 
 from PySide6.QtGui import QAction
 from PySide6.QtWidgets import QFormLayout, QHBoxLayout, QWidget
 
+from vdbackup.errors import SourceNotFound
 from vdbackup.gui import parts, words
 from vdbackup.gui.catalogue import Entry
 from vdbackup.gui.schedule_dialog import RAN, run_in_words
 from vdbackup.operations import policy
+from vdbackup.sources.file_sets.choice import Choice
 from vdbackup.text import printable
 from vdbackup.translation import tr, trn
 
@@ -34,7 +37,7 @@ class SourceDialog(parts.Dialog):
         form.setHorizontalSpacing(14)
         form.setVerticalSpacing(8)
         for name, fact in facts(entry).items():
-            value = parts.label(words.breakable(fact), selectable=True)
+            value = parts.label(words.breakable_lines(fact), selectable=True)
             value.setAccessibleName(name)
             form.addRow(parts.label(name, "muted", wrap=False), value)
         self.column.addWidget(parts.Scrolled(inside, tr("Facts")), 1)
@@ -71,7 +74,7 @@ class SourceDialog(parts.Dialog):
 def facts(entry: Entry) -> dict[str, str]:
     """What there is to say of a source, by what it is called."""
     found, points = entry.backup_set, entry.points
-    said = {tr("Source"): str(entry.source), tr("Backups in"): str(entry.repository)}
+    said = {**_source(entry), tr("Backups in"): str(entry.repository)}
     if found is None:
         return {**said, tr("Points"): tr("none yet")}
     stored = sum(point.stored_bytes for point in points)
@@ -93,3 +96,24 @@ def facts(entry: Entry) -> dict[str, str]:
     if health and health.boot_tested:
         said[tr("Booted")] = words.when(health.boot_tested)
     return said
+
+
+def _source(entry: Entry) -> dict[str, str]:
+    """What is backed up; of chosen files which, and what of them is left out."""
+    choice = None
+    if entry.source.is_files:
+        with suppress(SourceNotFound):
+            choice = Choice.parse(entry.source.rest)
+    if choice is None:
+        return {tr("Source"): str(entry.source)}
+    left_out = list(choice.exclude)
+    if choice.largest:
+        left_out.append(tr("files of more than {size}", size=words.size(choice.largest)))
+    if not choice.caches:
+        left_out.append(tr("what is marked as a cache"))
+    if not choice.crosses:
+        left_out.append(tr("other file systems"))
+    return {
+        tr("Folders and files"): "\n".join(map(printable, choice.paths)),
+        tr("Left out"): "\n".join(map(printable, left_out)),
+    }

@@ -10,10 +10,12 @@ from vdbackup.gui import words
 from vdbackup.gui.jobs.outcome import Outcome
 from vdbackup.jobs import Task
 from vdbackup.operations import (
+    file_choice,
     pins,
     policy,
 )
 from vdbackup.operations.changed import Changed
+from vdbackup.operations.file_choice import ChoicePlan, ChoiceResult
 from vdbackup.operations.pins import PinResult
 from vdbackup.operations.policy import PolicyPlan, PolicyResult
 from vdbackup.operations.schedules import arrange
@@ -43,6 +45,12 @@ def change_policy(plan: PolicyPlan, task: Task) -> Outcome[PolicyResult]:
     result = policy.run(plan, task)
     sentence = " ".join(result.sentences) or plan.summary
     return Outcome(sentence, value=result, changed=result.changed)
+
+
+def change_choice(plan: ChoicePlan, task: Task) -> Outcome[ChoiceResult]:
+    """Have a set be of other files."""
+    result = file_choice.run(plan, task)
+    return Outcome(result.sentence, value=result, changed=result.changed)
 
 
 def pin(

@@ -10,13 +10,15 @@ from vdbackup.jobs import Task
 from vdbackup.operations import (
     machine_restore,
     restore,
+    restore_files,
 )
 from vdbackup.operations.changed import NOTHING
 from vdbackup.operations.machine_restore import MachineRestorePlan
 from vdbackup.operations.restore import Restored, RestorePlan, RestoreTarget
+from vdbackup.operations.restore_files import FilesPlan, FilesRequest, FilesRestored
 from vdbackup.repository.repository import Repository
 from vdbackup.sources.inventory import Content
-from vdbackup.translation import tr
+from vdbackup.translation import grouped, tr, trn
 
 if TYPE_CHECKING:  # late at run time: what reads file systems takes long to import
     pass
@@ -53,3 +55,34 @@ def restore_machine(plan: MachineRestorePlan, task: Task) -> Outcome[Path]:
     return Outcome(
         tr("Restored to {said}.", said=said), (plan.summary,), warnings, value=targets[0].parent
     )
+
+
+def plan_files(
+    folder: Path,
+    set_name: str,
+    point_id: str,
+    target: Path,
+    overwrite: bool,
+    ignore_damage: bool,
+    task: Task,
+) -> FilesPlan:
+    """What restoring the files of a point would do."""
+    repository = Repository.open(folder)
+    request = FilesRequest(
+        repository, set_name, point_id, target, overwrite=overwrite, ignore_damage=ignore_damage
+    )
+    return restore_files.plan(request, task)
+
+
+def restore_chosen_files(plan: FilesPlan, task: Task) -> Outcome[FilesRestored]:
+    """Bring the files of a point back."""
+    restored = restore_files.run(plan, task)
+    files = trn("{count} file", "{count} files", restored.files)
+    where = (
+        tr("{files} restored to where they came from.", files=files)
+        if restored.target == restore_files.ORIGIN
+        else tr("{files} restored to {target}.", files=files, target=restored.target)
+    )
+    same = tr("{count} were there as they are in the point.", count=grouped(restored.same))
+    sentence = f"{where} {same}" if restored.same else where
+    return Outcome(sentence, (plan.summary,), restored.warnings, value=restored, changed=NOTHING)

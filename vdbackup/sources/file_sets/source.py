@@ -62,7 +62,7 @@ class FileSetSource:
             )
         self._tree = Tree(choice, apart)
         self._reads_all = reads_all
-        self.survey = self._tree.survey(lambda: None)
+        self.survey = self._tree.survey(lambda _files: None)
         self.size = blank.size_for(self.survey.content, self.survey.files, size_before)
         self._delta: Delta | None = None
         self._trouble: tuple[str, ...] = ()
@@ -81,7 +81,7 @@ class FileSetSource:
     @property
     def name(self) -> str:
         """What a set of it is called."""
-        return os.path.basename(self.choice.paths[0]) or "files"
+        return name_of(self.choice)
 
     @property
     def id(self) -> str:
@@ -95,7 +95,7 @@ class FileSetSource:
 
     def facts(self) -> Facts:
         """It is known by what is chosen; what of that is left out may change."""
-        return Facts(paths=(str(Choice(self.choice.paths)),), kind=Kind.FILES)
+        return facts_of(self.choice)
 
     def holds(self, folder: Path) -> bool:
         """Whether a folder is stored on it: the repository is left out."""
@@ -193,6 +193,16 @@ class FileSetSource:
 
     def __exit__(self, *_: object) -> None:
         self.let_go()
+
+
+def name_of(choice: Choice) -> str:
+    """What a set of it is called."""
+    return os.path.basename(choice.paths[0]) or "files"
+
+
+def facts_of(choice: Choice) -> Facts:
+    """It is known by what is chosen; what of that is left out may change."""
+    return Facts(paths=(str(Choice(choice.paths)),), kind=Kind.FILES)
 
 
 class _FileRounds:

@@ -90,10 +90,12 @@ class Survey:
     Attributes:
         files: how many, folders and all else included.
         content: bytes that they take, in whole blocks.
+        left_out: what of it was not looked into.
     """
 
     files: int
     content: int
+    left_out: LeftOut = field(default_factory=LeftOut)
 
     @property
     def sentence(self) -> str:
@@ -177,17 +179,25 @@ class Tree:
     def _belongs(self, folder: bytes, name: bytes) -> bool:
         return not self._choice.leaves_out(joined(folder, name))
 
-    def survey(self, check: Callable[[], None]) -> Survey:
-        """Count what belongs to it; `check` is called for each folder."""
-        files = content = 0
-        for place, name, found in self._every(check):
-            files += 1
+    def survey(self, check: Callable[[int], None]) -> Survey:
+        """Count what belongs to it; the folders that lead there are not counted.
+
+        Args:
+            check: called for each folder with how many files there are so far; what it raises ends
+                the counting.
+        """
+        content = 0
+        counted = [0]
+        for place, name, found in self._every(lambda: check(counted[0])):
+            if self.leads(joined(place.path, name)):
+                continue
+            counted[0] += 1
             if stat.S_ISREG(found.st_mode):
                 content += -(-_stored(place, name, found) // BLOCK) * BLOCK
             elif stat.S_ISDIR(found.st_mode):
                 content += max(BLOCK, found.st_size)
-        self.left_out = LeftOut()
-        return Survey(files, content)
+        left_out, self.left_out = self.left_out, LeftOut()
+        return Survey(counted[0], content, left_out)
 
     def _every(self, check: Callable[[], None]) -> Iterator[tuple[Place, bytes, os.stat_result]]:
         """The folder, the name and what is known of each file that belongs to it."""
