@@ -100,7 +100,12 @@ def planned(request: BackupRequest) -> Iterator[CapturePlan]:
         BackupError, RepositoryError: it cannot be backed up there, and why.
     """
     where = (request.repository, request.source, request.set_name)
-    of_files = HintsOfFiles(size_before(*where), (request.repository,), request.read_all)
+    of_files = HintsOfFiles(
+        size_before(*where),
+        (request.repository,),
+        request.read_all,
+        request.consistency is not Wanted.AS_IS,
+    )
     hints = Hints(request.parents_in, request.source_format, said_before(*where), of_files)
     is_files = request.source.is_files
     with open_source(request.source, hints) as source:
@@ -121,7 +126,7 @@ def planned(request: BackupRequest) -> Iterator[CapturePlan]:
 
 
 def _consistency(request: BackupRequest) -> Wanted:
-    """What the point is to be: while files are read, nobody is held back in any case."""
+    """What the point is to be; of files their source knows that nothing is to be done for it."""
     as_is = request.source.is_files and request.consistency is Wanted.AS_IS
     return Wanted.AUTO if as_is else request.consistency
 

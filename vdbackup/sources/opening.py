@@ -39,11 +39,13 @@ class HintsOfFiles:
         size: bytes of the disk that the points before have; None where there are none.
         apart: folders that do not belong to them, wherever they lie: the repository.
         reads_all: whether what has not changed is to be read, too.
+        of_one_moment: whether snapshots are to be made of what they lie on, where that can be.
     """
 
     size: int | None = None
     apart: Sequence[Path] = ()
     reads_all: bool = False
+    of_one_moment: bool = True
 
 
 @dataclass(frozen=True)
@@ -163,7 +165,13 @@ def open_files(ref: SourceRef, hints: Hints = Hints()) -> Source:
     """Open chosen files; raises SourceNotFound where there is nothing of them."""
     of_files = hints.of_files
     choice = Choice.typed(ref.rest)
-    return FileSetSource(choice, of_files.size, of_files.apart, reads_all=of_files.reads_all)
+    return FileSetSource(
+        choice,
+        of_files.size,
+        of_files.apart,
+        reads_all=of_files.reads_all,
+        of_one_moment=of_files.of_one_moment,
+    )
 
 
 _KINDS: dict[str, Callable[[SourceRef, Hints], Source]] = {

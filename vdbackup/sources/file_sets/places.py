@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Self
 
@@ -67,10 +67,11 @@ class Places:
 
     Args:
         top: the folder that stands for "/", itself no link.
+        instead: open folders that stand for others, by the path of those.
     """
 
-    def __init__(self, top: bytes = b"/") -> None:
-        self._top = top
+    def __init__(self, top: bytes = b"/", instead: Mapping[bytes, int] | None = None) -> None:
+        self._top, self._instead = top, instead or {}
         self._open: dict[bytes, int] = {}
 
     def to(self, path: bytes) -> Place:
@@ -81,13 +82,13 @@ class Places:
         """
         names = []
         above = path
-        while above != b"/" and above not in self._open:
+        while above != b"/" and above not in self._open and above not in self._instead:
             above, _, name = above.rpartition(b"/")
             above = above or b"/"
             names.append(name)
         fd = self._open.pop(above, None)
         if fd is None:
-            fd = os.open(self._top, _FOLDER)
+            fd = os.dup(self._instead[above]) if above in self._instead else self._begin()
         self._open[above] = fd
         for name in reversed(names):
             fd = os.open(name, _FOLDER, dir_fd=fd)
@@ -96,6 +97,9 @@ class Places:
             if len(self._open) > _NEAR:
                 os.close(self._open.pop(next(iter(self._open))))
         return Place(path, fd)
+
+    def _begin(self) -> int:
+        return os.open(self._top, _FOLDER)
 
     def __enter__(self) -> Self:
         return self

@@ -9,13 +9,13 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Self
 
-from vdbackup.consistency import Consistency, How
 from vdbackup.disks.extents import Ranges, as_ranges
 from vdbackup.errors import Damaged, NoSpace, SourceNotFound
 from vdbackup.jobs import Task, readable_size
 from vdbackup.sources.file_sets import blank, image
 from vdbackup.sources.file_sets.choice import Choice
 from vdbackup.sources.file_sets.delta import Delta, folder_of_deltas
+from vdbackup.sources.file_sets.one_moment import OneMoment
 from vdbackup.sources.file_sets.sync import Sync
 from vdbackup.sources.file_sets.tree import Tree
 from vdbackup.sources.identity import Facts, Kind
@@ -24,8 +24,6 @@ from vdbackup.sources.reference import Scheme, SourceRef
 from vdbackup.sources.source import Rounds
 from vdbackup.translation import tr
 from vdbackup.volumes.places import Disk
-
-_NO_MOMENT = tr("files are read one after the other, while they may be written to.")
 
 
 class FileSetSource:
@@ -36,6 +34,7 @@ class FileSetSource:
         size_before: bytes of the disk that the points before have; None where there are none.
         apart: folders that do not belong to it, wherever they lie: the repository.
         reads_all: read what has not changed since the point before, too.
+        of_one_moment: read them from snapshots, where these can be had.
 
     Raises SourceNotFound where nothing is there of what is chosen.
     """
@@ -53,6 +52,7 @@ class FileSetSource:
         apart: Sequence[Path] = (),
         *,
         reads_all: bool = False,
+        of_one_moment: bool = True,
     ) -> None:
         self.choice = choice
         if not any(map(os.path.lexists, choice.paths)):
@@ -66,6 +66,7 @@ class FileSetSource:
         self.size = blank.size_for(self.survey.content, self.survey.files, size_before)
         self._delta: Delta | None = None
         self._trouble: tuple[str, ...] = ()
+        self.moment = OneMoment(choice, wanted=of_one_moment)
         self._undo = ExitStack()
 
     @property
@@ -134,6 +135,7 @@ class FileSetSource:
 
         Until `let_go` it can be read.
         """
+        self._tree.instead = self._undo.enter_context(self.moment).instead
         task = follow.task if follow else Task()
         before = follow.before if follow else None
         parent = self._undo.enter_context(before()) if before else None
@@ -144,6 +146,7 @@ class FileSetSource:
             self._read(parent, task)
         except Damaged as error:  # to go on from it would make it what was captured
             self._undo.close()
+            self._tree.instead = self._undo.enter_context(self.moment).instead
             self._read(None, task)
             made = tr(
                 "What lies in the point before cannot be gone on from, so all files are kept anew"
@@ -208,7 +211,6 @@ def facts_of(choice: Choice) -> Facts:
 class _FileRounds:
     """Its Rounds: all is read when they begin, file by file; then the disk stays as it is."""
 
-    hindrance = _NO_MOMENT
     marks_writes = False
     scan_reason = ""
 
@@ -216,6 +218,11 @@ class _FileRounds:
         self._source, self._follow = source, follow
         self.changed: Ranges | None = None
         self.restless: Ranges = as_ranges([])
+
+    @property
+    def hindrance(self) -> str:
+        """Why it will be no single moment, as far as that is known."""
+        return self._source.moment.hindrance
 
     def distrust(self, why: str) -> None:
         """What was written is known, and not believed."""
@@ -240,5 +247,5 @@ class _FileRounds:
         self._source.readinto(offset, view)
 
     def outcome(self) -> Outcome:
-        """Each file is as it was when it was read."""
-        return Outcome(Consistency(How.AS_IS), self._source.trouble())
+        """From a snapshot all are of its moment; else each is as it was when it was read."""
+        return Outcome(self._source.moment.consistency, self._source.trouble())

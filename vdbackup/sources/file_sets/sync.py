@@ -20,7 +20,7 @@ from vdbackup.sources.file_sets.found import Found
 from vdbackup.sources.file_sets.image import LOST_AND_FOUND, ROOT, Image
 from vdbackup.sources.file_sets.inode import Inode, Known
 from vdbackup.sources.file_sets.looking import Replaced, Unread, check_same, reading
-from vdbackup.sources.file_sets.places import Place, Places, attributes_of, joined
+from vdbackup.sources.file_sets.places import Place, attributes_of, joined
 from vdbackup.sources.file_sets.tree import Tree
 
 _ATTEMPTS = 3
@@ -91,7 +91,7 @@ class Sync:
         self._claimed: set[int] = set()
         self._linked: dict[tuple[int, int], int] = {}
         self._names: dict[int, int] = {}
-        self._places = Places()
+        self._places = tree.places()
         self.found = Found()
 
     def run(self) -> None:

@@ -12,7 +12,9 @@ from vdbackup.jobs import readable_size
 from vdbackup.sources.file_sets.choice import Choice
 from vdbackup.sources.file_sets.content import Content
 from vdbackup.sources.file_sets.inode import BLOCK
+from vdbackup.sources.file_sets.one_moment import Instead
 from vdbackup.sources.file_sets.places import Place, Places, joined
+from vdbackup.sources.file_sets.subvolume import EMPTY_INODE, NAME, ROOT_INODE
 from vdbackup.text import printable
 from vdbackup.translation import grouped, tr
 
@@ -114,6 +116,10 @@ class Tree:
     Args:
         choice: what was chosen.
         apart: folders that never belong to it, as the repository.
+
+    Attributes:
+        left_out: what was not looked into.
+        instead: what is read in the place of folders.
     """
 
     def __init__(self, choice: Choice, apart: Collection[Path] = ()) -> None:
@@ -127,6 +133,11 @@ class Tree:
                 self._leading.setdefault(folder or b"/", set()).add(name)
                 above = folder or b"/"
         self.left_out = LeftOut()
+        self.instead = Instead()
+
+    def places(self) -> Places:
+        """The ways to its folders."""
+        return Places(instead=self.instead.folders)
 
     def leads(self, path: bytes) -> bool:
         """Whether a folder only leads to what was chosen."""
@@ -145,7 +156,7 @@ class Tree:
         if self._is_foreign(path, place.found, device):
             return []
         try:
-            names = [name for name in place.names() if self._belongs(path, name)]
+            names = [name for name in place.names() if self._belongs(place, name)]
         except FileNotFoundError:
             return []
         except OSError as error:
@@ -168,16 +179,22 @@ class Tree:
         self.left_out.unreadable.append(f"{text(path)} ({why.strerror})")
 
     def _is_foreign(self, path: bytes, found: os.stat_result, device: int) -> bool:
-        if (found.st_dev, found.st_ino) in self._apart:
+        own = self.instead.devices.get(found.st_dev, found.st_dev)
+        if (own, found.st_ino) in self._apart:
             self.left_out.apart.append(path)
             return True
-        if found.st_dev != device and not self._choice.crosses:
+        is_hidden = path in self.instead.foreign or (
+            found.st_ino == EMPTY_INODE and found.st_dev in self.instead.devices
+        )
+        if is_hidden or (found.st_dev != device and not self._choice.crosses):
             self.left_out.mounted.append(path)
             return True
         return False
 
-    def _belongs(self, folder: bytes, name: bytes) -> bool:
-        return not self._choice.leaves_out(joined(folder, name))
+    def _belongs(self, folder: Place, name: bytes) -> bool:
+        if folder.found.st_ino == ROOT_INODE and NAME.fullmatch(name):
+            return False  # a backup's own snapshot
+        return not self._choice.leaves_out(joined(folder.path, name))
 
     def survey(self, check: Callable[[int], None]) -> Survey:
         """Count what belongs to it; the folders that lead there are not counted.
@@ -203,7 +220,7 @@ class Tree:
         """The folder, the name and what is known of each file that belongs to it."""
         todo: list[tuple[bytes, int | None]] = [(b"/", None)]
         seen: set[tuple[int, int]] = set()
-        with Places() as places:
+        with self.places() as places:
             while todo:
                 check()
                 path, device = todo.pop()

@@ -1,0 +1,206 @@
+"""A Btrfs subvolume, and a snapshot of it that is read in its place for the length of one backup.
+
+The kernel is asked itself: no program is needed. A snapshot lies in the root of its subvolume under
+a name that says which process it is for; what a killed one has left goes with the next backup, but
+nothing that is not by all signs such a one: its name, that it may not be written to, and that it is
+this subvolume's snapshot. Source: Linux, include/uapi/linux/btrfs.h, fs/btrfs/ioctl.c.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import itertools
+import logging
+import os
+import re
+import struct
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Self
+
+from vdbackup.errors import NotFrozen
+from vdbackup.processes import start_of
+from vdbackup.text import printable
+from vdbackup.translation import tr
+
+log = logging.getLogger(__name__)
+
+ROOT_INODE, EMPTY_INODE = 256, 2
+"""Of a subvolume's root, and of what stands in a snapshot for a subvolume that lies in it."""
+NAME = re.compile(rb"\.vdbackup-snapshot-(\d+)-(\d+)-\d+")
+"""By the number and the start of the process that it is for, and how many that had made before."""
+_CREATE, _DESTROY, _INFO, _FLAGS = 0x50009417, 0x5000940F, 0x81F8943C, 0x80089419
+"""BTRFS_IOC_SNAP_CREATE_V2, _SNAP_DESTROY, _GET_SUBVOL_INFO, _SUBVOL_GETFLAGS."""
+_READ_ONLY = 2
+_ARGS = 4096
+"""Bytes of what both are told."""
+_UUIDS = struct.Struct("=8s256s8s8s8s8s16s16s")
+"""Id, name, parent's id, folder, generation, flags; own UUID, and that of what it was made of."""
+_FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+_MOUNTS = Path("/proc/self/mountinfo")
+_made = itertools.count()
+
+
+@dataclass(frozen=True)
+class Subvolume:
+    """One that chosen files lie on.
+
+    Attributes:
+        path: of its root.
+        device: by which the kernel knows it (stat.st_dev).
+    """
+
+    path: bytes
+    device: int
+
+    @classmethod
+    def of(cls, path: bytes) -> Subvolume | None:
+        """That on which a file or folder lies; None where it is another file system.
+
+        None, too, where its root is not to be seen on the way to it, as in a bind mount. Raises
+        OSError.
+        """
+        device = os.lstat(path).st_dev
+        while True:
+            found = os.lstat(path)
+            if found.st_dev != device:
+                return None
+            if found.st_ino == ROOT_INODE and _is_btrfs(path):
+                return cls(path, device)
+            if path == b"/":
+                return None
+            path = os.path.dirname(path)
+
+    def hindrance(self) -> str:
+        """Why this user has no snapshot made of it, a sentence; "" where nothing is known.
+
+        Who may make one but not remove it again makes none.
+        """
+        if os.geteuid() == 0:
+            return ""
+        return tr(
+            "only root can have a snapshot of {path} made and removed.",
+            path=printable(os.fsdecode(self.path)),
+        )
+
+
+class Snapshot:
+    """One that is there until it is closed. A context manager.
+
+    Attributes:
+        fd: of its root.
+        device: by which the kernel knows it.
+    """
+
+    def __init__(self, of: Subvolume) -> None:
+        """Make it; raises NotFrozen where the kernel does not."""
+        self._above = -1
+        self.fd = -1
+        own = os.getpid()
+        self._name = b".vdbackup-snapshot-%d-%d-%d" % (own, start_of(own) or 0, next(_made))
+        try:
+            self._above = os.open(of.path, _FOLDER)
+            if os.fstat(self._above).st_dev != of.device:
+                raise OSError(tr("it is another one now"))
+            _sweep(self._above)
+            fcntl.ioctl(self._above, _CREATE, _creating(self._above, self._name))
+            self.fd = os.open(self._name, _FOLDER, dir_fd=self._above)
+            self.device = os.fstat(self.fd).st_dev
+        except OSError as error:
+            self.close()
+            raise NotFrozen(
+                tr(
+                    "No snapshot of {path} can be made: {reason}.",
+                    path=printable(os.fsdecode(of.path)),
+                    reason=error.strerror or str(error),
+                )
+            ) from error
+
+    def close(self) -> None:
+        """Remove it."""
+        if self.fd >= 0:
+            os.close(self.fd)
+            self.fd = -1
+            try:
+                _destroy(self._above, self._name)
+            except OSError:  # the next backup tries again
+                log.warning("the snapshot %r is still there", self._name, exc_info=True)
+        if self._above >= 0:
+            os.close(self._above)
+            self._above = -1
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def mounted_below(paths: tuple[bytes, ...]) -> frozenset[bytes]:
+    """Where something is mounted in these folders; in a snapshot lies there what that hides."""
+    found = set()
+    for line in _MOUNTS.read_bytes().splitlines():
+        place = re.sub(rb"\\(\d{3})", lambda octal: bytes([int(octal[1], 8)]), line.split()[4])
+        if any(place.startswith(path.rstrip(b"/") + b"/") for path in paths):
+            found.add(place)
+    return frozenset(found)
+
+
+def _is_btrfs(path: bytes) -> bool:
+    """Whether the kernel answers for a subvolume there."""
+    try:
+        fd = os.open(path, _FOLDER)
+    except OSError:
+        return False
+    try:
+        fcntl.ioctl(fd, _INFO, bytearray(504))
+    except OSError:
+        return False
+    finally:
+        os.close(fd)
+    return True
+
+
+def _creating(source: int, name: bytes) -> bytearray:
+    """A btrfs_ioctl_vol_args_v2: of which, that it is to be read only, its name."""
+    head = struct.pack("=qQQ32x", source, 0, _READ_ONLY)
+    return bytearray((head + name).ljust(_ARGS, b"\0"))  # of bytes fcntl takes 1,024 at most
+
+
+def _destroy(above: int, name: bytes) -> None:
+    """A btrfs_ioctl_vol_args: no descriptor, the name."""
+    fcntl.ioctl(above, _DESTROY, bytearray((struct.pack("=q", 0) + name).ljust(_ARGS, b"\0")))
+
+
+def _sweep(above: int) -> None:
+    """Remove what backups that were killed have left of this subvolume."""
+    own = _uuids(above)[0]
+    for name in map(os.fsencode, os.listdir(above)):
+        match = NAME.fullmatch(name)
+        if match is None or start_of(int(match[1])) == int(match[2]):
+            continue
+        try:
+            fd = os.open(name, _FOLDER, dir_fd=above)
+            try:
+                is_left = _uuids(fd)[1] == own and _is_read_only(fd)
+                is_left = is_left and os.fstat(fd).st_ino == ROOT_INODE
+            finally:
+                os.close(fd)
+            if is_left:
+                _destroy(above, name)
+        except OSError:
+            log.warning("%r was left by a backup, and cannot be removed", name, exc_info=True)
+
+
+def _uuids(fd: int) -> tuple[bytes, bytes]:
+    """Of a subvolume its own UUID, and that of what it is a snapshot of."""
+    info = bytearray(504)
+    fcntl.ioctl(fd, _INFO, info)
+    *_, own, parent = _UUIDS.unpack_from(info)
+    return own, parent
+
+
+def _is_read_only(fd: int) -> bool:
+    flags = bytearray(8)
+    fcntl.ioctl(fd, _FLAGS, flags)
+    return bool(int.from_bytes(flags, "little") & _READ_ONLY)
