@@ -244,6 +244,7 @@ def test_the_menu_of_a_source_names_what_would_go(desk: Desk) -> None:
     actions.update()
     assert [each.text() for each in actions.of_listed] == [
         "About disk",
+        "Files of disk…",
         "Schedule of disk…",
         "Points of disk that stay…",
         "Changed blocks of /dev/a&&b…",
@@ -258,6 +259,7 @@ def test_the_menu_of_a_source_names_what_would_go(desk: Desk) -> None:
         actions[each.name].trigger()
     assert desk.calls.noted == [
         ("show_source", (desk.chosen.entry,)),
+        ("change_choice", (desk.chosen.entry,)),
         ("schedule", (desk.chosen.entry,)),
         ("choose_policy", (desk.chosen.entry,)),
         ("track", (desk.chosen.entry,)),

@@ -13,9 +13,12 @@ from tests.sources.file_sets.kept import Kept
 from tests.sources.ordinary_user import as_an_ordinary_user, open_folder
 from vdbackup.errors import Cancelled, SourceNotFound
 from vdbackup.jobs import CancelToken, Task
-from vdbackup.sources.file_sets import blank, content, sync
+from vdbackup.sources.file_sets import blank, content, storages, sync
 from vdbackup.sources.file_sets.content import Content
 from vdbackup.sources.file_sets.places import Place
+from vdbackup.sources.file_sets.storages import Storages
+
+IS_SETTLED = Storages.is_settled
 
 
 @pytest.fixture
@@ -49,7 +52,7 @@ def read(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 @pytest.fixture(autouse=True)
 def _settled(monkeypatch: pytest.MonkeyPatch) -> None:
     """Time goes as fast as the tests need it to."""
-    monkeypatch.setattr(sync, "is_settled", lambda _: True)
+    monkeypatch.setattr(Storages, "is_settled", lambda *_: True)
 
 
 def write(path: Path, data: bytes) -> None:
@@ -118,9 +121,8 @@ def test_all_is_read_where_that_is_wanted(kept: Kept, read: list[str]):
 def test_a_file_written_in_the_tick_in_which_it_was_read_is_read_again(
     kept: Kept, folder: Path, read: list[str], monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(
-        sync, "is_settled", lambda found: found.st_ino != (folder / "7").stat().st_ino
-    )
+    number = (folder / "7").stat().st_ino
+    monkeypatch.setattr(Storages, "is_settled", lambda _, found: found.st_ino != number)
     kept.keep()
     read.clear()
     kept.keep()
@@ -131,9 +133,9 @@ def test_only_what_is_old_enough_is_settled(tmp_path: Path, monkeypatch: pytest.
     path = tmp_path / "file"
     path.touch()
     changed = path.stat().st_ctime_ns
-    for later, settled in ((1, False), (content._TICK + 1, True)):
-        monkeypatch.setattr(content.time, "clock_gettime_ns", lambda _, t=changed + later: t)
-        assert content.is_settled(path.stat()) is settled
+    for later, settled in ((1, False), (storages._TICK + 1, True)):
+        monkeypatch.setattr(storages.time, "clock_gettime_ns", lambda _, t=changed + later: t)
+        assert IS_SETTLED(Storages(), path.stat()) is settled
 
 
 def test_a_file_that_changes_while_it_is_read_is_read_again(

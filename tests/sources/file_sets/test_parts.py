@@ -141,7 +141,8 @@ def test_a_time_is_kept_to_the_nanosecond(seconds: int, rest: int):
     inode = Inode()
     inode.begin(stat.S_IFREG)
     inode.size = 5
-    inode.take_of(_status(moment), believed=True)
+    status = _status(moment)
+    inode.take_of(status, Known.of_file(status), believed=True)
     assert Inode(inode.packed()).known == Known(stat.S_IFREG | 0o640, 5, moment, moment, 1 << 40)
 
 
@@ -151,7 +152,8 @@ def test_a_time_is_kept_to_the_nanosecond(seconds: int, rest: int):
 def test_a_time_beyond_what_ext4_can_keep_is_the_nearest_that_it_can(seconds: int, kept: int):
     inode = Inode()
     inode.begin(stat.S_IFREG)
-    inode.take_of(_status(seconds * 1_000_000_000), believed=True)
+    status = _status(seconds * 1_000_000_000)
+    inode.take_of(status, Known.of_file(status), believed=True)
     assert inode.known.modified == kept * 1_000_000_000
     assert inode.known == Known.of_file(_status(seconds * 1_000_000_000, size=0))
 

@@ -4,20 +4,11 @@ from __future__ import annotations
 
 import errno
 import os
-import time
 from collections.abc import Callable
 from typing import Self
 
 from vdbackup.sources.file_sets.inode import BLOCK, Known
 from vdbackup.sources.file_sets.places import Place, open_quietly
-
-_CLOCK = 5
-"""CLOCK_REALTIME_COARSE (linux/time.h)."""
-_TICK = 20_000_000
-"""Nanoseconds within which two writes may leave the same time: the kernel's clock for files goes in
-ticks of 1 to 10 ms."""
-_COARSE = 2_000_000_000
-"""The same where a file system keeps whole seconds (or FAT's two)."""
 
 
 class Content:
@@ -50,8 +41,8 @@ class Content:
 
     def has_changed(self) -> bool:
         """Whether it has since it was looked at; looks at it anew."""
-        before, self.found = Known.of_file(self.found), os.fstat(self.fd)
-        return Known.of_file(self.found) != before
+        before, self.found = Known.of_file(self.found, 0), os.fstat(self.fd)
+        return Known.of_file(self.found, 0) != before
 
     def readinto(self, offset: int, view: memoryview) -> None:
         """Fill `view` from byte `offset` on; with zeros behind the end and where it is lost."""
@@ -99,13 +90,3 @@ class Content:
 
     def __exit__(self, *_: object) -> None:
         os.close(self.fd)
-
-
-def is_settled(found: os.stat_result) -> bool:
-    """Whether what is written to the file from now on leaves it another time of change.
-
-    To be asked before it is read, of the clock that files get their times from.
-    """
-    coarse = not found.st_ctime_ns % 1_000_000_000
-    now = time.clock_gettime_ns(_CLOCK)
-    return now - found.st_ctime_ns > (_COARSE if coarse else _TICK)

@@ -55,10 +55,10 @@ class Known:
     number: int
 
     @classmethod
-    def of_file(cls, found: os.stat_result) -> Known:
-        """Of a file, as it is now."""
+    def of_file(cls, found: os.stat_result, number: int | None = None) -> Known:
+        """Of a file, as it is now; `number` stands for its own where that means nothing."""
         times = (_clamped(found.st_mtime_ns), _clamped(found.st_ctime_ns))
-        number = found.st_ino & 0xFFFFFFFFFFFFFFFF
+        number = found.st_ino & 0xFFFFFFFFFFFFFFFF if number is None else number
         size = found.st_size if stat.S_ISREG(found.st_mode) else 0
         return cls(found.st_mode, size, *times, number)
 
@@ -177,18 +177,18 @@ class Inode:
             code = minor & 0xFF | major << 8 | (minor & ~0xFF) << 12
             self.block = struct.pack("<II", 0, code)
 
-    def take_of(self, found: os.stat_result, *, believed: bool) -> None:
+    def take_of(self, found: os.stat_result, known: Known, *, believed: bool) -> None:
         """Owner, permissions and times of a file.
 
         Args:
             found: of the file.
+            known: by what of that it is seen whether it has changed.
             believed: whether, should it look the same next time, it is.
         """
         head, more = self._head, self._more
         head[0] = found.st_mode
         head[1], self._tail[6] = found.st_uid & 0xFFFF, found.st_uid >> 16
         head[7], self._tail[7] = found.st_gid & 0xFFFF, found.st_gid >> 16
-        known = Known.of_file(found)
         head[3], more[4] = _time(_clamped(found.st_atime_ns))
         head[4], more[2] = _time(known.changed)
         head[5], more[3] = _time(known.modified)

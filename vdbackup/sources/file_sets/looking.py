@@ -20,10 +20,14 @@ class Replaced(Exception):
     """A name means another file than it did a moment ago: as where an editor saves one."""
 
 
-def check_same(seen: os.stat_result, there: os.stat_result) -> None:
-    """Raise Replaced unless what is open is what was seen under its name."""
+def check_same(seen: os.stat_result, there: os.stat_result, *, has_number: bool) -> None:
+    """Raise Replaced unless what is open is what was seen under its name.
+
+    Where numbers mean nothing, what is open counts: all that is kept of the file is of that.
+    """
     kinds = stat.S_IFMT(seen.st_mode), stat.S_IFMT(there.st_mode)
-    if (seen.st_dev, seen.st_ino, kinds[0]) != (there.st_dev, there.st_ino, kinds[1]):
+    numbers = (seen.st_ino, there.st_ino) if has_number else (0, 0)
+    if (seen.st_dev, numbers[0], kinds[0]) != (there.st_dev, numbers[1], kinds[1]):
         raise Replaced
 
 

@@ -14,11 +14,11 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 
 from vdbackup.jobs import Task
-from vdbackup.sources.file_sets.content import Content, is_settled
+from vdbackup.sources.file_sets.content import Content
 from vdbackup.sources.file_sets.folder import Entry, Folder
 from vdbackup.sources.file_sets.found import Found
 from vdbackup.sources.file_sets.image import LOST_AND_FOUND, ROOT, Image
-from vdbackup.sources.file_sets.inode import Inode, Known
+from vdbackup.sources.file_sets.inode import Inode
 from vdbackup.sources.file_sets.looking import Replaced, Unread, check_same, reading
 from vdbackup.sources.file_sets.places import Place, attributes_of, joined
 from vdbackup.sources.file_sets.tree import Tree
@@ -89,9 +89,10 @@ class Sync:
         self._gone: dict[int, None] = {}
         self._gone_by_number: dict[tuple[int, int], int] = {}
         self._claimed: set[int] = set()
-        self._linked: dict[tuple[int, int], int] = {}
+        self._linked: dict[tuple[int, ...], int] = {}
         self._names: dict[int, int] = {}
         self._places = tree.places()
+        self._storages = tree.storages
         self.found = Found()
 
     def run(self) -> None:
@@ -128,7 +129,7 @@ class Sync:
             for entry in there.values():
                 self._stays(entry)
             return
-        found, believed = place.found, is_settled(place.found)
+        found, believed = place.found, self._storages.is_settled(place.found)
         device = found.st_dev if visit.device is None else visit.device
         visit = replace(visit, device=device)
         names = self._tree.names(place, device)
@@ -263,7 +264,7 @@ class Sync:
         self, place: Place, name: bytes, found: os.stat_result, number: int | None
     ) -> int | None:
         """The same where it is what was found; raises Replaced where it is another one."""
-        key = (found.st_dev, found.st_ino)
+        key = self._storages.one_file(found)
         linked = self._linked.get(key) if found.st_nlink > 1 else None
         if linked is not None and self._names[linked] < _MOST_LINKS:
             self._names[linked] += 1
@@ -295,7 +296,8 @@ class Sync:
         """Have a file's inode be as it is, and its content."""
         if number is not None:
             inode = self._image.read(number)
-            if inode.known == Known.of_file(found) and not self._reads_all:
+            same = inode.known == self._storages.known(found)
+            if same and self._storages.tells_changes(found) and not self._reads_all:
                 self._note(found.st_size)
                 return number
         try:
@@ -316,7 +318,7 @@ class Sync:
         with reading():
             content = Content(place, name, self._moved_bytes)
         with content:
-            check_same(found, content.found)
+            check_same(found, content.found, has_number=self._has_number(found))
             if content.size > _LARGEST:
                 self.found.unfit.append(path)
                 return number
@@ -325,7 +327,7 @@ class Sync:
             begun, inode = (number, self._image.read(number)) if number else self._begun(content)
             believed = True
             for _ in range(_ATTEMPTS):
-                believed = is_settled(content.found)
+                believed = self._storages.is_settled(content.found)
                 content.lost = False
                 inode = self._image.write_content(begun, inode, content)
                 if not content.has_changed():
@@ -348,9 +350,10 @@ class Sync:
 
     def _other(self, place: Place, name: bytes, found: os.stat_result, number: int | None) -> int:
         """A link, a device, a pipe or a socket: what of it may change is in its inode."""
-        believed = is_settled(found)
+        believed = self._storages.is_settled(found)
         with reading(), place.opened(name) as fd:
-            check_same(found, found := os.fstat(fd))
+            check_same(found, now := os.fstat(fd), has_number=self._has_number(found))
+            found = now
             attributes = attributes_of(fd)
             target = os.readlink(b"", dir_fd=fd) if stat.S_ISLNK(found.st_mode) else None
         if number is not None and (target is not None or not _is_plain(found.st_mode)):
@@ -388,7 +391,7 @@ class Sync:
         believed: bool,
     ) -> None:
         """Write an inode with all that is known of its file, times after the content."""
-        inode.take_of(found, believed=believed)
+        inode.take_of(found, self._storages.known(found), believed=believed)
         self._image.write(number, inode)
         if (attributes or inode.has_attributes) and self._image.set_attributes(number, attributes):
             self.found.bare.append(path)
@@ -398,7 +401,7 @@ class Sync:
     ) -> None:
         """Write a folder, where it has changed."""
         inode = self._image.read(visit.number)
-        same = inode.known == Known.of_file(found) and inode.links == _links_of(folder)
+        same = inode.known == self._storages.known(found) and inode.links == _links_of(folder)
         if same and not folder.changed:
             return
         inode = self._write(visit, folder)
@@ -446,12 +449,17 @@ class Sync:
 
     def _moved(self, found: os.stat_result) -> int | None:
         """The inode of a file that has gone from where it was, if it is this one."""
+        if not self._has_number(found):
+            return None
         key = (found.st_ino & 0xFFFFFFFFFFFFFFFF, stat.S_IFMT(found.st_mode))
         number = self._gone_by_number.get(key)
         if number is None or number in self._claimed or number in self._names:
             return None
         self._claimed.add(number)
         return number
+
+    def _has_number(self, found: os.stat_result) -> bool:
+        return self._storages.of(found.st_dev).has_numbers
 
     def _give_up(self) -> None:
         """Free what has no name any more, and say of the rest how many it has."""

@@ -14,6 +14,7 @@ from vdbackup.sources.file_sets.content import Content
 from vdbackup.sources.file_sets.inode import BLOCK
 from vdbackup.sources.file_sets.one_moment import Instead
 from vdbackup.sources.file_sets.places import Place, Places, joined
+from vdbackup.sources.file_sets.storages import Storages
 from vdbackup.sources.file_sets.subvolume import EMPTY_INODE, NAME, ROOT_INODE
 from vdbackup.text import printable
 from vdbackup.translation import grouped, tr
@@ -120,6 +121,7 @@ class Tree:
     Attributes:
         left_out: what was not looked into.
         instead: what is read in the place of folders.
+        storages: on which the files lie, as far as they were counted.
     """
 
     def __init__(self, choice: Choice, apart: Collection[Path] = ()) -> None:
@@ -134,6 +136,7 @@ class Tree:
                 above = folder or b"/"
         self.left_out = LeftOut()
         self.instead = Instead()
+        self.storages = Storages()
 
     def places(self) -> Places:
         """The ways to its folders."""
@@ -219,7 +222,7 @@ class Tree:
     def _every(self, check: Callable[[], None]) -> Iterator[tuple[Place, bytes, os.stat_result]]:
         """The folder, the name and what is known of each file that belongs to it."""
         todo: list[tuple[bytes, int | None]] = [(b"/", None)]
-        seen: set[tuple[int, int]] = set()
+        seen: set[tuple[int, ...]] = set()
         with self.places() as places:
             while todo:
                 check()
@@ -236,7 +239,8 @@ class Tree:
                         continue
                     if self.leaves_out(found):
                         continue
-                    key = (found.st_dev, found.st_ino)
+                    self.storages.note(found)
+                    key = self.storages.one_file(found)
                     if found.st_nlink > 1 and not stat.S_ISDIR(found.st_mode):
                         if key in seen:
                             continue
