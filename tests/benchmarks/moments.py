@@ -21,7 +21,7 @@ from vdbackup.disks.write_log.index import IndexWriter
 from vdbackup.disks.write_log.structs import ENTRY, SuperBlock
 from vdbackup.guest.hardware import Controller, HardwareRequest
 from vdbackup.recovery.sessions import vm
-from vdbackup.repository.written import KeptLog, Protection
+from vdbackup.repository.kept_logs import KeptLog, Protection
 
 SESSION = "20260101-000000-abcdef"
 WRITE = 8
@@ -32,7 +32,7 @@ def make_up(lab: Lab, writes: int) -> KeptLog:
     """A log of a machine from the lab's first point, whose first MiB stays as it is."""
     (point,) = lab.set.points
     size = point.virtual_size
-    kept = KeptLog(
+    kept = KeptLog.of(
         lab.set.folder,
         Protection(
             SESSION, point.id, "made up", datetime.now(UTC).isoformat(), size, limit=1 << 50

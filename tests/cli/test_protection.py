@@ -134,6 +134,26 @@ def test_a_session_on_a_moment_holds_the_writes_and_is_promoted(
     assert vdbackup("unprotect", "--forget", protected, "-r", repository).status == 0
 
 
+def test_a_log_that_is_damaged_is_listed_holds_every_point_and_is_forgotten(
+    vdbackup: Vdbackup, repository: Path, protected: str
+) -> None:
+    (record,) = repository.rglob("writes-*.json")
+    record.write_text("{")
+    listed = vdbackup("moments", "-r", repository, "--json")
+    assert listed.status == 3
+    (log,) = listed.json
+    assert (log["session"], log["point"], log["moments"]) == (protected, None, [])
+    assert record.name in log["trouble"]
+    said = vdbackup("moments", "-r", repository)
+    assert (said.status, record.name in said.err) == (3, True)
+    said = vdbackup("delete", 1, "-r", repository, "--yes")
+    assert said.status == 1
+    assert (record.name in said.err, f"unprotect --forget {protected}" in said.err) == (True, True)
+    assert vdbackup("unprotect", "--forget", protected, "-r", repository).status == 0
+    assert vdbackup("moments", "-r", repository, "--json").json == []
+    assert vdbackup("delete", 1, "-r", repository, "--yes").status == 0
+
+
 def test_without_protection_there_is_no_moment(
     vdbackup: Vdbackup, repository: Path, tmp_path: Path
 ) -> None:

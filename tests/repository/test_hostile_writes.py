@@ -14,18 +14,27 @@ import pytest
 from tests.backup.lab import Lab
 from tests.disks.write_log import logs
 from tests.disks.write_log.logs import Entry
+from tests.repository.kept import (
+    BEGAN,
+    FLUSH,
+    SECOND,
+    SESSION,
+    as_folder,
+    as_link,
+    as_pipe,
+    emptied,
+    keep,
+)
 from vdbackup.disks.write_log.index import IndexWriter
 from vdbackup.disks.write_log.log import WriteLog
 from vdbackup.errors import PointNotFound, VdbackupError
 from vdbackup.operations import protection
-from vdbackup.repository.written import KeptLog, Protection, WrittenPoint
+from vdbackup.repository.kept_logs import KeptLog
+from vdbackup.repository.written import WrittenPoint
 
 SIZE = 8 << 20
-SECOND = 1_000_000_000
-BEGAN = 1_796_019_300
-SESSION = "20261130-061500-abcdef"
 OTHER = "20261130-071500-abcdef"
-WRITE, FLUSH = Entry(1, 1, 0, b"a" * 512), Entry(flags=1)
+WRITE = Entry(1, 1, 0, b"a" * 512)
 
 
 @pytest.fixture
@@ -38,15 +47,8 @@ def lab(tmp_path: Path) -> Lab:
 def kept(lab: Lab, session: str = SESSION, noted: int = 4, **more: Any) -> KeptLog:
     """A log of two writes, each with a flush behind it, of which so many entries are noted."""
     (point,) = lab.set.points
-    since = "2026-11-30T06:15:00.000+00:00"
-    record = Protection(session, point.id, "web", since, SIZE, **more)
-    found = KeptLog(lab.set.folder, record)
-    logs.make(found.path, [WRITE, FLUSH, Entry(2, 1, 0, b"b" * 512), FLUSH])
-    headers = WriteLog.read(found.path, SIZE).entries.headers
-    with closing(IndexWriter(found.index)) as writer:
-        writer.note(headers[:noted].tobytes(), BEGAN * SECOND, (BEGAN + 1) * SECOND)
-    found.save()
-    return found
+    entries = [WRITE, FLUSH, Entry(2, 1, 0, b"b" * 512), FLUSH]
+    return keep(lab, point, entries, session, noted, **more)
 
 
 def at(lab: Lab, reference: str) -> WrittenPoint:
@@ -113,25 +115,6 @@ def test_notes_of_another_log_are_not_believed(lab: Lab) -> None:
         writer.note(headers.tobytes(), BEGAN * SECOND, (BEGAN + 1) * SECOND)
     assert log.read().writes == 2
     assert offered(lab) == {SESSION: [0]}
-
-
-def as_pipe(path: Path) -> None:
-    path.unlink()
-    os.mkfifo(path)
-
-
-def as_link(path: Path) -> None:
-    real = path.rename(path.parent.parent / path.name)
-    path.symlink_to(real)
-
-
-def as_folder(path: Path) -> None:
-    path.unlink()
-    path.mkdir()
-
-
-def emptied(path: Path) -> None:
-    path.write_bytes(b"")
 
 
 @pytest.mark.timeout(20)

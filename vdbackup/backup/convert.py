@@ -28,6 +28,7 @@ from vdbackup.repository.backup_set import BackupSet
 from vdbackup.repository.digests import BLOCK, DigestFold, differ, digest_blocks, is_zero
 from vdbackup.repository.draft import Draft
 from vdbackup.repository.files import check_space
+from vdbackup.repository.kept_logs import survey
 from vdbackup.repository.machine import KnownMachines
 from vdbackup.repository.model import RecoveryPoint
 from vdbackup.repository.repository import Repository, check_set_name
@@ -87,13 +88,14 @@ def plan(
         summary=(
             tr(
                 "{points} of {set_name}, {size}, copied into the new set {target} in "
-                "{disk_format}; {goes_on}{goes}",
+                "{disk_format}; {goes_on}{moments}{goes}",
                 points=points,
                 set_name=set_name,
                 size=readable_size(size),
                 target=target,
                 disk_format=disk_format,
                 goes_on=_goes_on(repository, backup_set, target),
+                moments=_left_moments(backup_set),
                 goes=goes,
             )
         ),
@@ -119,6 +121,16 @@ def _goes_on(repository: Repository, backup_set: BackupSet, target: str) -> str:
         "{backup_set} stays, and backups of the machine {machine} go on there.",
         backup_set=backup_set.name,
         machine=machine.name,
+    )
+
+
+def _left_moments(backup_set: BackupSet) -> str:
+    """What is to be said of logs of writes, whose moments fit onto the old set's points alone."""
+    if not list(survey(backup_set.folder)):
+        return ""
+    return tr(
+        " The kept writes of its machines, and the moments in them, stay with {backup_set}.",
+        backup_set=backup_set.name,
     )
 
 

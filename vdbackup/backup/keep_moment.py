@@ -21,10 +21,11 @@ from vdbackup.repository.backup_set import BackupSet
 from vdbackup.repository.digests import DigestFold
 from vdbackup.repository.draft import Draft
 from vdbackup.repository.files import check_space
+from vdbackup.repository.kept_logs import kept_log
 from vdbackup.repository.model import Promotion, RecoveryPoint
 from vdbackup.repository.naming import PointType
 from vdbackup.repository.repository import Repository
-from vdbackup.repository.written import WrittenPoint, kept_log
+from vdbackup.repository.written import WrittenPoint
 from vdbackup.translation import grouped, tr
 
 

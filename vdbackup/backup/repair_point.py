@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from vdbackup.backup import repair_identity
-from vdbackup.backup.quarantine import keep_a_copy, put_aside
+from vdbackup.backup.quarantine import QUARANTINE, keep_a_copy, put_aside
 from vdbackup.backup.repair_identity import Layer, valid_digests
 from vdbackup.disks.chain import Chain
 from vdbackup.disks.disk import ParentRef
@@ -23,6 +23,7 @@ from vdbackup.repository.digest_writer import DigestWriter
 from vdbackup.repository.digests import BLOCK, DigestFold, digest_blocks, is_zero
 from vdbackup.repository.draft import make_overlay
 from vdbackup.repository.files import made_beside, read_json
+from vdbackup.repository.kept_logs import kept_logs
 from vdbackup.repository.manifests import manifest_path
 from vdbackup.repository.model import RecoveryPoint
 from vdbackup.repository.repository import Repository
@@ -87,10 +88,28 @@ def repair_point(
                 point=point.sequence,
             )
         )
+        done += _moments_that_fit_no_more(folder, point)
     if repair_identity.seal_again(layer):
         done.append(
             tr("{folder}: {layer} is read-only again.", folder=folder.name, layer=layer.path.name)
         )
+
+
+def _moments_that_fit_no_more(folder: Path, point: RecoveryPoint) -> list[str]:
+    """What is to be said of logs of writes that lie on what the lost overlay held."""
+    return [
+        tr(
+            "{folder}: the kept writes of the session {session} fit only onto the overlay of point "
+            "{point} as it was: their moments cannot be read until it is put back, from "
+            "{quarantine} or a copy.",
+            folder=folder.name,
+            session=kept.session,
+            point=point.sequence,
+            quarantine=QUARANTINE,
+        )
+        for kept in kept_logs(folder)
+        if kept.protection.point == point.id and kept.protection.overlay_contents
+    ]
 
 
 def _manifest(folder: Path, layer: Layer, layers: Sequence[Layer]) -> RecoveryPoint:

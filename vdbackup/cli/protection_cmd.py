@@ -112,14 +112,14 @@ def unprotect(options: argparse.Namespace) -> int:
         result: dict[str, Any] = {"session": kept.session, "forgotten_bytes": 0}
     else:
         repository = open_repository(options.repository, as_json=options.json)
-        name, kept = protection.find_kept(repository, options.forget)
-        freed = protection.forget(repository, name, kept.session, sessions_folder())
+        name, found = protection.find_kept(repository, options.forget)
+        freed = protection.forget(repository, name, found.session, sessions_folder())
         said = tr(
             "The writes of {protection} are deleted, {size}.",
-            protection=kept.protection.title,
+            protection=protection.title_of(found),
             size=size(freed),
         )
-        result = {"session": kept.session, "forgotten_bytes": freed}
+        result = {"session": found.session, "forgotten_bytes": freed}
     if options.json:
         print_json({"event": "result", **result})
     else:
@@ -154,7 +154,7 @@ def add_moments(subparsers: Subparsers) -> None:
         tr("list the moments between points that can be booted, read and restored"),
         example="moments -r /mnt/backups --from 2026-11-30T06:00",
         failed=tr("they cannot be listed"),
-        warned=tr("a log of writes cannot be read; the others are listed"),
+        warned=tr("a log of writes is damaged or ended too early; what can be used is listed"),
     )
     repository_options(parser)
     parser.add_argument(
@@ -171,6 +171,7 @@ def add_moments(subparsers: Subparsers) -> None:
 def moments(options: argparse.Namespace) -> int:
     """List the moments behind points: those at which all that was written had been written out."""
     from vdbackup.operations import protection
+    from vdbackup.repository.kept_logs import KeptLog
 
     repository = open_repository(options.repository)
     logs = list(protection.moments(repository, options.set, options.first, options.last))
@@ -182,7 +183,7 @@ def moments(options: argparse.Namespace) -> int:
     if not logs:
         say(tr("No writes are kept."))
     for each in logs:
-        if each.trouble:
+        if not isinstance(each.kept, KeptLog):
             continue
         writes = each.kept.protection
         state = (
@@ -195,7 +196,7 @@ def moments(options: argparse.Namespace) -> int:
                 "{set_name} #{point}, session {session}: {writes} writes, {size}, since {since}, "
                 "{state}",
                 set_name=each.set_name,
-                point=each.point,
+                point=each.point or "?",
                 session=each.kept.session,
                 writes=grouped(each.writes),
                 size=size(each.stored),
@@ -215,27 +216,30 @@ def moments(options: argparse.Namespace) -> int:
 
 
 def _log_json(log: KeptMoments) -> dict[str, Any]:
-    writes = log.kept.protection
+    from vdbackup.repository.kept_logs import KeptLog
+
+    writes = log.kept.protection if isinstance(log.kept, KeptLog) else None
     return {
         "set": log.set_name,
-        "point": log.point,
-        "session": writes.session,
-        "title": writes.title,
-        "since": writes.since,
-        "ended": writes.ended,
-        "why": writes.why,
+        "point": log.point or None,
+        "session": log.kept.session,
+        "title": writes.title if writes else "",
+        "since": writes.since if writes else None,
+        "ended": writes.ended if writes else None,
+        "why": writes.why if writes else "",
         "writes": log.writes,
         "stored_bytes": log.stored,
-        "limit_bytes": writes.limit,
+        "limit_bytes": writes.limit if writes else None,
         "moments": [
             {
-                "point": f"{log.point}@{writes.session}.w{each.write}",
+                "point": f"{log.point}@{log.kept.session}.w{each.write}",
                 "write": each.write,
                 "time": _iso(each.time),
             }
             for each in log.moments
         ],
         "marks": [{"write": write, "text": text} for write, text in log.marks],
+        "trouble": log.trouble or None,
     }
 
 

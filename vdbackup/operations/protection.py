@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from vdbackup.backup import keep_moment
 from vdbackup.errors import NotProtected, PointInUse, Remedy, VdbackupError
@@ -14,10 +15,22 @@ from vdbackup.qemu.monitor import tell
 from vdbackup.recovery.sessions import protection
 from vdbackup.recovery.sessions.saved import SavedSession, saved_session
 from vdbackup.repository import claims, holds
+from vdbackup.repository.backup_set import BackupSet
+from vdbackup.repository.kept_logs import (
+    Cause,
+    KeptLog,
+    UnreadLog,
+    kept_log,
+    since,
+    survey,
+)
 from vdbackup.repository.model import RecoveryPoint
 from vdbackup.repository.repository import Repository
-from vdbackup.repository.written import KeptLog, kept_log, kept_logs, since
+from vdbackup.repository.written import damage
 from vdbackup.translation import tr
+
+if TYPE_CHECKING:  # late: it brings numpy
+    from vdbackup.disks.write_log.log import WriteLog
 
 
 def protect(saved: SavedSession, limit: int = protection.LIMIT) -> KeptLog:
@@ -56,30 +69,25 @@ def unprotect(saved: SavedSession) -> KeptLog:
         )
     if saved.running:
         protection.take_out(_telling(saved))
-    protection.end(kept, tr("That was asked for."))
+    protection.end(kept, Cause.ASKED, tr("That was asked for."))
     return kept_log(backup_set.folder, saved.id)
 
 
 def forget(repository: Repository, set_name: str, session: str, sessions_folder: Path) -> int:
     """Delete the writes that are kept of a session's machine; the bytes that they took.
 
-    Raises NotWritten, and PointInUse where somebody reads them, or they still come.
+    Raises NotWritten, and PointInUse where somebody reads them, or they still come; Obstructed
+    where something else bears the name of one of their files.
     """
     backup_set = repository.set(set_name)
-    kept = kept_log(backup_set.folder, session)
-    saved = saved_session(sessions_folder / session)
-    if kept.protection.ended is None and saved is not None and saved.running:
-        raise PointInUse(
-            tr("Writes of {saved} are still added.", saved=saved.title), tr("End that first.")
-        )
+    kept = next((e for e in survey(backup_set.folder) if e.session == session), None)
+    if kept is None:
+        kept = kept_log(backup_set.folder, session)  # says that there are none
+    _check_at_its_end(backup_set, kept, sessions_folder)
     holds.check_not_read(backup_set, kept)
     if who := claims.who_has(kept.path):
         raise PointInUse(
-            tr(
-                "The writes of {protection} are in use: {who}.",
-                protection=kept.protection.title,
-                who=who,
-            ),
+            tr("The writes of {protection} are in use: {who}.", protection=title_of(kept), who=who),
             tr("End that."),
         )
     taken = kept.stored
@@ -87,12 +95,45 @@ def forget(repository: Repository, set_name: str, session: str, sessions_folder:
     return taken
 
 
-def find_kept(repository: Repository, reference: str) -> tuple[str, KeptLog]:
+def _check_at_its_end(
+    backup_set: BackupSet, kept: KeptLog | UnreadLog, sessions_folder: Path
+) -> None:
+    """Raise PointInUse where writes may still be added, here or elsewhere."""
+    if isinstance(kept, KeptLog) and kept.protection.ended is not None:
+        return
+    saved = saved_session(sessions_folder / kept.session)
+    if saved is not None and saved.running:
+        raise PointInUse(
+            tr("Writes of {saved} are still added.", saved=saved.title), tr("End that first.")
+        )
+    for hold in holds.of(backup_set):
+        if hold.session == kept.session and not hold.is_ours:
+            raise PointInUse(
+                tr(
+                    "Writes of {hold} of {user} on {host} may still be added.",
+                    hold=hold.title,
+                    user=hold.user,
+                    host=hold.host,
+                ),
+                tr("End that machine there first."),
+                remedy=Remedy.END_SESSION_ELSEWHERE,
+                about=hold.session,
+            )
+
+
+def title_of(kept: KeptLog | UnreadLog) -> str:
+    """Whose writes a log holds, for a person."""
+    if isinstance(kept, KeptLog) and kept.protection.title:
+        return kept.protection.title
+    return tr("the session {session}", session=kept.session)
+
+
+def find_kept(repository: Repository, reference: str) -> tuple[str, KeptLog | UnreadLog]:
     """The set and the log that a session's id means, its start or its end; raises NotProtected."""
     found = [
         (each.name, kept)
         for each in repository.sets()
-        for kept in kept_logs(each.folder)
+        for kept in survey(each.folder)
         if kept.session.startswith(reference) or kept.session.endswith(reference)
     ]
     if len(found) != 1:
@@ -128,18 +169,20 @@ class KeptMoments:
 
     Attributes:
         set_name: of the set that it lies beside.
-        point: the sequence number of the point that its machine was started from.
+        point: the sequence number of the point that its machine was started from; 0: it is not
+            known, or not there.
         kept: the log.
         writes: that it holds.
         stored: bytes of storage that it takes.
         moments: by time.
         marks: after which write somebody has set a mark, and its text, external.
-        trouble: why it cannot be read, where that is so: then it has no moments.
+        trouble: why it cannot be read, and then it has no moments; or what of it is lost; "" where
+            all is well.
     """
 
     set_name: str
     point: int
-    kept: KeptLog
+    kept: KeptLog | UnreadLog
     writes: int
     stored: int
     moments: tuple[KeptMoment, ...]
@@ -156,21 +199,28 @@ def moments(
     """
     for backup_set in [repository.set(set_name)] if set_name is not None else repository.sets():
         by_id = {point.id: point.sequence for point in backup_set.points}
-        for kept in kept_logs(backup_set.folder):
-            nothing = KeptMoments(
-                backup_set.name, by_id.get(kept.protection.point, 0), kept, 0, 0, (), ()
-            )
+        for kept in survey(backup_set.folder):
+            if isinstance(kept, UnreadLog):
+                trouble = f"{kept.problem} {kept.advice}"
+                yield KeptMoments(backup_set.name, 0, kept, 0, kept.stored, (), (), trouble)
+                continue
+            point = by_id.get(kept.protection.point, 0)
+            nothing = KeptMoments(backup_set.name, point, kept, 0, 0, (), ())
+            if not point:
+                yield replace(nothing, stored=kept.stored, trouble=_lost_point(kept))
+                continue
             try:
-                found = _with_moments(nothing, first, last)
+                found = _with_moments(nothing, kept, first, last)
             except (VdbackupError, OSError) as error:
                 trouble = tr("{path} cannot be read: {error}", path=kept.path, error=error)
                 found = replace(nothing, trouble=trouble)
             yield found
 
 
-def _with_moments(nothing: KeptMoments, first: int | None, last: int | None) -> KeptMoments:
+def _with_moments(
+    nothing: KeptMoments, kept: KeptLog, first: int | None, last: int | None
+) -> KeptMoments:
     """A log with what is in it; raises as `KeptLog.read`."""
-    kept = nothing.kept
     log, before = kept.read(), kept.protection.before
     sure = log.flushed > 0  # what nobody has noted may not be on the storage (WriteLog.proven)
     times = [since(kept), *log.flushed[sure].tolist()]
@@ -183,8 +233,35 @@ def _with_moments(nothing: KeptMoments, first: int | None, last: int | None) -> 
     marks = tuple((write - before, text) for write, text in log.marks())
     moments = tuple(KeptMoment(*each) for each in sorted(wanted.items()))
     return replace(
-        nothing, writes=log.writes - before, stored=kept.stored, moments=moments, marks=marks
+        nothing,
+        writes=max(0, log.sound_writes - before),
+        stored=kept.stored,
+        moments=moments,
+        marks=marks,
+        trouble=_trouble(kept, log),
     )
+
+
+def _lost_point(kept: KeptLog) -> str:
+    return tr(
+        "The point that {title} was started from is not there, so the moments in its kept writes "
+        "cannot be read. Put its files back and have the set repaired, or let these writes be "
+        "forgotten.",
+        title=title_of(kept),
+    )
+
+
+def _trouble(kept: KeptLog, log: WriteLog) -> str:
+    """What is lost of a log that can be read, or that it ended too early; "" where all is well."""
+    if log.lost:
+        return damage(kept, max(0, log.sound_writes - kept.protection.before))
+    if kept.protection.ended_early:
+        return tr(
+            "No more writes of {title} were kept, though nobody had asked for that: {why}",
+            title=kept.protection.title,
+            why=kept.protection.why,
+        )
+    return ""
 
 
 @dataclass(frozen=True)

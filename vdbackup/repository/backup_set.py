@@ -21,9 +21,10 @@ from vdbackup.errors import (
 from vdbackup.jobs import sizes_apart
 from vdbackup.repository import naming
 from vdbackup.repository.journal import Journal
+from vdbackup.repository.kept_logs import kept_log
 from vdbackup.repository.manifests import BrokenManifest, manifest_path
 from vdbackup.repository.model import Pin, RecoveryPoint, SetSettings
-from vdbackup.repository.written import WrittenPoint, is_moment, kept_log, moment, point_of
+from vdbackup.repository.written import WrittenPoint, is_moment, moment, point_of
 from vdbackup.translation import tr
 
 if TYPE_CHECKING:  # late: disks bring numpy, and what only lists points needs neither

@@ -14,7 +14,8 @@ kernel, and where the folder that the session's lay in is still the same: a host
 a computer or a drive that is not plugged in prove nothing, and then the point stays held until
 somebody lets go of it.
 
-A log of the writes of a point's machine (written.py) holds the point, too, as long as it is there.
+A log of the writes of a point's machine (kept_logs.py) holds the point, too, as long as it is
+there; one of which nobody can tell on which point it lies holds each of the set.
 """
 
 from __future__ import annotations
@@ -32,9 +33,10 @@ from vdbackup import records
 from vdbackup.errors import READ_ONLY, PointInUse, Remedy, RepositoryError, VdbackupError
 from vdbackup.repository.backup_set import BackupSet
 from vdbackup.repository.files import read_json, remove, sync_folder, write_json
+from vdbackup.repository.kept_logs import KeptLog, LogFiles, UnreadLog, survey
 from vdbackup.repository.lease import Lease
 from vdbackup.repository.model import RecoveryPoint
-from vdbackup.repository.written import KeptLog, kept_logs, point_of
+from vdbackup.repository.written import point_of
 from vdbackup.translation import tr
 
 log = logging.getLogger(__name__)
@@ -108,7 +110,15 @@ class Hold:
 
 @dataclass(frozen=True)
 class LogHold(Hold):
-    """That of a log of writes, which fit on that point alone."""
+    """That of a log of writes, which fit on one point alone.
+
+    Attributes:
+        problem: why nobody can tell on which; "" where that is known.
+        advice: what to do about that.
+    """
+
+    problem: str = ""
+    advice: str = ""
 
     @classmethod
     def of(cls, kept: KeptLog) -> LogHold:
@@ -117,6 +127,12 @@ class LogHold(Hold):
         return cls(
             writes.point, writes.session, writes.title, "", "", str(kept.record), writes.since
         )
+
+    @classmethod
+    def of_any(cls, found: KeptLog | UnreadLog, problem: str, advice: str) -> LogHold:
+        """That of a log which may be on any point."""
+        record = str(found.record)
+        return cls(_UNKNOWN, found.session, "", "", "", record, "", problem=problem, advice=advice)
 
     @property
     def is_ours(self) -> bool:
@@ -170,7 +186,7 @@ def release(set_folder: Path, session: str) -> bool:
 
 def of(backup_set: BackupSet) -> list[Hold]:
     """The holds of a set that count, oldest first. Nothing is changed: plans ask, too."""
-    return [hold for hold in _read(backup_set.folder) if not hold.is_stale]
+    return [hold for hold in _read(backup_set) if not hold.is_stale]
 
 
 def is_held(set_folder: Path, session: str) -> bool:
@@ -184,7 +200,7 @@ def check_free(backup_set: BackupSet, points: Iterable[RecoveryPoint]) -> None:
     The caller holds the lock: holds whose session is known to be gone are removed.
     """
     asked = list(points)
-    for hold in _read(backup_set.folder):
+    for hold in _read(backup_set):
         if hold.is_stale:
             with suppress(OSError):  # storage that is full or read-only: it does not count anyway
                 remove(_path(backup_set.folder, hold.session))
@@ -192,7 +208,7 @@ def check_free(backup_set: BackupSet, points: Iterable[RecoveryPoint]) -> None:
             raise _in_use(backup_set, on[0], hold)
 
 
-def check_not_read(backup_set: BackupSet, kept: KeptLog) -> None:
+def check_not_read(backup_set: BackupSet, kept: LogFiles) -> None:
     """Raise PointInUse, which names the session, where one lies on a moment of a log."""
     name = f"@{kept.session}."
     if reading := [hold.session for hold in of(backup_set) if name in hold.point]:
@@ -273,8 +289,8 @@ def hindrance(backup_set: BackupSet, point: RecoveryPoint) -> str:
     if isinstance(held[0], LogHold):
         return tr(
             "That cannot be yet. {of_log} {forget}",
-            of_log=_of_log(point, held[0]).title,
-            forget=_FORGET,
+            of_log=(said := _of_log(backup_set, point, held[0])).title,
+            forget=said.advice,
         )
     names = ", ".join(
         tr("{session} of {hold}", session=hold.session, hold=hold.title or tr("a virtual machine"))
@@ -289,6 +305,8 @@ def hindrance(backup_set: BackupSet, point: RecoveryPoint) -> str:
 
 
 def _in_use(backup_set: BackupSet, point: RecoveryPoint, hold: Hold) -> PointInUse:
+    if isinstance(hold, LogHold):
+        return _of_log(backup_set, point, hold)
     if hold.point == _UNKNOWN:
         return PointInUse(
             tr(
@@ -302,8 +320,6 @@ def _in_use(backup_set: BackupSet, point: RecoveryPoint, hold: Hold) -> PointInU
             about=hold.session,
             cleared=lambda: hold not in of(backup_set),
         )
-    if isinstance(hold, LogHold):
-        return _of_log(point, hold)
     whose = "" if hold.is_ours else tr(" of {user} on {host}", user=hold.user, host=hold.host)
     return PointInUse(
         tr(
@@ -326,22 +342,61 @@ def _in_use(backup_set: BackupSet, point: RecoveryPoint, hold: Hold) -> PointInU
 _FORGET = tr("Let these writes be forgotten first; a recovery point can be made of a moment.")
 
 
-def _of_log(point: RecoveryPoint, hold: LogHold) -> PointInUse:
-    return PointInUse(
-        tr(
+def _of_log(backup_set: BackupSet, point: RecoveryPoint, hold: LogHold) -> PointInUse:
+    if hold.problem:
+        title = tr(
+            "Point {point} may be in use, as nobody can tell on which point the kept writes of the "
+            "session {session} lie: {problem}",
+            point=point.sequence,
+            session=hold.session,
+            problem=hold.problem,
+        )
+    else:
+        title = tr(
             "Point {point} is in use: every write of the session {session} is kept on it.",
             point=point.sequence,
             session=hold.session,
-        ),
-        _FORGET,
+        )
+    return PointInUse(
+        title,
+        hold.advice or _FORGET,
         remedy=Remedy.FORGET_WRITES,
         about=hold.session,
-        cleared=lambda: not os.path.lexists(hold.folder),
+        cleared=lambda: hold not in of(backup_set),
     )
 
 
-def _read(folder: Path) -> Iterator[Hold]:
-    yield from map(LogHold.of, kept_logs(folder))
+def _of_logs(backup_set: BackupSet) -> Iterator[LogHold]:
+    """Those of the logs beside a set; in doubt a log is on each of its points."""
+    for found in survey(backup_set.folder):
+        if isinstance(found, UnreadLog):
+            if not found.left:
+                yield LogHold.of_any(found, found.problem, found.advice)
+        elif _may_be_elsewhere(backup_set, point_id := found.protection.point):
+            problem = tr("{point_id}, their point, is not there.", point_id=point_id)
+            yield LogHold.of_any(found, problem, _BRING_BACK)
+        else:
+            yield LogHold.of(found)
+
+
+def _may_be_elsewhere(backup_set: BackupSet, point_id: str) -> bool:
+    """Whether no point of the set has, or had, that id: so that a record names the wrong one."""
+    journal = backup_set.journal
+    merging = (journal.parent, journal.child) if journal else ()
+    points = (*backup_set.points, *backup_set.hidden, *merging)
+    return bool(backup_set.points) and not any(
+        point_id == each.id or point_id in each.merged for each in points
+    )
+
+
+_BRING_BACK = tr(
+    "Put that point's files back and have the set repaired, or let these writes be forgotten."
+)
+
+
+def _read(backup_set: BackupSet) -> Iterator[Hold]:
+    folder = backup_set.folder
+    yield from _of_logs(backup_set)
     for name in sorted(os.listdir(folder)):
         match = _NAME.fullmatch(name)
         if not match:

@@ -22,7 +22,7 @@ from vdbackup.operations import protection
 from vdbackup.recovery.sessions import vm
 from vdbackup.recovery.sessions.saved import saved_sessions
 from vdbackup.recovery.sessions.session import Session
-from vdbackup.repository.written import KeptLog, kept_logs
+from vdbackup.repository.kept_logs import KeptLog, kept_logs
 
 LIMIT = 120.0
 SIZE = 8 << 20

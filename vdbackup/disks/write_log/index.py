@@ -77,6 +77,20 @@ class Index:
         times = np.array(notes, np.int64).reshape(-1, 3)
         return cls(b"".join(headers), times[:, 0], times[:, 1], times[:, 2], at)
 
+    @property
+    def count(self) -> int:
+        """How many entries are noted."""
+        return int(self.ends[-1]) if len(self.ends) else 0
+
+    def first(self, count: int) -> Index:
+        """What is noted of the first `count` entries alone."""
+        if count >= self.count:
+            return self
+        notes = int(np.searchsorted(self.ends, count)) + (1 if count else 0)
+        ends = np.minimum(self.ends[:notes], count)
+        headers = self.headers[: count * ENTRY.itemsize]
+        return Index(headers, self.since[:notes], self.until[:notes], ends, self.length)
+
     def times(self, entries: Int64s) -> tuple[Int64s, Int64s]:
         """After when and until when some entries came, ns since 1970; 0 and 0 where nobody knows.
 

@@ -39,6 +39,7 @@ class WriteLog:
         index: when they came.
         disk_size: of the disk that was written to, in bytes.
         named: how many of the entries the super block names: those were written out with a flush.
+        lost: how many entries were noted and are not there any more, or not as they were.
     """
 
     path: Path
@@ -46,6 +47,7 @@ class WriteLog:
     index: Index
     disk_size: int
     named: int
+    lost: int = 0
     _folded: dict[int, BlockMap] = field(default_factory=dict)
 
     @classmethod
@@ -60,11 +62,11 @@ class WriteLog:
         with closing(HostFile.open(path)) as file:
             head = SuperBlock.unpack(file.read(0, max(SECTOR, 32)), path)
             with file.descriptor() as fd:
+                noted = known.count
+                known = known.first(_agreeing(known, fd, head.sector_size, file.size, disk_size))
                 entries = found(fd, known.headers, head.sector_size, file.size, disk_size)
-                if not _agree(entries, known, fd):  # the notes are another log's
-                    known = Index()
-                    entries = found(fd, known.headers, head.sector_size, file.size, disk_size)
-        return cls(path, entries, known, disk_size, min(head.entries, len(entries)))
+        named = min(head.entries, len(entries))
+        return cls(path, entries, known, disk_size, named, noted - known.count)
 
     @property
     def proven(self) -> int:
@@ -73,12 +75,20 @@ class WriteLog:
         What is behind them may have headers that make sense, and after a power cut of this computer
         nothing else: storage writes in any order.
         """
-        return min(int(self.index.ends[-1]), len(self.entries)) if len(self.index.ends) else 0
+        return min(self.index.count, len(self.entries))
 
     @property
     def writes(self) -> int:
         """How many there are."""
         return len(self._writes)
+
+    @property
+    def sound_writes(self) -> int:
+        """How many of them, from the first on, may be what was written.
+
+        Behind what is lost of the entries that had been noted, nothing is.
+        """
+        return int(np.searchsorted(self._writes, self.proven)) if self.lost else self.writes
 
     @cached_property
     def _writes(self) -> Int64s:
@@ -155,17 +165,25 @@ class WriteLog:
         return LoggedDisk(HostFile.open(self.path), self, count)
 
 
-def _agree(entries: Entries, index: Index, descriptor: int) -> bool:
-    """Whether a log holds what was noted of it; some entries are looked at, and the last."""
-    noted = int(index.ends[-1]) if len(index.ends) else 0
-    if noted > len(entries):
-        return False
-    size = ENTRY.itemsize
-    return all(
-        os.pread(descriptor, size, int(entries.places[each]))
-        == index.headers[each * size : (each + 1) * size]
-        for each in np.unique(np.linspace(0, noted - 1, min(noted, _LOOKED_AT)).astype(int))
-    )
+def _agreeing(
+    index: Index, descriptor: int, sector_size: int, log_size: int, disk_size: int
+) -> int:
+    """How many of the entries that were noted a log still holds, from its first on.
+
+    Some are looked at, and the last; where one is not what was noted, each. Raises OSError.
+    """
+    noted = Entries.of(index.headers, sector_size, log_size, disk_size)
+    count = len(noted)
+    some = np.unique(np.linspace(0, count - 1, min(count, _LOOKED_AT)).astype(int))
+    places, size = noted.places.tolist(), ENTRY.itemsize
+
+    def is_there(entry: int) -> bool:
+        stands = os.pread(descriptor, size, places[entry])
+        return stands == index.headers[entry * size : (entry + 1) * size]
+
+    if all(map(is_there, some.tolist())):
+        return count
+    return next((entry for entry in range(count) if not is_there(entry)), count)
 
 
 class LoggedDisk(ReadOnlyDisk):

@@ -1,7 +1,7 @@
 """Every write of a machine is kept: the log is put below its disk while it runs, and looked after.
 
 QEMU's blklogwrites is a filter above the session's disk: what the guest writes goes there as ever,
-and then into the log beside the point's set (repository/written.py). It is put in and taken out
+and then into the log beside the point's set (repository/kept_logs.py). It is put in and taken out
 between two of the guest's requests (qom-set, since QEMU 6.1), so that a running machine can be
 protected: the log then begins with what its disk holds by then, read while the machine is paused.
 
@@ -23,7 +23,8 @@ from vdbackup.durable import give_to_owner_of_folder
 from vdbackup.errors import MachineFailed, NotProtected
 from vdbackup.jobs import readable_size
 from vdbackup.recovery.sessions.record import Origin, SessionRecord
-from vdbackup.repository.written import KeptLog, Protection, is_moment, record_path
+from vdbackup.repository.kept_logs import Cause, KeptLog, Protection, UnreadLog, survey
+from vdbackup.repository.written import is_moment
 from vdbackup.translation import tr
 
 log = logging.getLogger(__name__)
@@ -84,7 +85,10 @@ def protect(
     """
     origin = check_can_be(record)
     _, backup_set, point = origin.find()
-    if record_path(backup_set.folder, session).exists():
+    there = [each for each in survey(backup_set.folder) if each.session == session]
+    if there and isinstance(there[0], UnreadLog) and there[0].left:
+        there[0].remove()
+    elif there:
         raise NotProtected(
             tr(
                 "The writes of {record} are kept already, or were: a log is not gone on with.",
@@ -94,7 +98,7 @@ def protect(
         )
     with closing(Qcow2Disk.open_knowing_parent(folder / "session.qcow2")) as disk:
         size = disk.info.virtual_size
-    kept = KeptLog(
+    kept = KeptLog.of(
         backup_set.folder,
         Protection(session, point.id, record.title, "", size, origin.overlay_contents, limit=limit),
     )
@@ -126,6 +130,7 @@ def _put_in(tell: Tell, kept: KeptLog, session_disk: Path) -> KeptLog:
                 ),
                 tr("Protect it when it starts."),
             )
+        kept.announce()
         before = begin(kept.path, kept.protection.disk_size, disk if held else None)
     give_to_owner_of_folder(kept.path)
     place = {"driver": "file", "filename": str(kept.path.absolute()), "aio": "threads"}
@@ -158,10 +163,11 @@ def _attach(tell: Tell, before: str, after: str) -> None:
             tell("qom-set", path=each["qdev"], property="drive", value=after)
 
 
-def end(kept: KeptLog, why: str) -> None:
-    """Write down that nothing is added to a log any more; raises OSError."""
+def end(kept: KeptLog, cause: Cause, why: str) -> None:
+    """Write down that nothing is added to a log any more, why, in a sentence; raises OSError."""
     now = datetime.now(UTC).isoformat(timespec="milliseconds")
-    replace(kept, protection=replace(kept.protection, ended=now, why=why)).save()
+    ended = replace(kept.protection, ended=now, why=why, cause=cause.value)
+    replace(kept, protection=ended).save()
 
 
 def check_owned(*, owned: bool, title: str) -> None:

@@ -22,7 +22,7 @@ from vdbackup.errors import VdbackupError
 from vdbackup.jobs import readable_size
 from vdbackup.recovery.sessions.protection import Tell, end, protect, take_out
 from vdbackup.recovery.sessions.record import SessionRecord
-from vdbackup.repository.written import KeptLog, kept_logs, record_path
+from vdbackup.repository.kept_logs import Cause, KeptLog, kept_logs, record_path
 from vdbackup.translation import tr
 
 log = logging.getLogger(__name__)
@@ -85,7 +85,7 @@ class WritesWatch:
 
     def finish(self) -> None:
         """The machine has ended: nothing comes any more."""
-        self._each(lambda keeper: keeper.end(tr("Its machine has ended.")))
+        self._each(lambda keeper: keeper.end(Cause.MACHINE, tr("Its machine has ended.")))
         if self._keeper is not None:
             self._keeper.close()
 
@@ -101,10 +101,11 @@ class WritesWatch:
 
     def _look(self, keeper: _Keeper) -> None:
         keeper.look()
-        why = keeper.too_much()
-        if why and not keeper.ended:
+        too_much = keeper.too_much()
+        if too_much is not None and not keeper.ended:
+            cause, why = too_much
             take_out(self._tell)
-            keeper.end(why)
+            keeper.end(cause, why)
             log.warning("the writes of session %s are kept no more: %s", self._session, why)
 
 
@@ -143,23 +144,22 @@ class _Keeper:
         """Note what was written out since: what a flush has not reached may still be half there."""
         self._note(to_the_end=False)
 
-    def too_much(self) -> str:
-        """Why it has to end, in a sentence; "" where it has not."""
-        if self._kept.stored > self._kept.protection.limit:
-            return tr(
-                "It takes {size}, its limit.", size=readable_size(self._kept.protection.limit)
-            )
+    def too_much(self) -> tuple[Cause, str] | None:
+        """Why it has to end, also in a sentence; None where it has not."""
+        limit = self._kept.protection.limit
+        if self._kept.stored > limit:
+            return Cause.LIMIT, tr("It takes {size}, its limit.", size=readable_size(limit))
         free = free_space(self._kept.folder)
         if free is not None and free < _LEFT:
-            return tr("Its storage is full.")
-        return ""
+            return Cause.STORAGE, tr("Its storage is full.")
+        return None
 
-    def end(self, why: str) -> None:
+    def end(self, cause: Cause, why: str) -> None:
         """Note all that there is, and that nothing more comes."""
         self._note(to_the_end=True)
         self._writer.sync()
         if not self.ended:
-            end(self._kept, why)
+            end(self._kept, cause, why)
 
     def close(self) -> None:
         """Close the notes."""

@@ -1,0 +1,325 @@
+"""The logs of every write beside a set's points: which there are, whose, and which can be read.
+
+    writes-<session>.json     which point the machine was started from whose writes are kept, since
+                              when, up to how much, and why no more, where that is so
+    writes-<session>.log      the writes (disks/write_log)
+    writes-<session>.index    when they came
+
+A log is worth something above its own point alone, so that point is not taken away (holds.py). Of a
+log whose record is damaged, or missing, nobody knows which point that is: then it may be any.
+
+The record is there in flight (`.partial`) before its log is, and is in flight again before its log
+is deleted: a log beside such a record was never begun with, or is just going, and is nobody's.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import enum
+import logging
+import os
+import re
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from datetime import datetime
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
+
+from vdbackup import records
+from vdbackup.durable import PARTIAL, check_regular
+from vdbackup.errors import (
+    DamagedMetadata,
+    NotWritten,
+    Obstructed,
+    Remedy,
+    RepositoryError,
+    from_os,
+)
+from vdbackup.repository.files import (
+    read_json,
+    remove,
+    sync_folder,
+    write_json,
+    write_json_in_flight,
+)
+from vdbackup.translation import tr
+
+if TYPE_CHECKING:  # late: disks bring numpy, and what only lists points needs none
+    from vdbackup.disks.write_log.log import WriteLog
+
+log = logging.getLogger(__name__)
+
+LAYOUT = 1
+"""Of a log's files, as this version writes them."""
+NS = 1_000_000_000
+_NAME = re.compile(r"writes-(\d{8}-\d{6}-[0-9a-f]{6})\.(?:json|json\.partial|log)")
+
+
+class Cause(enum.StrEnum):
+    """What ended a log; in a record other words may stand, of versions to come."""
+
+    MACHINE = "machine"
+    ASKED = "asked"
+    LIMIT = "limit"
+    STORAGE = "storage"
+
+
+@dataclass(frozen=True)
+class Protection:
+    """Whose writes a log holds: `writes-<session>.json`.
+
+    Attributes:
+        session: the session's id.
+        point: the id of the point that its machine was started from.
+        title: what runs in it, for a person.
+        since: when it began, UTC, ISO 8601.
+        disk_size: of the machine's disk, in bytes.
+        overlay_contents: what the point's overlay held then (overlays.py): the writes fit on that.
+        before: with how many writes the log begins that the machine had done before.
+        limit: bytes that the log may take.
+        ended: when the log came to its end, UTC, ISO 8601; None as long as it goes on.
+        why: what ended it, a sentence.
+        layout: LAYOUT of the version that wrote it, or of a newer one.
+        cause: why it ended, as `Cause`; "" where it goes on, and in what older versions wrote.
+    """
+
+    session: str
+    point: str
+    title: str
+    since: records.Moment
+    disk_size: int
+    overlay_contents: str = ""
+    before: int = 0
+    limit: int = 0
+    ended: records.Moment | None = None
+    why: records.Sentence = ""
+    layout: int = LAYOUT
+    cause: str = ""
+
+    @property
+    def ended_early(self) -> bool:
+        """Whether it ended before its machine did, and nobody had asked for that."""
+        return self.cause in (Cause.LIMIT, Cause.STORAGE)
+
+
+@dataclass(frozen=True)
+class LogFiles:
+    """The files of a log beside a set.
+
+    Attributes:
+        folder: the set's.
+        session: the id of the session whose writes it holds; it names the files.
+    """
+
+    folder: Path
+    session: str
+
+    @property
+    def record(self) -> Path:
+        """Says whose it is."""
+        return record_path(self.folder, self.session)
+
+    @property
+    def path(self) -> Path:
+        """The writes."""
+        return self.record.with_suffix(".log")
+
+    @property
+    def index(self) -> Path:
+        """When they came."""
+        return self.record.with_suffix(".index")
+
+    @property
+    def stored(self) -> int:
+        """Bytes of storage that it takes; raises OSError."""
+        found = [os.lstat(each) for each in (self.path, self.index) if os.path.lexists(each)]
+        return sum(each.st_blocks * 512 for each in found)
+
+    def remove(self) -> None:
+        """Delete it; raises Obstructed where something else bears the name of a file, OSError."""
+        going = _in_flight(self.record)
+        for each in (self.record, self.path, self.index, going):
+            if os.path.isdir(each) and not os.path.islink(each):
+                raise Obstructed(
+                    tr("{path} is a folder, and none of this program's.", path=each),
+                    tr("Move it away."),
+                )
+        if os.path.lexists(self.record):
+            os.replace(self.record, going)  # what is left is nobody's from here on
+            sync_folder(self.folder)
+        for each in (self.path, self.index, going):
+            remove(each)
+        sync_folder(self.folder)
+
+
+@dataclass(frozen=True)
+class UnreadLog(LogFiles):
+    """A log of which nobody can tell whose it is.
+
+    Attributes:
+        problem: why, a sentence.
+        advice: what to do about it, another.
+        left: it counts for nothing: it was never begun with, or is being deleted.
+    """
+
+    problem: str
+    advice: str
+    left: bool = False
+
+
+@dataclass(frozen=True)
+class KeptLog(LogFiles):
+    """A log whose record can be read.
+
+    Attributes:
+        protection: whose writes it holds.
+    """
+
+    protection: Protection
+
+    @classmethod
+    def of(cls, folder: Path, protection: Protection) -> Self:
+        """That beside a set."""
+        return cls(folder, protection.session, protection)
+
+    def read(self) -> WriteLog:
+        """Its entries as of now; raises RepositoryError, DiskError, OSError."""
+        self.check()
+        log = _read(self.path, self.protection.disk_size, self.index, self._as_of())
+        if log.writes < self.protection.before:
+            raise DamagedMetadata(
+                tr("{path} is damaged: it holds fewer writes than it began with.", path=self.path),
+                tr("Its moments are lost; those of other machines are not."),
+            )
+        return log
+
+    def check(self) -> None:
+        """Raise Obstructed where something else bears the name of one of its files; OSError."""
+        check_regular(self.path)
+        with contextlib.suppress(FileNotFoundError):
+            check_regular(self.index)
+
+    def _as_of(self) -> tuple[int, ...]:
+        """What changes with whatever is added to it."""
+        found = [os.stat(each) for each in (self.path, self.index) if each.exists()]
+        return tuple(number for each in found for number in (each.st_size, each.st_mtime_ns))
+
+    def announce(self) -> None:
+        """Say durably that a log is about to be begun with: what is cut off then is nobody's."""
+        write_json_in_flight(self.record, asdict(self.protection))
+        sync_folder(self.folder)
+
+    def save(self) -> None:
+        """Write its record, durably; raises OSError."""
+        write_json(self.record, asdict(self.protection))
+
+
+@lru_cache(maxsize=2)
+def _read(path: Path, disk_size: int, index: Path, _as_of: tuple[int, ...]) -> WriteLog:
+    """A log as it is: to check a million entries takes a tenth of a second, each time."""
+    from vdbackup.disks.write_log.log import WriteLog
+
+    return WriteLog.read(path, disk_size, index)
+
+
+def record_path(set_folder: Path, session: str) -> Path:
+    """Where it is said whose a log is."""
+    return set_folder / f"writes-{session}.json"
+
+
+def _in_flight(record: Path) -> Path:
+    return record.with_name(record.name + PARTIAL)
+
+
+def kept_logs(set_folder: Path) -> list[KeptLog]:
+    """The logs beside a set whose records can be read, oldest first."""
+    return [each for each in survey(set_folder) if isinstance(each, KeptLog)]
+
+
+def kept_log(set_folder: Path, session: str) -> KeptLog:
+    """The log of a session's writes.
+
+    Raises NotWritten; DamagedMetadata where there is one of which nobody can tell whose it is.
+    """
+    for each in survey(set_folder):
+        if each.session != session:
+            continue
+        if isinstance(each, UnreadLog):
+            raise DamagedMetadata(each.problem, each.advice)
+        return each
+    raise NotWritten(
+        tr(
+            "No writes of the session {session} are kept in {set_folder}.",
+            session=session,
+            set_folder=set_folder.name,
+        ),
+        tr("They may have been deleted."),
+        remedy=Remedy.LIST_MOMENTS,
+    )
+
+
+def survey(set_folder: Path) -> Iterator[KeptLog | UnreadLog]:
+    """All logs beside a set, by session and so oldest first; raises OSError."""
+    matches = map(_NAME.fullmatch, os.listdir(set_folder))
+    for session in sorted({match[1] for match in matches if match}):
+        try:
+            found = _found(set_folder, session)
+        except FileNotFoundError:  # it has just gone
+            continue
+        except (RepositoryError, OSError, TypeError, ValueError) as error:
+            found = _unread(set_folder, session, error)
+        if isinstance(found, UnreadLog):
+            log.warning("the writes of session %s: %s", session, found.problem)
+        yield found
+
+
+def _found(folder: Path, session: str) -> KeptLog | UnreadLog:
+    """A log, or what is the matter with it; raises FileNotFoundError where there is none."""
+    record = record_path(folder, session)
+    try:
+        data = read_json(record)
+    except FileNotFoundError:
+        path = record.with_suffix(".log")
+        if os.path.lexists(_in_flight(record)):
+            return UnreadLog(
+                folder,
+                session,
+                tr("{path} was not begun, or not deleted, to the end.", path=path),
+                tr("Let it be forgotten."),
+                left=True,
+            )
+        os.lstat(path)
+        problem = tr("{path} is missing, so nobody knows whose writes these are.", path=record)
+        return UnreadLog(folder, session, problem, _PUT_BACK)
+    if _is_newer(data):
+        problem = tr("{path} was written by a newer version of vdbackup.", path=record)
+        return UnreadLog(folder, session, problem, tr("Use that."))
+    protection = records.tolerant(Protection, data)
+    if protection.session != session:
+        raise ValueError(tr("it is of the session {session}", session=protection.session))
+    return KeptLog.of(folder, protection)
+
+
+def _is_newer(data: dict[str, Any]) -> bool:
+    layout = data.get("layout")
+    return type(layout) is int and layout > LAYOUT
+
+
+def _unread(folder: Path, session: str, error: Exception) -> UnreadLog:
+    if isinstance(error, OSError):
+        problem = from_os(error)
+        return UnreadLog(folder, session, problem.title, problem.advice or _PUT_BACK)
+    if isinstance(error, RepositoryError):
+        return UnreadLog(folder, session, error.title, _PUT_BACK)
+    path = record_path(folder, session)
+    problem_ = tr("{path} is damaged: {error}.", path=path, error=error)
+    return UnreadLog(folder, session, problem_, _PUT_BACK)
+
+
+_PUT_BACK = tr("Put the record back from a copy, or let these writes be forgotten.")
+
+
+def since(kept: KeptLog) -> int:
+    """When a log began, ns since 1970."""
+    return round(datetime.fromisoformat(kept.protection.since).timestamp() * NS)
