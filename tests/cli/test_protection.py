@@ -134,6 +134,22 @@ def test_a_session_on_a_moment_holds_the_writes_and_is_promoted(
     assert vdbackup("unprotect", "--forget", protected, "-r", repository).status == 0
 
 
+def test_a_session_that_is_opened_again_says_that_its_writes_are_kept(
+    vdbackup: Vdbackup, repository: Path
+) -> None:
+    said = vdbackup("boot", 1, "-r", repository, "--protect", "--keep", *WATCHED)
+    assert said.status == 0, said.err
+    (session,) = vdbackup("sessions", "list", "--json").json
+    again = ("--headless", "--timeout", 240, "--until", "all written")
+    said = vdbackup("sessions", "reopen", session["id"], *again)
+    assert f"its log goes on behind write {2 * RECORDS}." in said.out
+    result = vdbackup("sessions", "reopen", session["id"], *again, "--json").json
+    assert result["keeps_writes"] is True
+    (log,) = vdbackup("moments", "-r", repository, "--json").json
+    assert (log["writes"], log["trouble"]) == (6 * RECORDS, None)
+    assert [each["write"] for each in log["marks"]] == [2 * RECORDS, 4 * RECORDS]
+
+
 def test_a_log_that_is_damaged_is_listed_holds_every_point_and_is_forgotten(
     vdbackup: Vdbackup, repository: Path, protected: str
 ) -> None:

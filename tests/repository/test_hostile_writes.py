@@ -6,6 +6,7 @@ import json
 import os
 from collections.abc import Callable
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from tests.repository.kept import (
     FLUSH,
     SECOND,
     SESSION,
+    SINCE,
     as_folder,
     as_link,
     as_pipe,
@@ -29,7 +31,7 @@ from vdbackup.disks.write_log.index import IndexWriter
 from vdbackup.disks.write_log.log import WriteLog
 from vdbackup.errors import PointNotFound, VdbackupError
 from vdbackup.operations import protection
-from vdbackup.repository.kept_logs import KeptLog
+from vdbackup.repository.kept_logs import KeptLog, Protection, kept_logs
 from vdbackup.repository.written import WrittenPoint
 
 SIZE = 8 << 20
@@ -147,6 +149,40 @@ def test_a_record_that_does_not_fit_is_no_moment(lab: Lab, wrong: dict[str, int]
     log.record.write_text(json.dumps(json.loads(log.record.read_text()) | wrong))
     with pytest.raises(VdbackupError):
         at(lab, "1@w1")
+
+
+RECORD = """\
+{
+  "session": "20261130-061500-abcdef",
+  "point": "695e7aeb-caa2-4836-a2f4-a5261a47a3c8",
+  "title": "web",
+  "since": "2026-11-30T06:15:00.000+00:00",
+  "disk_size": 8388608,
+  "overlay_contents": "",
+  "before": 0,
+  "limit": 68719476736,
+  "ended": null,
+  "why": "",
+  "layout": 1,
+  "cause": "",
+  "boot": "5d41402a-bc4b-4a76-b971-9d911017c592"
+}
+"""
+
+
+def test_a_record_is_written_letter_by_letter_and_an_older_one_is_read(tmp_path: Path) -> None:
+    written = Protection(
+        SESSION, "695e7aeb-caa2-4836-a2f4-a5261a47a3c8", "web", SINCE, SIZE, limit=64 << 30,
+        boot="5d41402a-bc4b-4a76-b971-9d911017c592",
+    )  # fmt: skip
+    kept = KeptLog.of(tmp_path, written)
+    kept.save()
+    assert kept.record.read_text() == RECORD
+    assert kept_logs(tmp_path) == [kept]
+    older = {k: v for k, v in json.loads(RECORD).items() if k not in ("layout", "cause", "boot")}
+    kept.record.write_text(json.dumps(older))
+    (found,) = kept_logs(tmp_path)
+    assert found.protection == replace(written, boot="")
 
 
 def test_a_time_before_the_first_moment_is_none(lab: Lab) -> None:

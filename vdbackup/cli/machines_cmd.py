@@ -242,7 +242,13 @@ def request(options: argparse.Namespace) -> HardwareRequest:
 def _doubts(session: Session) -> list[str]:
     """Why the machine may be slow, or may not boot."""
     hardware = session.hardware
-    doubts = [session.notice, session.unheld, *(problem.sentence for problem in hardware.problems)]
+    unkept = "" if session.keeps_writes else session.protection
+    doubts = [
+        session.notice,
+        session.unheld,
+        unkept,
+        *(problem.sentence for problem in hardware.problems),
+    ]
     if hardware.edit.needed:
         doubts.append(tr("The system's own disk would have to be changed for this hardware."))
     return [doubt for doubt in doubts if doubt]
@@ -266,6 +272,8 @@ def follow(
             warn(_doubts(session))
             if not options.json:
                 say(" ".join(session.hardware.reasons))
+                if session.keeps_writes and session.protection:
+                    say(session.protection)
             try:
                 outcome = _watch(session, options, task.cancel)
                 return session, outcome, session.console_text()

@@ -65,7 +65,7 @@ def protect(options: argparse.Namespace) -> int:
     from vdbackup.recovery.sessions.protection import LIMIT
 
     saved = _session(options)
-    kept = protection.protect(saved, options.limit or LIMIT)
+    kept, more = protection.protect(saved, options.limit or LIMIT)
     if options.json:
         log = {"set": kept.folder.name, "session": kept.session, "since": kept.protection.since}
         print_json({"event": "result", **log})
@@ -76,6 +76,7 @@ def protect(options: argparse.Namespace) -> int:
                 saved=saved.title,
                 folder=kept.folder.name,
             )
+            + (f" {more}" if more else "")
         )
     return DONE
 

@@ -159,7 +159,12 @@ def reopen(options: argparse.Namespace) -> int:
     )
     seconds = time.monotonic() - started
     if options.json:
-        data = {"accelerator": session.accelerator, "seconds": round(seconds, 2), "console": text}
+        data = {
+            "accelerator": session.accelerator,
+            "seconds": round(seconds, 2),
+            "console": text,
+            "keeps_writes": session.keeps_writes,
+        }
         print_json({"event": "result", "reached": outcome, **data})
     if not outcome:
         raise NotReached(missed(options, seconds), last_words(text))

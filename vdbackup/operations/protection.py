@@ -33,12 +33,15 @@ if TYPE_CHECKING:  # late: it brings numpy
     from vdbackup.disks.write_log.log import WriteLog
 
 
-def protect(saved: SavedSession, limit: int = protection.LIMIT) -> KeptLog:
+def protect(saved: SavedSession, limit: int = protection.LIMIT) -> tuple[KeptLog, str]:
     """Keep every write of a running machine from now on.
 
     Args:
         saved: its session.
         limit: bytes that the log may take; when it has them, no more are kept, and that is said.
+
+    Returns:
+        Its log, and what there is to be said of one that goes on.
 
     Raises NotProtected where that cannot be, RecoveryError where the machine does not run.
     """

@@ -82,6 +82,7 @@ class Protection:
         why: what ended it, a sentence.
         layout: LAYOUT of the version that wrote it, or of a newer one.
         cause: why it ended, as `Cause`; "" where it goes on, and in what older versions wrote.
+        boot: id of the kernel's run in which it was last added to, as in Lease; "" likewise.
     """
 
     session: str
@@ -96,6 +97,7 @@ class Protection:
     why: records.Sentence = ""
     layout: int = LAYOUT
     cause: str = ""
+    boot: str = ""
 
     @property
     def ended_early(self) -> bool:

@@ -131,7 +131,7 @@ def test_a_running_machine_is_protected_from_then_on(lab: Lab, folder: Path) -> 
     with booted(writer_of(lab, count), folder) as session:
         assert session.wait_for_text("all written", 0.7) is False
         (saved,) = saved_sessions(folder)
-        kept = protection.protect(saved)
+        kept, _ = protection.protect(saved)
         with pytest.raises(NotProtected, match="are kept already"):
             protection.protect(saved)
         assert session.wait_for_text("all written", LIMIT)

@@ -124,6 +124,13 @@ class IndexWriter:
         if not self._end:
             self._append(MAGIC)
 
+    def is_at(self, path: Path) -> bool:
+        """Whether the file still has that name; another one cannot be taken for it."""
+        try:
+            return os.path.samestat(os.fstat(self._fd), os.stat(path))
+        except FileNotFoundError:
+            return False
+
     def note(self, headers: bytes, since: int, until: int) -> None:
         """Note entries that have come between two looks, times in ns since 1970; raises OSError."""
         if not headers:

@@ -21,6 +21,7 @@ from vdbackup.gui.machines.session import AtEnd, Machine, SessionThread
 from vdbackup.gui.machines.sessions import Sessions
 from vdbackup.recovery.sessions.elsewhere import NAMES, Program
 from vdbackup.recovery.sessions.saved import SavedSession, SessionState
+from vdbackup.recovery.sessions.session import Session
 from vdbackup.text import printable
 from vdbackup.translation import tr
 
@@ -193,18 +194,21 @@ def _state(machine: SessionThread) -> tuple[str, str, str]:
     began = tr(
         "started {began}", began=words.when(machine.began.isoformat())
     )  # two of one point look alike else
-    if machine.session.unheld:
-        return (
-            tr("running, unseen by others, {began}", began=began),
-            "warning",
-            machine.session.unheld,
-        )
-    if machine.session.notice:
-        return (
-            tr("running, slowly (without KVM), {began}", began=began),
-            "warning",
-            machine.session.notice,
-        )
+    return _running(machine.session, began)
+
+
+def _running(session: Session, began: str) -> tuple[str, str, str]:
+    """The same of a machine that runs: what is the matter with it first."""
+    if session.unheld:
+        return tr("running, unseen by others, {began}", began=began), "warning", session.unheld
+    if session.protection and not session.keeps_writes:
+        said = tr("running, its writes kept no more, {began}", began=began)
+        return said, "warning", session.protection
+    if session.notice:
+        said = tr("running, slowly (without KVM), {began}", began=began)
+        return said, "warning", session.notice
+    if session.keeps_writes:
+        return tr("running, every write kept, {began}", began=began), "good", session.protection
     return tr("running, {began}", began=began), "good", ""
 
 

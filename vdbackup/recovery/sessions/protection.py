@@ -11,7 +11,8 @@ Discards pass by: the session's disk takes them in clusters, the log would have 
 from __future__ import annotations
 
 import logging
-from contextlib import closing
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -20,9 +21,11 @@ from typing import Any, Protocol
 from vdbackup.disks.qcow2.disk import Qcow2Disk
 from vdbackup.disks.write_log.begin import begin
 from vdbackup.durable import give_to_owner_of_folder
-from vdbackup.errors import MachineFailed, NotProtected
+from vdbackup.errors import MachineFailed, NotProtected, Remedy, VdbackupError, from_os
 from vdbackup.jobs import readable_size
+from vdbackup.recovery.sessions import going_on
 from vdbackup.recovery.sessions.record import Origin, SessionRecord
+from vdbackup.repository.backup_set import BackupSet
 from vdbackup.repository.kept_logs import Cause, KeptLog, Protection, UnreadLog, survey
 from vdbackup.repository.written import is_moment
 from vdbackup.translation import tr
@@ -69,8 +72,10 @@ def check_can_be(record: SessionRecord) -> Origin:
 
 def protect(
     tell: Tell, session: str, folder: Path, record: SessionRecord, limit: int = LIMIT
-) -> KeptLog:
+) -> tuple[KeptLog, str]:
     """Keep every write of a machine from now on; it is paused for that where it runs.
+
+    Where writes of it were kept before, their log goes on.
 
     Args:
         tell: speaks with its QEMU.
@@ -79,75 +84,143 @@ def protect(
         record: what that says of it.
         limit: bytes that the log may take.
 
+    Returns:
+        Its log, and what there is to be said of that.
+
     Raises:
         NotProtected: that cannot be, or is done already. RecoveryError: QEMU refuses.
         RepositoryError: its point is not there. OSError: the log cannot be made.
     """
     origin = check_can_be(record)
     _, backup_set, point = origin.find()
-    there = [each for each in survey(backup_set.folder) if each.session == session]
-    if there and isinstance(there[0], UnreadLog) and there[0].left:
-        there[0].remove()
-    elif there:
-        raise NotProtected(
-            tr(
-                "The writes of {record} are kept already, or were: a log is not gone on with.",
-                record=record.title,
-            ),
-            tr("Have the old one forgotten first."),
-        )
-    with closing(Qcow2Disk.open_knowing_parent(folder / "session.qcow2")) as disk:
-        size = disk.info.virtual_size
-    kept = KeptLog.of(
-        backup_set.folder,
-        Protection(session, point.id, record.title, "", size, origin.overlay_contents, limit=limit),
-    )
+    _check_not_kept(tell, record)
+    there = _log_of(backup_set.folder, session)
+    if isinstance(there, UnreadLog):
+        if not there.left:
+            raise NotProtected(
+                there.problem, there.advice, remedy=Remedy.FORGET_WRITES, about=session
+            )
+        there.remove()
+    with _paused(tell) as was_running:
+        most = _MAX_BEFORE if was_running else None
+        disk = folder / "session.qcow2"
+        if isinstance(there, KeptLog):
+            gone_on = going_on.go_on(there, backup_set, point, disk, limit, most)
+            _attach_log(tell, gone_on.kept)
+            return gone_on.kept, gone_on.sentence
+        return _begin(tell, backup_set, session, record, disk, limit), ""
+
+
+def protect_again(
+    tell: Tell, session: str, folder: Path, record: SessionRecord
+) -> tuple[bool, str]:
+    """Go on with the log of a machine that is started again, before its guest runs.
+
+    What stands in the way of that does not keep the machine from running.
+
+    Returns:
+        Whether its writes are kept; and what there is to be said of that.
+    """
+    if record.origin is None or is_moment(record.origin.point):
+        return False, ""
+    try:
+        there = _log_of(record.origin.repository / record.origin.set_name, session)
+        if there is None or (isinstance(there, UnreadLog) and there.left):
+            return False, ""
+        if isinstance(there, KeptLog) and not going_on.goes_on_by_itself(there):
+            return False, tr("No more writes of it are kept: {why}", why=there.protection.why)
+        limit = there.protection.limit if isinstance(there, KeptLog) else 0
+        _, said = protect(tell, session, folder, record, limit or LIMIT)
+    except (VdbackupError, OSError) as error:
+        log.exception("session %s: its writes are kept no more", session)
+        problem = from_os(error) if isinstance(error, OSError) else error
+        return False, tr("No more writes of it are kept: {why}", why=problem.title)
+    return True, said
+
+
+def _log_of(set_folder: Path, session: str) -> KeptLog | UnreadLog | None:
+    return next((each for each in survey(set_folder) if each.session == session), None)
+
+
+@contextmanager
+def _paused(tell: Tell) -> Iterator[bool]:
+    """The machine waits meanwhile; whether it had been running."""
     was_running = tell("query-status").get("running") is True
     if was_running:
         tell("stop")  # it writes all of its disk out, too
     try:
-        return _put_in(tell, kept, folder / "session.qcow2")
-    except BaseException:
-        kept.remove()
-        raise
+        yield was_running
     finally:
         if was_running:
             tell("cont")
 
 
-def _put_in(tell: Tell, kept: KeptLog, session_disk: Path) -> KeptLog:
-    """Make the log, and put it below the disk of a machine that waits."""
+def _check_not_kept(tell: Tell, record: SessionRecord) -> None:
+    nodes = [each.get("inserted", {}).get("node-name") for each in tell("query-block")]
+    if _FILTER in nodes:
+        raise NotProtected(
+            tr("The writes of {record} are kept already.", record=record.title),
+            tr("They can be listed."),
+            remedy=Remedy.LIST_MOMENTS,
+        )
+
+
+def _begin(
+    tell: Tell,
+    backup_set: BackupSet,
+    session: str,
+    record: SessionRecord,
+    session_disk: Path,
+    limit: int,
+) -> KeptLog:
+    """Make a new log with what a machine that waits has written by now, and put it in."""
+    origin = check_can_be(record)
     with closing(Qcow2Disk.open_knowing_parent(session_disk)) as disk:
+        size = disk.info.virtual_size
         held = int(disk.block_map().data_ranges()[:, 1].sum())
         if held > _MAX_BEFORE:
             raise NotProtected(
                 tr(
                     "{protection} has written {size} already, which would have to be copied while "
                     "it waits; {size_2} are the most.",
-                    protection=kept.protection.title,
+                    protection=record.title,
                     size=readable_size(held),
                     size_2=readable_size(_MAX_BEFORE),
                 ),
                 tr("Protect it when it starts."),
             )
+        protection = Protection(
+            session, origin.point, record.title, "", size, origin.overlay_contents, limit=limit,
+            boot=going_on.this_boot(),
+        )  # fmt: skip
+        kept = KeptLog.of(backup_set.folder, protection)
         kept.announce()
-        before = begin(kept.path, kept.protection.disk_size, disk if held else None)
-    give_to_owner_of_folder(kept.path)
+        try:
+            before = begin(kept.path, size, disk if held else None)
+            give_to_owner_of_folder(kept.path)
+            now = datetime.now(UTC).isoformat(timespec="milliseconds")
+            kept = replace(kept, protection=replace(protection, since=now, before=before))
+            _attach_log(tell, kept)
+        except BaseException:
+            kept.remove()
+            raise
+    return kept
+
+
+def _attach_log(tell: Tell, kept: KeptLog) -> None:
+    """Put a log below the disk of a machine that waits, and write its record."""
     place = {"driver": "file", "filename": str(kept.path.absolute()), "aio": "threads"}
     tell(
         "blockdev-add",
         **{"driver": "blklogwrites", "node-name": _FILTER, "file": _DISK, "log": place,
            "log-append": True},
     )  # fmt: skip
-    now = datetime.now(UTC).isoformat(timespec="milliseconds")
-    kept = replace(kept, protection=replace(kept.protection, since=now, before=before))
     try:
         _attach(tell, _DISK, _FILTER)
         kept.save()
     except BaseException:
         take_out(tell)
         raise
-    return kept
 
 
 def take_out(tell: Tell) -> None:

@@ -32,8 +32,9 @@ from vdbackup.qemu.monitor import Monitor
 from vdbackup.recovery.sessions import events
 from vdbackup.recovery.sessions.folder import SessionFolder
 from vdbackup.recovery.sessions.life import Life
+from vdbackup.recovery.sessions.protection import protect, protect_again
 from vdbackup.recovery.sessions.starting import start
-from vdbackup.recovery.sessions.writes_watch import protect_from_the_start, watching
+from vdbackup.recovery.sessions.writes_watch import watching
 from vdbackup.translation import tr
 
 log = logging.getLogger(__name__)
@@ -66,6 +67,7 @@ class Session:
         accelerator: what runs the guest's instructions.
         notice: why that is not KVM, in a sentence; empty where it is.
         unheld: that others cannot see that its point is in use, in a sentence; empty where they do.
+        protection: that its writes are kept, or why no more, in a sentence; empty where none were.
         error: what went wrong in the machine or with QEMU, None as long as nothing has.
         life: what is going on with its machine, or how that has ended.
     """
@@ -93,6 +95,8 @@ class Session:
         self.accelerator = choice.accelerator
         self.notice = choice.notice
         self.unheld = folder.unheld
+        self.protection = ""
+        self.keeps_writes = False
         self.error: RecoveryError | None = None
         self.life = Life.RUNNING
         self._lock = threading.RLock()
@@ -366,11 +370,16 @@ class Session:
                 self._ended.set()
 
     def _protect(self) -> None:
-        """Put the log of all writes below the disk, if that is wanted, before the guest runs."""
+        """Put the log of all writes below the disk, before the guest runs, if that is wanted.
+
+        Or was, before a session was opened again: where that fails, the machine runs without.
+        """
+        told = (self.execute, self.id, self.folder, self._folder.record)
         if self._keep_writes is not None:
-            protect_from_the_start(
-                self.execute, self.id, self.folder, self._folder.record, self._keep_writes
-            )
+            _, self.protection = protect(*told, self._keep_writes)
+            self.keeps_writes = True
+            return
+        self.keeps_writes, self.protection = protect_again(*told)
 
     def _watch_space(self) -> None:
         """Pause a machine before its storage is full: its guest would be told of a broken disk."""

@@ -20,7 +20,7 @@ from vdbackup.disks.write_log.structs import SuperBlock
 from vdbackup.durable import free_space, give_to_owner_of_folder
 from vdbackup.errors import VdbackupError
 from vdbackup.jobs import readable_size
-from vdbackup.recovery.sessions.protection import Tell, end, protect, take_out
+from vdbackup.recovery.sessions.protection import Tell, end, take_out
 from vdbackup.recovery.sessions.record import SessionRecord
 from vdbackup.repository.kept_logs import Cause, KeptLog, kept_logs, record_path
 from vdbackup.translation import tr
@@ -31,20 +31,6 @@ LOOK = 1.0
 """Seconds from one look into a log to the next: so exact are the times of moments."""
 _LEFT = 256 << 20
 """Bytes that stay free where a log lies: it ends before it fills the storage."""
-
-
-def protect_from_the_start(
-    tell: Tell, session: str, folder: Path, record: SessionRecord, limit: int
-) -> None:
-    """Put the log of all writes below the disk before the guest runs; raises as `protect`.
-
-    A machine that is started again has lost what was on its way into an earlier log.
-    """
-    if record.origin is not None:
-        for each in kept_logs(record.origin.repository / record.origin.set_name):
-            if each.session == session:
-                each.remove()
-    protect(tell, session, folder, record, limit)
 
 
 def watching(
@@ -91,18 +77,25 @@ class WritesWatch:
 
     def _each(self, do: Callable[[_Keeper], None]) -> None:
         try:
-            if self._keeper is None and record_path(self._folder, self._session).exists():
-                self._keeper = _Keeper.of(self._folder, self._session, self._looked)
+            self._find()
             self._looked = time.time_ns()
             if self._keeper is not None:
                 do(self._keeper)
         except (VdbackupError, OSError):
             log.exception("the writes of session %s are not looked after", self._session)
 
+    def _find(self) -> None:
+        """See which log there is: one that was forgotten may have been begun anew."""
+        there = record_path(self._folder, self._session).exists()
+        if self._keeper is not None and not (there and self._keeper.is_of_what_is_there):
+            self._keeper.close()
+            self._keeper = None
+        if self._keeper is None and there:
+            self._keeper = _Keeper.of(self._folder, self._session, self._looked)
+
     def _look(self, keeper: _Keeper) -> None:
         keeper.look()
-        too_much = keeper.too_much()
-        if too_much is not None and not keeper.ended:
+        if not keeper.ended and (too_much := keeper.too_much()) is not None:
             cause, why = too_much
             take_out(self._tell)
             keeper.end(cause, why)
@@ -133,11 +126,18 @@ class _Keeper:
         return None
 
     @property
+    def is_of_what_is_there(self) -> bool:
+        """Whether the log is still the one that was found: its notes were deleted with it."""
+        return self._writer.is_at(self._kept.index)
+
+    @property
     def ended(self) -> bool:
         """Whether nothing comes any more: somebody has had the log taken out, or forgotten."""
         there = [
             each for each in kept_logs(self._kept.folder) if each.session == self._kept.session
         ]
+        if there:  # it may have been gone on with, up to another limit
+            self._kept = there[0]
         return not there or there[0].protection.ended is not None
 
     def look(self) -> None:
