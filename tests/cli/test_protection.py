@@ -150,6 +150,31 @@ def test_a_session_that_is_opened_again_says_that_its_writes_are_kept(
     assert [each["write"] for each in log["marks"]] == [2 * RECORDS, 4 * RECORDS]
 
 
+def test_a_point_of_a_protected_session_leaves_its_moments_or_takes_them_along(
+    vdbackup: Vdbackup, repository: Path, disk: Path, tmp_path: Path
+) -> None:
+    for forget in ((), ("--forget-writes",)):
+        said = vdbackup("boot", 1, "-r", repository, "--protect", "--keep", *WATCHED)
+        assert said.status == 0, said.err
+        (session,) = vdbackup("sessions", "list", "--json").json
+        planned = vdbackup("sessions", "promote", session["id"], *forget, "--dry-run", "--json")
+        plan = planned.json
+        logs = [each for each in plan["replaces"] if each.startswith(f"writes-{session['id']}")]
+        assert (len(logs), bool(plan["invalidates"])) == ((3, True) if forget else (0, False))
+        assert ("7 moments of point 1" in plan["summary"]) is True
+        result = vdbackup("sessions", "promote", session["id"], *forget, "--json").json
+        assert (result["forgotten_bytes"] > 0) is bool(forget)
+        assert restored(vdbackup, repository, tmp_path, result["sequence"]) == expected(
+            disk, 2 * RECORDS
+        )
+        (log,) = vdbackup("moments", "-r", repository, "--json").json
+        assert (log["session"] == session["id"]) is (not forget)
+        assert len(log["moments"]) == RECORDS + 1
+        for write in (0, 3, 2 * RECORDS):
+            assert restored(vdbackup, repository, tmp_path, f"1@w{write}") == expected(disk, write)
+    assert vdbackup("delete", 1, "-r", repository, "--yes").status == 1
+
+
 def test_a_log_that_is_damaged_is_listed_holds_every_point_and_is_forgotten(
     vdbackup: Vdbackup, repository: Path, protected: str
 ) -> None:

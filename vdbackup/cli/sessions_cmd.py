@@ -79,6 +79,10 @@ def add_sessions(subparsers: Subparsers) -> None:
             "--not-running", action="store_true",
             help=tr("the machine of another program does not run, where only you can know that"),
         )  # fmt: skip
+    made["promote"].add_argument(
+        "--forget-writes", action="store_true",
+        help=tr("delete every kept write of its machine, too, and the moments in them"),
+    )  # fmt: skip
     dry_run_option(made["promote"])
     wait_option(made["promote"])
     for name in ("list", "reopen", "promote"):
@@ -242,7 +246,7 @@ def promote(options: argparse.Namespace) -> int:
     repository, _, _ = saved.origin.find()
     finished = finish_merges(repository, machines(), as_json=options.json)
     warn(told_of(finished))  # what could not be relinked is tried again, and said, at the end
-    plan = promote.plan(saved, not_running=options.not_running)
+    plan = promote.plan(saved, not_running=options.not_running, forget_writes=options.forget_writes)
     if not announce(plan, options):
         return DONE
     result: PromotionResult = work(
@@ -254,7 +258,8 @@ def promote(options: argparse.Namespace) -> int:
     point = result.point
     if options.json:
         data = point_json(result.repository.set(result.set_name), point)
-        print_json({"event": "result", "set": result.set_name, **data})
+        freed = result.forgotten
+        print_json({"event": "result", "set": result.set_name, **data, "forgotten_bytes": freed})
     else:
         say(
             tr(

@@ -7,18 +7,21 @@ made and read back, the machine is looked at once more, and only then the sessio
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 from vdbackup.backup import promote
-from vdbackup.errors import NotPromotable, PlanOutdated, VdbackupError
-from vdbackup.jobs import Plan, Task
+from vdbackup.errors import NotPromotable, PlanOutdated, VdbackupError, from_os
+from vdbackup.jobs import Plan, Task, readable_size
+from vdbackup.operations import protection
 from vdbackup.operations.changed import Changed
 from vdbackup.operations.relinking import relink
 from vdbackup.recovery.sessions.elsewhere import name_of
 from vdbackup.recovery.sessions.folder import SessionFolder
 from vdbackup.recovery.sessions.saved import SavedSession
+from vdbackup.repository.kept_logs import KeptLog, kept_log
 from vdbackup.repository.model import RecoveryPoint
 from vdbackup.repository.repository import Repository
-from vdbackup.translation import tr
+from vdbackup.translation import grouped, tr
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,11 +32,14 @@ class PromotionPlan(Plan):
         saved: the session.
         not_running: the user says that its machine does not run, where nobody else can.
         promotion: the point's part of it.
+        forgets: the log of its writes that goes with it, and how long its file is, in bytes; None:
+            none does.
     """
 
     saved: SavedSession
     not_running: bool
     promotion: promote.PromotePlan
+    forgets: tuple[KeptLog, int] | None = None
 
 
 @dataclass(frozen=True)
@@ -44,6 +50,7 @@ class PromotionResult:
         point: holds what the machine wrote.
         changed: what is to be read again.
         trouble: what went wrong after it, and costs no point.
+        forgotten: bytes of storage that its kept writes took, which went with it.
     """
 
     repository: Repository
@@ -51,16 +58,21 @@ class PromotionResult:
     point: RecoveryPoint
     changed: Changed
     trouble: tuple[VdbackupError, ...]
+    forgotten: int = 0
 
 
-def plan(saved: SavedSession, *, not_running: bool = False) -> PromotionPlan:
+def plan(
+    saved: SavedSession, *, not_running: bool = False, forget_writes: bool = False
+) -> PromotionPlan:
     """What making a recovery point of the session would do.
 
     Args:
         saved: the session.
         not_running: the user says that its machine does not run, or will be asked whether it does.
+        forget_writes: its log of every write goes with it, and the moments in that; else they stay.
 
     Raises:
+        NotWritten: its writes were to be forgotten, and none are kept.
         RecoveryError: it runs, or may run (MachineRunning, MayRun); what it lies on is not known.
         PointInUse, BackupError: as `backup.promote.plan` does.
     """
@@ -85,14 +97,43 @@ def plan(saved: SavedSession, *, not_running: bool = False) -> PromotionPlan:
         summary += tr(
             " Its machine must be shut down in {program}.", program=name_of(saved.program)
         )
+    kept = kept_log(backup_set.folder, saved.id) if forget_writes else None
+    said = _of_its_writes(repository, backup_set.name, saved.id, goes=kept is not None)
+    gone = tuple(each.name for each in (kept.record, kept.path, kept.index)) if kept else ()
     return PromotionPlan(
-        summary=summary,
+        summary=f"{summary} {said}".rstrip(),
         bytes_to_copy=promotion.bytes_to_copy,
         creates=promotion.creates,
-        replaces=promotion.replaces,
+        replaces=(*promotion.replaces, *gone),
+        invalidates=(tr("all moments in its kept writes"),) if kept else (),
         saved=saved,
         not_running=not_running,
         promotion=promotion,
+        forgets=(kept, kept.path.stat().st_size) if kept else None,
+    )
+
+
+def _of_its_writes(repository: Repository, set_name: str, session: str, *, goes: bool) -> str:
+    """What becomes of the log of a session's writes, in words; "" where there is none."""
+    logs = protection.moments(repository, set_name, None, None)
+    found = next((each for each in logs if each.kept.session == session), None)
+    if found is None:
+        return ""
+    told = {
+        "count": grouped(len(found.moments)),
+        "size": readable_size(found.stored),
+        "point": found.point or "?",
+    }
+    if goes:
+        return tr(
+            "Its kept writes, {size}, go with it, and the {count} moments of point {point} in "
+            "them.",
+            **told,
+        )
+    return tr(
+        "Its kept writes, {size}, stay, with {count} moments of point {point}, which they hold "
+        "until they are forgotten.",
+        **told,
     )
 
 
@@ -111,6 +152,7 @@ def run(plan: PromotionPlan, task: Task) -> PromotionResult:
                 tr("The machine of {saved} is on other disks than it was.", saved=saved.title),
                 tr("Look at what would be done now, and decide again."),
             )
+        _check_same_log(plan)
         point = promote.run(promotion, task)
         machine.check_still()
         kept = _let_go(folder)
@@ -118,7 +160,38 @@ def run(plan: PromotionPlan, task: Task) -> PromotionResult:
     sessions_folder = saved.folder.parent
     unready = for_new_point(repository, name, point.id, sessions_folder, task)
     trouble = (*kept, *unready, *relink(repository.path, sessions_folder))
-    return PromotionResult(repository, name, point, Changed.only(name), trouble)
+    forgotten, stays = _forgotten(plan, sessions_folder)
+    return PromotionResult(
+        repository, name, point, Changed.only(name), (*trouble, *stays), forgotten
+    )
+
+
+def _check_same_log(plan: PromotionPlan) -> None:
+    """Raise PlanOutdated where the log that is to go holds other writes than were shown."""
+    if plan.forgets is None:
+        return
+    planned, length = plan.forgets
+    now = kept_log(planned.folder, planned.session)
+    if now != planned or now.path.stat().st_size != length:
+        raise PlanOutdated(
+            tr("The kept writes of {saved} are others than they were.", saved=plan.saved.title),
+            tr("Look at what would be done now, and decide again."),
+        )
+
+
+def _forgotten(plan: PromotionPlan, sessions_folder: Path) -> tuple[int, tuple[VdbackupError, ...]]:
+    """Delete the log that the point stands for now; what that took, or why it stays."""
+    if plan.forgets is None:
+        return 0, ()
+    kept, promotion = plan.forgets[0], plan.promotion
+    try:
+        return protection.forget(
+            promotion.repository, promotion.set_name, kept.session, sessions_folder
+        ), ()
+    except VdbackupError as error:
+        return 0, (error,)
+    except OSError as error:
+        return 0, (from_os(error),)
 
 
 def _let_go(folder: SessionFolder) -> tuple[VdbackupError, ...]:
