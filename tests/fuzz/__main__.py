@@ -1,4 +1,4 @@
-"""Fuzzes the parsers of disk formats: `python -m tests.fuzz TARGET [--seconds N]`.
+"""Fuzzes the parsers of disk formats, and of logs: `python -m tests.fuzz TARGET [--seconds N]`.
 
 libFuzzer, through atheris (`pip install -e .[fuzz]`), writes lies into the structures of a sound
 disk. Whatever it writes, the disk is read or refused by a DiskError; any other error, a hang, or
@@ -21,6 +21,7 @@ with atheris.instrument_imports(include=["vdbackup.disks"]):
     from vdbackup.disks.chain import Chain
     from vdbackup.disks.formats import open_disk
 
+from tests.disks.write_log import lies
 from tests.fuzz.targets import TARGETS, Target
 from vdbackup.disks.disk import UNIT
 from vdbackup.errors import DiskError
@@ -121,15 +122,54 @@ class Fuzzer:
             disk.close()
 
 
+class LogFuzzer:
+    """A log of writes with its notes; what is offered of it has to be right, too."""
+
+    def __init__(self, folder: Path) -> None:
+        self._subject = lies.Subject(folder)
+        self.refused = self.opened = self.written = 0
+
+    def one(self, data: bytes) -> None:
+        """What libFuzzer calls, with the bytes that it chose."""
+        draw = atheris.FuzzedDataProvider(data)
+        try:
+            self._subject.tell(self._lies(draw))
+            self.opened += 1
+        except DiskError as error:
+            self.refused += 1
+            if not error.title:
+                raise AssertionError("a refusal without a sentence") from error
+
+    def _lies(self, draw: atheris.FuzzedDataProvider) -> Iterator[lies.Lie]:
+        for _ in range(draw.ConsumeIntInRange(1, LIES)):
+            name = draw.PickValueInList(["log", "index"])
+            places = self._subject.structures[name]
+            place = places[draw.ConsumeIntInRange(0, len(places) - 1)]
+            if draw.ConsumeIntInRange(0, 15) == 15:
+                yield name, draw.ConsumeIntInRange(0, len(self._subject.sound[name])), b""
+            elif draw.ConsumeBool():  # a number near some power of two
+                number = (1 << draw.ConsumeIntInRange(0, 64)) - draw.ConsumeBool()
+                yield name, place, (number % (1 << 64)).to_bytes(8, "little")
+            else:
+                yield name, place, draw.ConsumeBytes(draw.PickValueInList([1, 2, 4, 8])) or b"\0"
+
+
+WRITE_LOG = "write-log"
+
+
 def main() -> None:
     """Fuzz one target for a while, and print how many lies came to what."""
     parser = argparse.ArgumentParser(prog="python -m tests.fuzz")
-    parser.add_argument("target", choices=TARGETS)
+    parser.add_argument("target", choices=[*TARGETS, WRITE_LOG])
     parser.add_argument("--seconds", type=int, default=60)
     options, rest = parser.parse_known_args()
     resource.setrlimit(resource.RLIMIT_DATA, (MEMORY, MEMORY))
     with tempfile.TemporaryDirectory(prog := "vdbackup-fuzz-", dir=_memory()) as folder:
-        fuzzer = Fuzzer(TARGETS[options.target](Path(folder)))
+        fuzzer = (
+            LogFuzzer(Path(folder))
+            if options.target == WRITE_LOG
+            else Fuzzer(TARGETS[options.target](Path(folder)))
+        )
         started = time.monotonic()
 
         def one(data: bytes) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import random
 from collections.abc import Sequence
 from contextlib import closing
@@ -12,7 +13,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tests.disks.write_log import logs
+from tests.disks.write_log import lies, logs
 from tests.disks.write_log.logs import SIZE, Entry, mark
 from vdbackup.disks.chain import Chain
 from vdbackup.disks.raw import RawDisk
@@ -273,3 +274,29 @@ def test_notes_belong_to_no_shorter_log(tmp_path: Path) -> None:
 
 def test_a_header_is_as_long_as_it_is() -> None:
     assert ENTRY.itemsize == HEADER.size == 32
+
+
+# -------------------------------------------------------------------------------------- lies
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_whatever_lies_a_log_and_its_notes_tell_no_wrong_moment_is_offered(
+    tmp_path: Path, seed: int
+) -> None:
+    """The short form of `python -m tests.fuzz write-log`."""
+    subject, choose = lies.Subject(tmp_path), random.Random(seed)
+    subject.tell([])
+    for _ in range(60):
+        told = []
+        for _ in range(choose.randint(1, 4)):
+            name = choose.choice(["log", "index"])
+            lie = choose.choice(
+                [choose.randbytes(8), (1 << choose.randrange(64)).to_bytes(8, "little"), bytes(8),
+                 bytes([choose.randrange(256)])]
+            )  # fmt: skip
+            told.append((name, choose.choice(subject.structures[name]), lie))
+        if choose.random() < 0.2:
+            name = choose.choice(["log", "index"])
+            told.append((name, choose.randrange(len(subject.sound[name])), b""))
+        with contextlib.suppress(DiskError):
+            subject.tell(told)
