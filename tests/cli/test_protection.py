@@ -101,6 +101,10 @@ def test_a_moment_becomes_a_point_and_the_writes_stay(
     assert vdbackup("promote", "1@w6", "-r", repository, "--json").json["sequence"] == 2
     assert restored(vdbackup, repository, tmp_path, 2) == expected(disk, 6)
     assert vdbackup("verify", "-r", repository).status == 0
+    planned = vdbackup("unprotect", "--forget", protected[-6:], "-r", repository, "--dry-run")
+    assert f"{RECORDS + 1} moments of point 1" in planned.out
+    assert f"writes-{protected}.log" in planned.out
+    assert vdbackup("moments", "-r", repository, "--json").json[0]["writes"] == 2 * RECORDS
     assert vdbackup("unprotect", "--forget", protected[-6:], "-r", repository).status == 0
     assert restored(vdbackup, repository, tmp_path, 2) == expected(disk, 6)
     assert vdbackup("moments", "-r", repository).out == "No writes are kept.\n"

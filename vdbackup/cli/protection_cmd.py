@@ -18,6 +18,7 @@ from vdbackup.cli.json_values import point_json
 from vdbackup.cli.options import (
     Subparsers,
     changing_options,
+    dry_run_option,
     json_option,
     new_command,
     number_of_bytes,
@@ -97,6 +98,7 @@ def add_unprotect(subparsers: Subparsers) -> None:
     which.add_argument(
         "--forget", metavar="ID", help=tr("delete what is kept of that session's machine")
     )
+    dry_run_option(parser)
     json_option(parser)
 
 
@@ -104,6 +106,11 @@ def unprotect(options: argparse.Namespace) -> int:
     """Keep no more writes, or delete them."""
     from vdbackup.operations import protection
 
+    if options.forget is None and options.dry_run:
+        raise UsageError(
+            tr("What ends is not planned; nothing that is kept is lost by it."),
+            tr("Leave out --dry-run, or name with --forget what would be deleted."),
+        )
     if options.forget is None:
         saved = _session(options)
         kept = protection.unprotect(saved)
@@ -114,6 +121,9 @@ def unprotect(options: argparse.Namespace) -> int:
     else:
         repository = open_repository(options.repository, as_json=options.json)
         name, found = protection.find_kept(repository, options.forget)
+        plan = protection.plan_forget(repository, name, found.session, sessions_folder())
+        if not announce(plan, options):
+            return DONE
         freed = protection.forget(repository, name, found.session, sessions_folder())
         said = tr(
             "The writes of {protection} are deleted, {size}.",

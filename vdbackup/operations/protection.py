@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from vdbackup.backup import keep_moment
 from vdbackup.errors import NotProtected, PointInUse, Remedy, VdbackupError
-from vdbackup.jobs import Task
+from vdbackup.jobs import Plan, Task, readable_size
 from vdbackup.operations.changed import Changed
 from vdbackup.qemu.monitor import tell
 from vdbackup.recovery.sessions import protection
@@ -27,7 +27,7 @@ from vdbackup.repository.kept_logs import (
 from vdbackup.repository.model import RecoveryPoint
 from vdbackup.repository.repository import Repository
 from vdbackup.repository.written import damage
-from vdbackup.translation import tr
+from vdbackup.translation import grouped, tr
 
 if TYPE_CHECKING:  # late: it brings numpy
     from vdbackup.disks.write_log.log import WriteLog
@@ -76,6 +76,47 @@ def unprotect(saved: SavedSession) -> KeptLog:
     return kept_log(backup_set.folder, saved.id)
 
 
+@dataclass(frozen=True, kw_only=True)
+class ForgetPlan(Plan):
+    """What deleting the writes that are kept of `session` would do."""
+
+    repository: Repository
+    set_name: str
+    session: str
+
+
+def plan_forget(
+    repository: Repository, set_name: str, session: str, sessions_folder: Path
+) -> ForgetPlan:
+    """What deleting the writes that are kept of a session's machine would do; raises NotWritten."""
+    backup_set = repository.set(set_name)
+    kept = _log_of(backup_set, session)
+    logs = moments(repository, set_name, None, None)
+    found = next(each for each in logs if each.kept.session == session)
+    hindrance = ""
+    try:
+        _check_may_go(backup_set, kept, sessions_folder)
+    except PointInUse as error:
+        hindrance = f"{error.title} {error.advice}"
+    return ForgetPlan(
+        summary=tr(
+            "The kept writes of {title}, {size}, are deleted, and with them {count} moments of "
+            "point {point}.",
+            title=title_of(kept),
+            size=readable_size(found.stored),
+            count=grouped(len(found.moments)),
+            point=found.point or "?",
+        ),
+        bytes_to_copy=0,
+        replaces=tuple(each.name for each in (kept.record, kept.path, kept.index)),
+        invalidates=(tr("all moments in its kept writes"),),
+        hindrance=hindrance,
+        repository=repository,
+        set_name=set_name,
+        session=session,
+    )
+
+
 def forget(repository: Repository, set_name: str, session: str, sessions_folder: Path) -> int:
     """Delete the writes that are kept of a session's machine; the bytes that they took.
 
@@ -83,9 +124,21 @@ def forget(repository: Repository, set_name: str, session: str, sessions_folder:
     where something else bears the name of one of their files.
     """
     backup_set = repository.set(set_name)
-    kept = next((e for e in survey(backup_set.folder) if e.session == session), None)
-    if kept is None:
-        kept = kept_log(backup_set.folder, session)  # says that there are none
+    kept = _log_of(backup_set, session)
+    _check_may_go(backup_set, kept, sessions_folder)
+    taken = kept.stored
+    kept.remove()
+    return taken
+
+
+def _log_of(backup_set: BackupSet, session: str) -> KeptLog | UnreadLog:
+    """A session's log, whether it can be read or not; raises NotWritten."""
+    found = next((e for e in survey(backup_set.folder) if e.session == session), None)
+    return found if found is not None else kept_log(backup_set.folder, session)
+
+
+def _check_may_go(backup_set: BackupSet, kept: KeptLog | UnreadLog, sessions_folder: Path) -> None:
+    """Raise PointInUse where somebody reads a log, or it still goes on."""
     _check_at_its_end(backup_set, kept, sessions_folder)
     holds.check_not_read(backup_set, kept)
     if who := claims.who_has(kept.path):
@@ -93,9 +146,6 @@ def forget(repository: Repository, set_name: str, session: str, sessions_folder:
             tr("The writes of {protection} are in use: {who}.", protection=title_of(kept), who=who),
             tr("End that."),
         )
-    taken = kept.stored
-    kept.remove()
-    return taken
 
 
 def _check_at_its_end(
