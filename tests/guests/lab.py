@@ -6,6 +6,7 @@ checkout and the packages of the environment that runs the tests. Its guest agen
 
     sda                  the system, on AHCI
     virtio-NAME          others, by /dev/disk/by-id/virtio-NAME
+    usb-...              drives that a test plugs in
 """
 
 from __future__ import annotations
@@ -18,31 +19,34 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass
 from importlib.metadata import Distribution, PackageNotFoundError, distribution
 from pathlib import Path
 from typing import Any
 
-import pytest
 from packaging.requirements import Requirement
 
 import vdbackup
 from tests.guests import debian
 from tests.guests.cache import NotBuilt, run
 from tests.guests.debian import Debian
+from tests.guests.patience import Patience, ask
+from vdbackup.errors import MachineFailed
 
 PYTHON = (3, 11)
 """The Debian's: compiled packages of another one do not run there."""
 _WINDOW = {"pyside6-essentials", "pyqtgraph"}
 """What only the window needs."""
-_PLACE = "/opt/vdbackup"
-_PROGRAM = "program"
+PLACE, PROGRAM = "/opt/vdbackup", "program"
+"""Where vdbackup lies in the guest, and the disk that is mounted there."""
 _SERVICE = "org.qemu.guest_agent.0"
-_UP_WITHIN, _TRIES_AGAIN, _ANSWERS_WITHIN, _DONE_WITHIN = 1200.0, 5.0, 300.0, 1800.0
-_COMES_WITHIN = 300.0
-"""Seconds, of a machine that only translates, on a busy computer."""
+_CONSOLE, _MONITOR = "console", "monitor"
+_UP_WITHIN, _DONE_WITHIN, _COMES_WITHIN = 900.0, 900.0, 300.0
+"""Seconds of a machine that only translates, as its `Clock` counts them."""
+_TRIES_AGAIN, _ANSWERS_WITHIN = 5.0, 900.0
+"""Seconds on the wall, on a busy computer."""
 _LOOKS_AGAIN = 2.0
 _LAST_WORDS = 3000
 """Characters of the console that are said where something did not come."""
@@ -81,11 +85,13 @@ class Guest:
         console: what it says on its first serial port.
     """
 
-    def __init__(self, agent: socket.socket, console: Path, process: subprocess.Popen[bytes]):
-        self._agent, self._process = agent, process
+    def __init__(
+        self, agent: socket.socket, folder: Path, process: subprocess.Popen[bytes]
+    ) -> None:
+        self._agent, self._process, self._monitor = agent, process, folder / _MONITOR
         self._lines = agent.makefile("rb")
         self._begun: dict[int, str] = {}
-        self.console = console
+        self.console = folder / _CONSOLE
 
     def close(self) -> None:
         """Speak to it no more."""
@@ -93,7 +99,7 @@ class Guest:
 
     def wait_until_up(self) -> None:
         """All that is started with it is there."""
-        until = time.monotonic() + _UP_WITHIN
+        patience = self._patience(_UP_WITHIN)
         self._agent.settimeout(_TRIES_AGAIN)
         for number in itertools.count():
             try:
@@ -105,13 +111,14 @@ class Guest:
                 self._lines.close()
                 self._lines = self._agent.makefile("rb")
             assert self._process.poll() is None, f"The guest has ended:\n{self._last_words()}"
-            assert time.monotonic() < until, f"The guest does not come up:\n{self._last_words()}"
+            self._check(patience, "to come up")
         self._agent.settimeout(_ANSWERS_WITHIN)
         self.run("systemctl is-system-running --wait; udevadm settle")
-        self.run(f"mkdir -p {_PLACE} && mount -o ro {device(_PROGRAM)} {_PLACE}")
-        self.run(f"ln -sf {_PLACE}/vdbackup.sh /usr/local/bin/vdbackup")
+        mounted = f"mountpoint -q {PLACE} || mount -o ro {device(PROGRAM)} {PLACE}"
+        self.run(f"mkdir -p {PLACE}; {mounted}")
+        self.run(f"ln -sf {PLACE}/vdbackup.sh /usr/local/bin/vdbackup")
         # as installed: what starts it by Python alone, as the units of schedules do, finds it, too
-        self.run(f"echo {_PLACE} > /usr/lib/python3/dist-packages/lab.pth")
+        self.run(f"echo {PLACE} > /usr/lib/python3/dist-packages/lab.pth")
 
     def _ask(self, execute: str, **arguments: Any) -> Any:
         request = {"execute": execute, "arguments": arguments}
@@ -142,10 +149,9 @@ class Guest:
 
     def end_of(self, pid: int, limit: float = _DONE_WITHIN) -> Done:
         """What came of it, once it has ended."""
-        until, pause = time.monotonic() + limit, 0.1
+        patience, pause = self._patience(limit), 0.1
         while not (found := self._ask("guest-exec-status", pid=pid))["exited"]:
-            late = f"{self._begun[pid]}\ndid not end within {limit:.0f} seconds.\n"
-            assert time.monotonic() < until, late + self._last_words()
+            self._check(patience, self._begun[pid])
             time.sleep(pause)
             pause = min(1.5 * pause, _LOOKS_AGAIN)  # the guest's journal notes each time
         return Done(
@@ -177,14 +183,25 @@ class Guest:
         Args:
             what: is waited for: it is said where it does not come.
             shell: the line.
-            limit: seconds.
+            limit: seconds, as a `Clock` counts them.
         """
-        until = time.monotonic() + limit
-        while (done := self.run(shell, status=None)).status:
-            late = f"Within {limit:.0f} seconds there was not: {what}.\n{shell}\n{done}\n"
-            assert time.monotonic() < until, late + self._last_words()
+        done: list[Done] = []
+
+        def succeeds() -> bool:
+            done[:] = [self.run(shell, status=None)]
+            return done[0].status == 0
+
+        self.wait_until(what, succeeds, limit)
+        return done[0]
+
+    def wait_until(
+        self, what: str, there: Callable[[], bool], limit: float = _COMES_WITHIN
+    ) -> None:
+        """The same for what is found out in another way."""
+        patience = self._patience(limit)
+        while not there():
+            self._check(patience, what)
             time.sleep(_LOOKS_AGAIN)
-        return done
 
     def write(self, path: str, text: str, mode: str = "644") -> None:
         """A file of root's."""
@@ -192,13 +209,41 @@ class Guest:
         self.run(f"mkdir -p $(dirname {path}); echo {encoded} | base64 -d > {path}")
         self.run(f"chmod {mode} {path}")
 
+    def plug(self, name: str, path: Path) -> None:
+        """Plug a drive in, by USB."""
+        file = {"driver": "file", "filename": str(path)}
+        drive: dict[str, object] = {"driver": "raw", "node-name": name, "file": file}
+        ask(self._monitor, "blockdev-add", drive)
+        stick: dict[str, object] = {"driver": "usb-storage", "id": name, "bus": "usb.0"}
+        ask(self._monitor, "device_add", {**stick, "drive": name, "serial": name})
+
+    def unplug(self, name: str) -> None:
+        """Pull it out again."""
+        ask(self._monitor, "device_del", {"id": name})
+        while True:
+            try:
+                ask(self._monitor, "blockdev-del", {"node-name": name})
+                return
+            except MachineFailed:  # it is still being pulled
+                time.sleep(_LOOKS_AGAIN)
+
     def power_off(self) -> None:
         """As its user would."""
         self.start("systemctl poweroff")
+        patience = self._patience(_UP_WITHIN)
+        while self._process.poll() is None:
+            self._check(patience, "to power off")
+            time.sleep(_LOOKS_AGAIN)
+
+    def _patience(self, limit: float) -> Patience:
+        return Patience(self._process.pid, self._monitor, limit)
+
+    def _check(self, patience: Patience, what: str) -> None:
+        """What it is waited for has not come yet."""
         try:
-            self._process.wait(_UP_WITHIN)
-        except subprocess.TimeoutExpired:
-            pytest.fail(f"The guest does not power off:\n{self._last_words()}")
+            patience.check(what)
+        except AssertionError as error:
+            raise AssertionError(f"{error}\nIts last words: {self._last_words()}") from None
 
 
 def device(name: str) -> str:
@@ -208,7 +253,7 @@ def device(name: str) -> str:
 
 @contextmanager
 def running(
-    folder: Path, system: Path, others: Mapping[str, Path] | None = None
+    folder: Path, system: Path, others: Mapping[str, Path] | None = None, clock: str = "utc"
 ) -> Iterator[Guest]:
     """Boot a system from its disk, which it may write to.
 
@@ -216,18 +261,22 @@ def running(
         folder: for what is needed meanwhile.
         system: its disk, raw.
         others: more of those, by name.
+        clock: what its clock shows when it is switched on, as in "2026-03-10T02:29:30"; else that
+            of this computer.
     """
     folder.mkdir(exist_ok=True)
     program = folder / "program.img"
     if not program.exists():
         _program(program)
-    console, agent = folder / "console", folder / "agent"
-    drives = {**(others or {}), _PROGRAM: program}
+    console, agent = folder / _CONSOLE, folder / "agent"
+    drives = {**(others or {}), PROGRAM: program}
     command = [
         # what numpy wants: with AVX2, as QEMU 7.2 translates it, whole digests make no sense to it
         *("nice", "qemu-system-x86_64", "-accel", "tcg,thread=multi", "-cpu", "Nehalem"),
         *("-machine", "q35", "-smp", "2", "-m", "1024"),
         *("-display", "none", "-nic", "none", "-no-reboot"),
+        *("-rtc", f"base={clock}", "-device", "qemu-xhci,id=usb"),
+        *("-qmp", f"unix:{folder / _MONITOR},server=on,wait=off"),
         *("-serial", f"file:{console}", "-device", "virtio-serial", "-chardev"),
         *(f"socket,path={agent},server=on,wait=off,id=agent", "-device"),
         f"virtserialport,chardev=agent,name={_SERVICE}",
@@ -236,14 +285,14 @@ def running(
     ]
     for name, path in drives.items():
         drive = f"file={path},format=raw,if=none,id={name},cache=unsafe"
-        drive += ",readonly=on" * (name == _PROGRAM)
+        drive += ",readonly=on" * (name == PROGRAM)
         command += ["-drive", drive, "-device", f"virtio-blk-pci,drive={name},serial={name}"]
     with ExitStack() as stack:
         process = stack.enter_context(subprocess.Popen(command, stdin=subprocess.DEVNULL))
         stack.callback(process.kill)
         connection = stack.enter_context(socket.socket(socket.AF_UNIX))
         _connect(connection, agent)
-        guest = stack.enter_context(closing(Guest(connection, console, process)))
+        guest = stack.enter_context(closing(Guest(connection, folder, process)))
         guest.wait_until_up()
         yield guest
 
@@ -297,7 +346,7 @@ def _program(path: Path) -> None:
     shutil.copytree(own.parent / "resources", tree / "vdbackup/resources", dirs_exist_ok=True)
     for each in _needed("vdbackup", set()):
         _copy(each, tree)
-    starts = f'#!/bin/sh\nPYTHONPATH={_PLACE} exec python3 -m vdbackup "$@"\n'
+    starts = f'#!/bin/sh\nPYTHONPATH={PLACE} exec python3 -m vdbackup "$@"\n'
     (tree / "vdbackup.sh").write_text(starts)
     (tree / "vdbackup.sh").chmod(0o755)
     subprocess.run([sys.executable, "-m", "compileall", "-q", "-j", "1", tree], check=False)

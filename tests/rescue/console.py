@@ -7,14 +7,21 @@ import re
 import select
 import shutil
 import subprocess
-import time
+import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 
+from tests.guests.patience import Clock, Patience
 from vdbackup.qemu import accelerator, firmware, qemu
 
-_AT_ONCE = 1 << 16
+ANSWER = 300.0
+"""Seconds (of a `Clock`) for what comes without much work."""
+_AT_ONCE, _MOMENT = 1 << 16, 1.0
+_LAST_WORDS = 3000
+_MONITOR, _LOG = "monitor", "console"
+_OF_THE_KERNEL = re.compile(rb"\s*\[ *[0-9]+\.[0-9]+\]")
+"""Its complaints of processors that are stuck are no sign of life."""
 
 
 class Console:
@@ -24,19 +31,30 @@ class Console:
         said: all that came from it so far.
     """
 
-    def __init__(self, process: subprocess.Popen[bytes]) -> None:
-        self._process = process
+    def __init__(self, process: subprocess.Popen[bytes], folder: Path) -> None:
+        self._process, self._monitor = process, folder / _MONITOR
+        self._log = (folder / _LOG).open("a", encoding="utf-8", errors="replace", buffering=1)
+        self._clock = Clock(process.pid)
         self._from = 0
         self.said = b""
 
-    def wait_for(self, pattern: str, seconds: float) -> re.Match[bytes]:
-        """What matches of what comes next; raises AssertionError where it does not come."""
-        until = time.monotonic() + seconds
+    def close(self) -> None:
+        """Read from it no more."""
+        self._log.close()
+
+    def wait_for(self, pattern: str, limit: float = ANSWER) -> re.Match[bytes]:
+        """What matches of what comes next; raises AssertionError where it does not come.
+
+        Args:
+            pattern: a regular expression.
+            limit: seconds, as a `Clock` counts them.
+        """
+        patience = Patience(self._process.pid, self._monitor, limit)
         while not (found := re.compile(pattern.encode()).search(self.said, self._from)):
-            left = until - time.monotonic()
-            assert left > 0, f"{pattern!r} did not come: ...{self.said[-3000:]!r}"
-            assert self._read(left), f"the machine has ended before {pattern!r}: {self.said!r}"
+            ended = f"the machine has ended before {pattern!r}: {self._last_words()}"
+            assert self._read(patience, pattern), ended
         self._from = found.end()
+        self._note(f"{pattern!r} took {patience.clock}")
         return found
 
     def type(self, line: str) -> None:
@@ -45,55 +63,81 @@ class Console:
         self._process.stdin.write(line.encode() + b"\r")
         self._process.stdin.flush()
 
-    def wait_for_end(self, seconds: float) -> None:
+    def wait_for_end(self, limit: float) -> None:
         """Until the machine has switched itself off."""
-        until = time.monotonic() + seconds
-        while self._read(until - time.monotonic()):
-            assert time.monotonic() < until, f"it does not end: ...{self.said[-3000:]!r}"
+        patience = Patience(self._process.pid, self._monitor, limit)
+        while self._read(patience, "its end"):
+            pass
         assert self._process.wait(60) == 0
+        self._note(f"its end took {patience.clock.on_the_wall:.0f} seconds")
 
-    def _read(self, seconds: float) -> bool:
-        """Take what comes within that time; False once the machine has ended."""
+    def _read(self, patience: Patience, what: str) -> bool:
+        """Take what comes within a moment; False once the machine has ended."""
         assert self._process.stdout is not None
         number = self._process.stdout.fileno()
-        if not select.select([number], [], [], max(seconds, 0))[0]:
+        try:
+            patience.check(what)
+        except AssertionError as error:
+            raise AssertionError(f"{error}\nIts last words: {self._last_words()}") from None
+        if not select.select([number], [], [], _MOMENT)[0]:
             return True
         came = os.read(number, _AT_ONCE)
         self.said += came
+        self._log.write(came.decode(errors="replace").replace("\r", ""))
+        if not _OF_THE_KERNEL.match(came):
+            patience.sign_of_life()
         return bool(came)
+
+    def _note(self, what: str) -> None:
+        """Into the log, and onto what pytest shows of a test: when it came to what."""
+        line = f"[after {self._clock}: {what}]"
+        self._log.write(f"\n{line}\n")
+        sys.stdout.write(f"{line}\n")
+
+    def _last_words(self) -> str:
+        return self.said[-_LAST_WORDS:].decode(errors="replace").replace("\r", "")
 
 
 @contextmanager
-def machine(*devices: str, uefi: Path | None = None, memory: int = 2048) -> Iterator[Console]:
+def machine(
+    folder: Path, *devices: str, uefi: bool = False, memory: int = 2048
+) -> Iterator[Console]:
     """A machine without a screen; it is ended with its block, if it has not ended by then.
 
+    One that is translated has one processor: of two each waits for the other, which a busy computer
+    lets wait for half a minute, and Linux takes that for a lockup.
+
     Args:
+        folder: of this computer: what is said lies there, and the variables of its UEFI.
         devices: QEMU's options for what it has.
-        uefi: a folder for the variables of a UEFI; without one it starts by BIOS.
+        uefi: whether it starts by UEFI; else by BIOS.
         memory: MiB.
     """
+    chosen = accelerator.choose().accelerator
+    processors = "1" if chosen is qemu.Accelerator.TCG else "2"
     command = [
         *("qemu-system-x86_64", "-nodefaults", "-no-reboot", "-machine", "q35"),
-        *_processor(),
-        *("-m", str(memory), "-smp", "2", "-display", "none", "-vga", "std", "-serial", "stdio"),
-        *(_uefi(uefi) if uefi else ()),
+        *_processor(chosen),
+        *("-m", str(memory), "-smp", processors, "-display", "none", "-vga", "std"),
+        *("-serial", "stdio", "-qmp", f"unix:{folder / _MONITOR},server=on,wait=off"),
+        *(_uefi(folder) if uefi else ()),
         *devices,
     ]
     process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
     try:
-        yield Console(process)
+        with closing(Console(process, folder)) as screen:
+            yield screen
     finally:
         process.kill()
         process.communicate()
 
 
-def _processor() -> list[str]:
+def _processor(chosen: qemu.Accelerator) -> list[str]:
     """What numpy wants (x86-64-v2), and no more where it is translated.
 
     On all that QEMU 7.2 can translate (`max`, with AVX2) a table of 24 digests that is whole "makes
     no sense" to the program on the medium.
     """
-    chosen = accelerator.choose().accelerator
     if chosen is qemu.Accelerator.TCG:
         return ["-accel", chosen, "-cpu", "Nehalem"]
     return qemu.processor(chosen)

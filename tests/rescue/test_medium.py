@@ -25,8 +25,8 @@ from vdbackup.rescue.contents import resource
 
 pytestmark = [pytest.mark.long, pytest.mark.timeout(14_400)]
 
-START, RESTORE, END = 3600, 1800, 900
-"""Seconds that each may take where the processor is translated and others want it, too."""
+START, RESTORE, END = 1200, 900, 300
+"""Seconds (of a `Clock`) that each may take where the processor is translated."""
 
 
 @dataclass(frozen=True)
@@ -85,7 +85,7 @@ def with_the_program_of_today(kept: Path, folder: Path) -> Path:
 
 
 @pytest.mark.parametrize("computer", [BIOS, UEFI], ids=["BIOS, a CD", "UEFI, a stick"])
-def test_a_restored_computer_starts(computer: Computer, medium: Path, tmp_path: Path):
+def test_a_restored_computer_starts(computer: Computer, medium: Path, tmp_path: Path) -> None:
     source, target = tmp_path / "disk.img", tmp_path / "target.img"
     run("cp", "--sparse=always", debian.image(computer.system), source)
     source.chmod(0o644)
@@ -99,15 +99,13 @@ def test_a_restored_computer_starts(computer: Computer, medium: Path, tmp_path: 
     restore(computer, medium, repository, target, tmp_path)
     alive = f"{debian.ALIVE} count={{}} root={computer.root.replace('vdb', 'vda')}"
     disk = computer.disk(target, "NEW")
-    uefi = tmp_path if computer.uefi else None
-    with console.machine(
-        *disk, uefi=uefi, memory=512
-    ) as screen:  # by its entry, where there is one
+    # by its entry, where there is one
+    with console.machine(tmp_path, *disk, uefi=computer.uefi, memory=512) as screen:
         screen.wait_for(alive.format(1), START)
         screen.wait_for_end(END)
-    if uefi:  # and by the name that a firmware looks for that knows of no entry
+    if computer.uefi:  # and by the name that a firmware looks for that knows of no entry
         (tmp_path / "variables.fd").unlink()
-        with console.machine(*disk, uefi=uefi, memory=512) as screen:
+        with console.machine(tmp_path, *disk, uefi=True, memory=512) as screen:
             screen.wait_for(alive.format(2), START)
             screen.wait_for_end(END)
 
@@ -123,36 +121,31 @@ def disk_with_backup(source: Path, tmp_path: Path) -> Path:
     return image
 
 
-def restore(
-    computer: Computer, medium: Path, repository: Path, target: Path, firmware: Path
-) -> None:
+def restore(computer: Computer, medium: Path, repository: Path, target: Path, folder: Path) -> None:
     """Start from the medium, and answer its questions."""
     from_medium = console.stick(medium) if computer.uefi else console.cd(medium)
     disks = [*console.disk(repository, "BACKUPS"), *computer.disk(target, "NEW")]
-    uefi = firmware if computer.uefi else None
-    with console.machine(*from_medium, *disks, uefi=uefi) as screen:
+    with console.machine(folder, *from_medium, *disks, uefi=computer.uefi) as screen:
         found = "1 +disk +768 MiB +1 .*/run/vdbackup-rescue/vda/my backups"
         screen.wait_for(found, START)
-        screen.wait_for(r"Restore which\?", 60)
+        screen.wait_for(r"Restore which\?")
         screen.type("1")
-        screen.wait_for(r"Which point\?", 60)
+        screen.wait_for(r"Which point\?")
         screen.type("")
-        number = screen.wait_for(rf"(\d+) +{computer.node} .*{computer.size} MiB", 60)[1].decode()
-        screen.wait_for(r"Onto which disk\?", 60)
+        number = screen.wait_for(rf"(\d+) +{computer.node} .*{computer.size} MiB")[1].decode()
+        screen.wait_for(r"Onto which disk\?")
         screen.type(number)
-        screen.wait_for(f"Everything on {computer.node} will be lost", 60)
+        screen.wait_for(f"Everything on {computer.node} will be lost")
         screen.type("yes")
         screen.wait_for(f"{computer.node} holds point 1 of disk, checked", RESTORE)
-        screen.wait_for(rf"on {computer.node} is made to start on this computer", 120)
-        screen.wait_for(r"Type yes to have that done", 60)
+        screen.wait_for(rf"on {computer.node} is made to start on this computer")
+        screen.wait_for(r"Type yes to have that done")
         screen.type("yes")
-        screen.wait_for(r"/etc/fstab was changed", 300)
-        screen.wait_for(r"bytes behind it: the drivers", 60)
+        screen.wait_for(r"/etc/fstab was changed")
+        screen.wait_for(r"bytes behind it: the drivers")
         if computer.uefi:
-            screen.wait_for(
-                r"The firmware has a boot entry now: .*(?i:/EFI/debian/grubx64.efi)", 60
-            )
-        screen.wait_for(r"Type r to restart", 60)
+            screen.wait_for(r"The firmware has a boot entry now: .*(?i:/EFI/debian/grubx64.efi)")
+        screen.wait_for(r"Type r to restart")
         screen.wait_for(r"Restore which\?", START)
         screen.type("p")
         screen.wait_for_end(END)

@@ -12,7 +12,7 @@ from tests.guests import lab
 pytestmark = [
     pytest.mark.usefixtures("as_root"),
     pytest.mark.long,
-    pytest.mark.timeout(3600),
+    pytest.mark.timeout(14_400),
 ]
 
 _RULE = """

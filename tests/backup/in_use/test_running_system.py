@@ -36,7 +36,7 @@ from vdbackup.agent import connection, privileges
 pytestmark = [
     pytest.mark.usefixtures("as_root"),
     pytest.mark.long,
-    pytest.mark.timeout(3600),
+    pytest.mark.timeout(14_400),
 ]
 
 SOCKET = connection.SOCKET  # the guest's own: what the tests themselves find is none
