@@ -87,15 +87,17 @@ class Patience:
         assert not late, f"{what}: not within {self.clock}. {self.where()}"
 
     def where(self) -> str:
-        """What its processors do, and what it has had of the computer."""
+        """What its processors do, and what it has had of the computer; its screen is kept."""
+        screen = self._monitor.with_name("screen.png")
         try:
-            said = ask(
-                self._monitor, "human-monitor-command", {"command-line": "info registers -a"}
-            )
+            line: dict[str, object] = {"command-line": "info registers -a"}
+            said = ask(self._monitor, "human-monitor-command", line)
+            ask(self._monitor, "screendump", {"filename": str(screen), "format": "png"})
         except MachineFailed as error:
             return f"{error} (load: {os.getloadavg()})"
         facts = [_fact(*found) for found in _PROCESSORS.findall(said)]
-        return f"{', '.join(facts)}; {_moved(self._monitor)} bytes moved; load {os.getloadavg()}"
+        moved = f"{_moved(self._monitor)} bytes moved; load {os.getloadavg()}; {screen}"
+        return f"{', '.join(facts)}; {moved}"
 
 
 def _fact(processor: str, place: str, halted: str) -> str:
