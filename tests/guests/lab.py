@@ -272,7 +272,7 @@ def running(
     drives = {**(others or {}), PROGRAM: program}
     command = [
         # what numpy wants: with AVX2, as QEMU 7.2 translates it, whole digests make no sense to it
-        *("nice", "qemu-system-x86_64", "-accel", "tcg,thread=multi", "-cpu", "Nehalem"),
+        *("qemu-system-x86_64", "-accel", "tcg,thread=multi", "-cpu", "Nehalem"),
         *("-machine", "q35", "-smp", "2", "-m", "1024"),
         *("-display", "none", "-nic", "none", "-no-reboot"),
         *("-rtc", f"base={clock}", "-device", "qemu-xhci,id=usb"),
