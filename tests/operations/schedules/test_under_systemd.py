@@ -284,11 +284,11 @@ def test_a_login_and_a_drive_that_is_plugged_in_begin_a_backup(tmp_path: Path) -
 def mount(guest: Guest) -> None:
     """As a desktop does when a drive is there."""
     guest.wait_for("the drive", f"test -b {STICK}")
-    as_user(guest, USER, f"udisksctl mount -b {STICK}")
+    as_user(guest, USER, f"udisksctl mount --no-user-interaction -b {STICK}")
 
 
 def unmount(guest: Guest) -> None:
     """And pull it out."""
-    as_user(guest, USER, f"udisksctl unmount -b {STICK}")
+    as_user(guest, USER, f"udisksctl unmount --no-user-interaction -b {STICK}")
     guest.unplug("stick")
     guest.wait_for("no drive", f"! test -e {STICK}")
