@@ -19,7 +19,7 @@ from tests.guests import cache, debian
 from tests.guests.cache import run
 from tests.rescue import console
 from vdbackup import cli
-from vdbackup.jobs import Task
+from vdbackup.jobs import Task, readable_size
 from vdbackup.rescue import making, program, running
 from vdbackup.rescue.contents import resource
 
@@ -132,7 +132,8 @@ def restore(computer: Computer, medium: Path, repository: Path, target: Path, fo
         screen.type("1")
         screen.wait_for(r"Which point\?")
         screen.type("")
-        number = screen.wait_for(rf"(\d+) +{computer.node} .*{computer.size} MiB")[1].decode()
+        row = rf"(\d+) +{computer.node} .*{readable_size(computer.size << 20)}"
+        number = screen.wait_for(row)[1].decode()
         screen.wait_for(r"Onto which disk\?")
         screen.type(number)
         screen.wait_for(f"Everything on {computer.node} will be lost")
