@@ -42,7 +42,7 @@ _WINDOW = {"pyside6-essentials", "pyqtgraph"}
 PLACE, PROGRAM = "/opt/vdbackup", "program"
 """Where vdbackup lies in the guest, and the disk that is mounted there."""
 _SERVICE = "org.qemu.guest_agent.0"
-_CONSOLE, _MONITOR = "console", "monitor"
+_CONSOLE, _MONITOR, _LOG = "console", "monitor", "commands"
 _UP_WITHIN, _DONE_WITHIN, _COMES_WITHIN = 900.0, 900.0, 300.0
 """Seconds of a machine that only translates, as its `Clock` counts them."""
 _TRIES_AGAIN, _ANSWERS_WITHIN = 5.0, 900.0
@@ -92,9 +92,11 @@ class Guest:
         self._lines = agent.makefile("rb")
         self._begun: dict[int, str] = {}
         self.console = folder / _CONSOLE
+        self._log = (folder / _LOG).open("a", buffering=1)
 
     def close(self) -> None:
         """Speak to it no more."""
+        self._log.close()
         self._lines.close()
 
     def wait_until_up(self) -> None:
@@ -154,13 +156,15 @@ class Guest:
             self._check(patience, self._begun[pid])
             time.sleep(pause)
             pause = min(1.5 * pause, _LOOKS_AGAIN)  # the guest's journal notes each time
-        return Done(
+        done = Done(
             found.get("exitcode", -found.get("signal", 0)),
             *(
                 base64.b64decode(found.get(name, "")).decode(errors="replace")
                 for name in ("out-data", "err-data")
             ),
         )
+        self._log.write(f"{self._begun.pop(pid)}\n    {done.status} after {patience.clock}\n")
+        return done
 
     def run(self, shell: str, *, status: int | None = 0, user: str | None = None) -> Done:
         """Run a line of the shell as root, or as a user, to its end.
