@@ -1,7 +1,8 @@
 """Schedules that the real systemd of a Debian runs (tests/guests/lab.py), by clocks of the test's.
 
-The Debian is switched on at some moment. From then on its clock is put forward to what a test waits
-for, as somebody may do with any computer's.
+The Debian is switched on at some moment, later than its systemd was made, which takes no clock for
+right that says less. From then on the clock is put forward to what a test waits for, as somebody
+may do with any computer's.
 """
 
 from __future__ import annotations
@@ -168,27 +169,27 @@ def back_up(guest: Guest, source: str, repository: str, *, user: str = USER) -> 
 def test_each_night_has_one_point_whether_the_user_is_there_or_the_computer_is_on(
     tmp_path: Path,
 ) -> None:
-    with computer(tmp_path, "2026-03-09T12:00:00") as guest:
+    with computer(tmp_path, "2035-03-09T12:00:00") as guest:
         disk = Scheduled(guest, "disk", "--every daily --at 02:30")
         back_up(guest, DISK, disk.repository)
         disk.set()
         assert guest.run("ls /var/lib/systemd/linger").said.split() == [USER]
         assert guest.run("loginctl list-sessions --no-legend").said == ""  # nobody is there
         with disk.run_once():
-            put_clock(guest, "2026-03-10 02:29:55")
+            put_clock(guest, "2035-03-10 02:29:55")
         assert disk.last["outcome"] == "done"
         with disk.run_once():  # for a night that has no 02:30
-            put_clock(guest, "2026-03-10 03:29:55")
+            put_clock(guest, "2035-03-10 03:29:55")
         assert disk.last["outcome"] == "skipped"
         assert len(disk.points) == 2
 
-    with computer(tmp_path, "2026-03-13T09:00:00") as guest:
+    with computer(tmp_path, "2035-03-13T09:00:00") as guest:
         disk = Scheduled(guest, "disk")
         guest.wait_until("what was missed", lambda: disk.last["outcome"] == "done")
         *_, last = disk.points
-        assert (len(disk.points), f"{last:%F}") == (3, "2026-03-13")  # one of three nights
+        assert (len(disk.points), f"{last:%F}") == (3, "2035-03-13")  # one of three nights
         due = disk.systemctl("show --value -p NextElapseUSecRealtime", "timer")
-        assert due.startswith("Sat 2026-03-14 02:30:00")
+        assert due.startswith("Wed 2035-03-14 02:30:00")
         spend_nights_in_which_clocks_are_changed(guest, disk)
         disk.remove()
         assert "vdbackup" not in as_user(guest, USER, "systemctl --user list-timers --all").said
@@ -198,32 +199,32 @@ def spend_nights_in_which_clocks_are_changed(guest: Guest, disk: Scheduled) -> N
     """One in spring and one in autumn, each of which has its point."""
     zone = ZoneInfo("Europe/Berlin")
     guest.run(f"timedatectl set-timezone {zone}")
-    with disk.run_once():  # somebody puts the clock forward by two weeks
-        put_clock(guest, "2026-03-28 12:00:00")
-    put_clock(guest, "2026-03-29 01:59:55")
+    with disk.run_once():  # somebody puts the clock forward by eleven days
+        put_clock(guest, "2035-03-24 12:00:00")
+    put_clock(guest, "2035-03-25 01:59:55")
     guest.wait_for("an hour that is left out", "test $(date +%H) = 03")
     with disk.run_once():
-        put_clock(guest, "2026-03-29 03:29:55")
+        put_clock(guest, "2035-03-25 03:29:55")
     *_, day, spring = disk.points
-    assert f"{day.astimezone(zone):%F}" == "2026-03-28"
-    assert f"{spring.astimezone(zone):%F %H}" == "2026-03-29 03"
+    assert f"{day.astimezone(zone):%F}" == "2035-03-24"
+    assert f"{spring.astimezone(zone):%F %H}" == "2035-03-25 03"
     with disk.run_once():
-        put_clock(guest, "2026-10-24 12:00:00")
+        put_clock(guest, "2035-10-27 12:00:00")
     with disk.run_once():
-        put_clock(guest, "2026-10-25 00:29:55 UTC")
+        put_clock(guest, "2035-10-28 00:29:55 UTC")
     assert disk.last["outcome"] == "done"
-    put_clock(guest, "2026-10-25 01:29:55 UTC")
+    put_clock(guest, "2035-10-28 01:29:55 UTC")
     guest.wait_for("the second 02:30", "test $(date -u +%H%M) -ge 0130")
     with disk.run_once():
-        put_clock(guest, "2026-10-25 02:29:55 UTC")
+        put_clock(guest, "2035-10-28 02:29:55 UTC")
     assert disk.last["outcome"] == "skipped"
     *_, day, autumn = disk.points
-    assert f"{day.astimezone(zone):%F}" == "2026-10-24"
-    assert f"{autumn.astimezone(zone):%F %R %Z}" == "2026-10-25 02:30 CEST"
+    assert f"{day.astimezone(zone):%F}" == "2035-10-27"
+    assert f"{autumn.astimezone(zone):%F %R %Z}" == "2035-10-28 02:30 CEST"
 
 
 def test_the_system_backs_up_its_own_disk_and_a_user_by_the_agent(tmp_path: Path) -> None:
-    with computer(tmp_path, "2026-03-10T10:02:00") as guest:
+    with computer(tmp_path, "2035-03-10T10:02:00") as guest:
         install_agent(guest)
         allow(guest)
         own = Scheduled(guest, "sda", "--every 15m", "/mnt/own", "root")
@@ -231,14 +232,14 @@ def test_the_system_backs_up_its_own_disk_and_a_user_by_the_agent(tmp_path: Path
         for each in (own, annas):
             as_user(guest, each.user, "vdbackup track /dev/sda")
             back_up(guest, "/dev/sda", each.repository, user=each.user)
-        put_clock(guest, "2026-03-10 11:00:05")
+        put_clock(guest, "2035-03-10 11:00:05")
         own.set()
         annas.set()
         with own.run_once():
-            put_clock(guest, "2026-03-10 11:14:55")
+            put_clock(guest, "2035-03-10 11:14:55")
         assert own.last["outcome"] == "done"
         with annas.run_once(), own.run_once():  # both are due
-            put_clock(guest, "2026-03-10 11:29:55")
+            put_clock(guest, "2035-03-10 11:29:55")
         for each in (own, annas):
             assert each.last["outcome"] == "done"
             newest = each.newest
@@ -247,7 +248,7 @@ def test_the_system_backs_up_its_own_disk_and_a_user_by_the_agent(tmp_path: Path
 
 def test_a_login_and_a_drive_that_is_plugged_in_begin_a_backup(tmp_path: Path) -> None:
     drive = lab.empty(tmp_path / "drive.img", 256)
-    with computer(tmp_path, "2026-03-10T10:02:00") as guest:
+    with computer(tmp_path, "2035-03-10T10:02:00") as guest:
         guest.write("/etc/polkit-1/rules.d/60-drives.rules", _RULE)
         guest.run(_LOGIN)
         guest.wait_for("the user's systemd", _MANAGER)
@@ -255,7 +256,7 @@ def test_a_login_and_a_drive_that_is_plugged_in_begin_a_backup(tmp_path: Path) -
         back_up(guest, DISK, at_login.repository)
         at_login.set()
         guest.run(_LOGOUT)
-        put_clock(guest, "2026-03-10 13:00:00")
+        put_clock(guest, "2035-03-10 13:00:00")
         with at_login.run_once():
             guest.run(_LOGIN)
         assert at_login.last["outcome"] == "done"
@@ -268,7 +269,7 @@ def test_a_login_and_a_drive_that_is_plugged_in_begin_a_backup(tmp_path: Path) -
         back_up(guest, DISK, plugged.repository)
         plugged.set()
         unmount(guest)
-        put_clock(guest, "2026-03-10 15:00:00")
+        put_clock(guest, "2035-03-10 15:00:00")
         guest.plug("stick", drive)
         with plugged.run_once():
             mount(guest)
