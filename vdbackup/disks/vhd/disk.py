@@ -19,8 +19,9 @@ from pathlib import Path
 
 import numpy as np
 
+from vdbackup.disks.bitmaps import runs_of_bits
 from vdbackup.disks.disk import SECTOR, UNIT, DiskInfo, ParentRef
-from vdbackup.disks.extents import UNALLOCATED, ZERO, BlockMap, Int64s, distinct, edges_of
+from vdbackup.disks.extents import UNALLOCATED, ZERO, BlockMap, Int64s, distinct
 from vdbackup.disks.host_file import HostFile
 from vdbackup.disks.names import DiskFormat
 from vdbackup.disks.one_file import WrittenInUnits
@@ -56,6 +57,12 @@ MAX_RUNS = 1 << 24
 Each byte of a bitmap can claim four, and the blocks themselves may be holes.
 """
 _PIECE = 1 << 20  # bytes of table that are read or written at once
+_BITMAPS = 1 << 16
+"""Bytes of bitmaps that are taken apart at once.
+
+One by one they took half of the processor time of a merge that reads 250 of them (numpy's calls
+cost what 4,096 bits do), each of them four times.
+"""
 
 
 class VhdDisk(WrittenInUnits):
@@ -221,21 +228,22 @@ class VhdDisk(WrittenInUnits):
             block's payload it starts and ends, in bytes.
         """
         sectors = self._header.block_size // SECTOR
-        bitmap = bytearray(-(-sectors // 8))
-        whole = bytes(b"\xff" * (sectors // 8))
-        all_of_it = np.array([[0, self._header.block_size]], np.int64)
+        size = -(-sectors // 8)
         numbers, edges, runs = [np.empty(0, np.int64)], [np.empty((0, 2), np.int64)], 0
-        for number, place in enumerate(places.tolist()):
-            self._file.readinto(place, memoryview(bitmap))
-            here = all_of_it if bitmap == whole else _runs_of_bits(bitmap, sectors) * SECTOR
-            numbers.append(np.full(len(here), number))
-            edges.append(here)
-            runs += len(here)
+        at_once = max(1, _BITMAPS // size)
+        for first in range(0, len(places), at_once):
+            bitmaps = np.empty((len(places[first : first + at_once]), size), np.uint8)
+            for bitmap, place in zip(bitmaps, places[first:].tolist(), strict=False):
+                self._file.readinto(place, memoryview(bitmap))
+            row, start, count = runs_of_bits(bitmaps, sectors, "big")
+            numbers.append(row + first)
+            edges.append(np.stack([start, start + count], axis=1) * SECTOR)
+            runs += len(row)
             if runs > MAX_RUNS:
                 problem = tr(
                     "its sectors are scattered over more than {max_runs} places", max_runs=MAX_RUNS
                 )
-                raise DiskFormatError(self.path, place, problem)
+                raise DiskFormatError(self.path, int(places[first]), problem)
         return np.concatenate(numbers), np.concatenate(edges)
 
     # ------------------------------------------------------------------ writing
@@ -469,12 +477,6 @@ def _write_empty(file: HostFile, footer: Footer, header: DynamicHeader, slot: by
     file.write(footer.data_offset, memoryview(slot))
     for place in (0, header.table_end):
         file.write(place, memoryview(footer.pack()))
-
-
-def _runs_of_bits(bitmap: bytes | bytearray, count: int) -> Int64s:
-    """Runs of ones among the first `count` bits, the highest of a byte first: int64[n, 2]."""
-    bits = np.unpackbits(np.frombuffer(bitmap, np.uint8), count=count)
-    return edges_of(bits.view(np.bool_))
 
 
 def _up(place: int, alignment: int) -> int:

@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from vdbackup.disks.bitmaps import runs_of_bits
 from vdbackup.disks.extents import UNALLOCATED, ZERO, BlockMap, Int64s
 from vdbackup.disks.vhdx.log import Contents
 from vdbackup.disks.vhdx.metadata import BITMAP_BYTES, Geometry
@@ -25,7 +26,6 @@ NOT_PRESENT, UNDEFINED, ZEROS, UNMAPPED, OLD_UNMAPPED, PRESENT, PARTIAL = 0, 1, 
 """States (2.5.1.1); 5 was UNMAPPED in version 0.95. A bitmap is NOT_PRESENT or PRESENT."""
 _STATE = np.uint64(7)
 _MIB_SHIFT = np.uint64(20)
-_ALL = 0xFF
 _PIECE = 4 << 20
 """Bytes of the table that are read at once."""
 
@@ -206,23 +206,8 @@ class Table:
             start = int(numbers[0]) % geometry.chunk_ratio * geometry.bitmap_bytes
             self._contents.readinto(bitmaps[int(chunks[first])] + start, memoryview(data))
             bitmap = np.frombuffer(data, np.uint8).reshape(-1, geometry.bitmap_bytes)[rows]
-            row, sectors, counts = _runs_of_bits(bitmap)
+            row, sectors, counts = runs_of_bits(bitmap, 8 * geometry.bitmap_bytes, "little")
             within = sectors * geometry.sector_size
             offsets = numbers[row] * geometry.block_size + within
             runs.append(np.stack([offsets, counts * geometry.sector_size, hosts[row] + within]))
         return runs
-
-
-def _runs_of_bits(bitmap: NDArray[np.uint8]) -> tuple[Int64s, Int64s, Int64s]:
-    """Runs of set bits in each row of `bitmap` (the lowest bit first): row, start and length."""
-    if ((bitmap == _ALL) | (bitmap == 0)).all():  # all that we write: an eighth of the work
-        return _runs(bitmap, 8)
-    return _runs(np.unpackbits(bitmap, axis=1, bitorder="little"), 1)
-
-
-def _runs(wanted: NDArray[np.uint8], scale: int) -> tuple[Int64s, Int64s, Int64s]:
-    """Runs in each row of what is not 0: row, start and length, both times `scale`."""
-    edges = np.diff(np.pad(wanted > 0, ((0, 0), (1, 1))).astype(np.int8), axis=1)
-    rows, starts = np.nonzero(edges > 0)
-    ends = np.nonzero(edges < 0)[1]
-    return rows, starts * scale, (ends - starts) * scale
