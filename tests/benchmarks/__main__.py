@@ -99,6 +99,8 @@ def main() -> None:
         parser.add_argument(f"--{kind}", action="store_true", help="the merge there, too")
     parser.add_argument("--json", type=Path, help="a file that the figures are written to")
     options = parser.parse_args()
+    # an installed program is compiled: where that is not kept, each of ours would compile itself
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
     folder = options.folder.resolve()
     folder.mkdir(parents=True, exist_ok=True)
     limits, formats = Limits.of(folder), options.format or list(FORMATS)

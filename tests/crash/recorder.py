@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 
 from tests.backup import sparse
+from tests.crash.faults import one_by_one
 from tests.crash.folders import copy_tree
 from tests.crash.record import (
     Attribute,
@@ -92,6 +93,7 @@ class Recorder:
         calls = {name: getattr(self, method) for name, method in _RECORDED.items()}
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(transfer, "THREADS", 1)
+            one_by_one(patch)
             for name, call in calls.items():
                 patch.setattr(os, name, self._around(call, getattr(os, name)))
             for name in _UNKNOWN:

@@ -10,7 +10,7 @@ import pytest
 
 from tests.backup.lab import Lab
 from tests.backup.sharing import sharing_storage
-from tests.crash.faults import counted, power_cut, storage_error
+from tests.crash.faults import counted, one_by_one, power_cut, storage_error
 from tests.crash.kept import each_or_some, ended_before_each_change
 from tests.crash.stories import five_points
 from vdbackup import cli
@@ -191,6 +191,7 @@ def test_a_block_that_the_storage_loses_is_noticed_before_the_child_goes(lab, mo
 
     child = point(lab, 3)
     with monkeypatch.context() as patch:
+        one_by_one(patch)
         patch.setattr(os, "pwritev", losing)
         with pytest.raises(Damaged, match="is not as it was captured"):
             lab.merge(child)

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.crash.faults import one_by_one
 from vdbackup.disks.host_file import HostFile
 
 SECTOR = 512
@@ -114,6 +115,7 @@ def recorded(path: Path) -> Iterator[Recorder]:
         sync(file)
 
     with pytest.MonkeyPatch.context() as patch:
+        one_by_one(patch)
         patch.setattr(HostFile, "write", noted_write)
         patch.setattr(HostFile, "grow", noted_grow)
         patch.setattr(HostFile, "cut", noted_cut)

@@ -9,13 +9,14 @@ from pathlib import Path
 
 import numpy as np
 
+from vdbackup.disks import at_once
 from vdbackup.disks.chain import Chain
 from vdbackup.disks.disk import VirtualDisk
 from vdbackup.disks.extents import BlockMap, Ranges, aligned, blocks_of, total
 from vdbackup.disks.formats import open_disk
 from vdbackup.disks.host_file import HostFile
 from vdbackup.disks.names import DiskFormat
-from vdbackup.disks.transfer import WIDE, Width, transfer
+from vdbackup.disks.transfer import AT_ONCE, WIDE, Width, transfer
 from vdbackup.errors import Damaged, Remedy
 from vdbackup.jobs import Task
 from vdbackup.repository.digests import BLOCK, DigestFold, differ, digest_blocks
@@ -91,14 +92,19 @@ def _in_file_order(own: BlockMap, held: Ranges) -> tuple[Ranges, Width | None]:
     run, begins, lengths = own.cut(held)
     hosts = np.where(own.layers[run] < 0, -1, own.hosts[run] + begins - own.starts[run])
     if (begins % BLOCK).any():  # another program's layout, which cuts blocks in parts
-        return held, WIDE
+        return held, _wide()
     if len(lengths) and lengths[-1] % BLOCK:
         hosts[-1] = np.iinfo(np.int64).max  # the disk's last block is the last one of a chunk
     order = np.argsort(hosts, kind="stable")
     hosts, lengths = hosts[order], lengths[order]
     rows = 1 + int(np.count_nonzero(hosts[1:] != hosts[:-1] + lengths[:-1]))
     lie_apart = int(lengths.sum()) < rows * WIDE.chunk
-    return np.stack([begins[order], lengths], axis=1), WIDE if lie_apart else None
+    return np.stack([begins[order], lengths], axis=1), _wide() if lie_apart else None
+
+
+def _wide() -> Width:
+    """For blocks that lie apart from each other."""
+    return AT_ONCE if at_once.possible() else WIDE
 
 
 def _as_stored(layer: Path, disk_format: DiskFormat) -> VirtualDisk:

@@ -22,6 +22,7 @@ from vdbackup.disks.extents import (
     Ranges,
     aligned,
     as_ranges,
+    distinct,
     flatten,
     union,
 )
@@ -70,7 +71,7 @@ def read_flat(flat: BlockMap, files: Sequence[HostReader], offset: int, view: me
 
 
 def read_pieces(
-    flat: BlockMap, files: Sequence[HostReader], pieces: Ranges, view: memoryview
+    flat: BlockMap, files: Sequence[VirtualDisk], pieces: Ranges, view: memoryview
 ) -> None:
     """Fill `view` with the bytes of several ranges, one after the other.
 
@@ -83,14 +84,16 @@ def read_pieces(
     follows = (layers[1:] < 0) | (hosts[1:] == hosts[:-1] + lengths[:-1])
     cuts = np.flatnonzero(~follows | (layers[1:] != layers[:-1])) + 1
     at = np.append(0, np.cumsum(lengths))
-    parts = [0, *cuts.tolist()]
-    places = zip(layers[parts].tolist(), hosts[parts].tolist(), at[parts].tolist(), strict=True)
-    bounds = [*at[cuts].tolist(), len(view)]
-    for (layer, host, begin), end in zip(places, bounds, strict=True):
+    heads = [0, *cuts.tolist()]
+    first, end = at[heads], np.append(at[cuts], len(view))
+    for layer in distinct(layers[heads].astype(np.int64)).tolist():
+        own = layers[heads] == layer
+        parts = np.stack([hosts[heads][own], first[own], end[own]], axis=1).tolist()
         if layer == ZERO:
-            np.frombuffer(view[begin:end], np.uint8)[:] = 0
+            for _, begin, finish in parts:
+                np.frombuffer(view[begin:finish], np.uint8)[:] = 0
         else:
-            files[layer].read_host(host, view[begin:end])
+            files[layer].read_hosts([(host, a, b) for host, a, b in parts], view)
 
 
 def _parts(flat: BlockMap, pieces: Ranges) -> tuple[Int64s, Int64s, NDArray[np.int32], Int64s]:

@@ -13,10 +13,13 @@ import fcntl
 import mmap
 import os
 import struct
+import threading
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
+from vdbackup.disks.at_once import READ, Part, move
 from vdbackup.disks.granted import open_or_granted
 
 _BLKSSZGET = 0x1268
@@ -42,6 +45,7 @@ class DeviceReads:
             path: the device or file.
             sector_size: of a file; None for what the device says.
         """
+        self._kept = threading.local()
         self._fd = open_or_granted(path, os.O_RDONLY | os.O_DIRECT | os.O_CLOEXEC)
         try:
             self.sector_size = sector_size or sector_size_of(self._fd)
@@ -57,15 +61,26 @@ class DeviceReads:
             return os.preadv(self._fd, [view[:whole]], offset)
         return self._bounced(offset, view)
 
+    def read_parts(self, parts: Sequence[Part], view: memoryview) -> list[Part]:
+        """Read many parts of `view` at once; those that have still to be read, one by one."""
+        return move(READ, self._fd, parts, view, self.sector_size)
+
     def _bounced(self, offset: int, view: memoryview) -> int:
         """The same through a buffer that lies as the device wants it."""
         start = offset // self.sector_size * self.sector_size
         wanted = min(offset - start + len(view), _BOUNCED)
-        buffer = mmap.mmap(-1, -(-wanted // self.sector_size) * self.sector_size)
+        buffer = self._buffer(-(-wanted // self.sector_size) * self.sector_size)
         got = os.preadv(self._fd, [buffer], start)
         done = max(0, min(got, wanted) - (offset - start))
-        view[:done] = memoryview(buffer)[offset - start : offset - start + done]
+        view[:done] = buffer[offset - start : offset - start + done]
         return done
+
+    def _buffer(self, size: int) -> memoryview:
+        """This thread's own, kept: making one took as long as reading a sector into it."""
+        kept: memoryview | None = getattr(self._kept, "buffer", None)
+        if kept is None or len(kept) < size:
+            kept = self._kept.buffer = memoryview(mmap.mmap(-1, size))
+        return kept[:size]
 
     def close(self) -> None:
         """Close the device."""

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
+from vdbackup.disks.at_once import Part
 from vdbackup.disks.extents import BlockMap, Int64s
 from vdbackup.disks.host_file import HostFile
 from vdbackup.disks.names import DiskFormat
@@ -109,6 +111,9 @@ class VirtualDisk(Protocol):
 
         Raises DiskFormatError where the file ends before, or what is compressed is damaged.
         """
+
+    def read_hosts(self, parts: Sequence[Part], view: memoryview) -> None:
+        """Fill parts of `view`, each as `read_host` does, in few calls where that can be."""
 
     def stored(self, host: int, length: int) -> list[tuple[int, int]]:
         """What is stored of `length` bytes from `host` on: (host, length), ascending.

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 
+from vdbackup.disks.at_once import Part
 from vdbackup.disks.disk import UNIT
 from vdbackup.disks.extents import Int64s
 from vdbackup.disks.host_file import HostFile
@@ -19,6 +20,14 @@ def neighbouring_units(units: Int64s, at: Int64s, length: int) -> Iterator[tuple
         if len(run):
             first, last = int(at[run[0]]), int(at[run[-1]])
             yield int(units[run[0]]), first * UNIT, min((last + 1) * UNIT, length)
+
+
+def one_by_one(
+    read: Callable[[int, memoryview], None], parts: Sequence[Part], view: memoryview
+) -> None:
+    """Fill parts of `view` by a call for each."""
+    for host, first, end in parts:
+        read(host, view[first:end])
 
 
 class OneFileDisk(ABC):
@@ -36,6 +45,10 @@ class OneFileDisk(ABC):
     def read_host(self, host: int, view: memoryview) -> None:
         """Fill `view` from byte `host` of the file on."""
         self._file.readinto(host, view)
+
+    def read_hosts(self, parts: Sequence[Part], view: memoryview) -> None:
+        """Fill parts of `view`, each from a place in the file; see VirtualDisk."""
+        self._file.read_parts(parts, view)
 
     @abstractmethod
     def write(self, offset: int, view: memoryview) -> None:
@@ -65,8 +78,7 @@ class WrittenInUnits(OneFileDisk):
 
     def write_units(self, units: Int64s, view: memoryview, at: Int64s) -> None:
         """Write some units that `view` holds; see VirtualDisk."""
-        for host, first, end in self._runs(units, at, len(view)):
-            self._file.write(host, view[first:end])
+        self._file.write_parts(list(self._runs(units, at, len(view))), view)
         self._note_written(units)
 
     def share(self, offset: int, length: int, source: HostFile, start: int) -> None:

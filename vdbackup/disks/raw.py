@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
+from vdbackup.disks.at_once import Part
 from vdbackup.disks.disk import SECTOR, DiskInfo, ParentRef
 from vdbackup.disks.extents import ZERO, BlockMap, as_ranges
 from vdbackup.disks.host_file import HostFile
 from vdbackup.disks.names import DiskFormat
-from vdbackup.disks.one_file import OneFileDisk
+from vdbackup.disks.one_file import OneFileDisk, one_by_one
 from vdbackup.errors import NotLinkable
 from vdbackup.translation import tr
 
@@ -51,6 +53,10 @@ class RawDisk(OneFileDisk):
         stored = max(0, min(len(view), self._stored - host))
         self._file.readinto(host, view[:stored])
         view[stored:] = bytes(len(view) - stored)
+
+    def read_hosts(self, parts: Sequence[Part], view: memoryview) -> None:
+        """Fill parts of `view`, one by one."""
+        one_by_one(self.read_host, parts, view)
 
     def write(self, offset: int, view: memoryview) -> None:
         """Write at byte `offset`."""

@@ -11,12 +11,14 @@ extension of our own (qcow2_structs.Identity), which QEMU preserves.
 from __future__ import annotations
 
 import uuid
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Self
 
 import numpy as np
 
+from vdbackup.disks.at_once import Part
 from vdbackup.disks.disk import NOT_CLOSED, SECTOR, DiskInfo, ParentRef
 from vdbackup.disks.extents import UNALLOCATED, ZERO, BlockMap, Int64s
 from vdbackup.disks.host_file import HostFile
@@ -166,6 +168,13 @@ class Qcow2Disk(WrittenInUnits):
             self._compressed.read(host - COMPRESSED_FROM, view)
         else:
             self._file.readinto(host, view)
+
+    def read_hosts(self, parts: Sequence[Part], view: memoryview) -> None:
+        """Fill parts of `view`; what is compressed one by one."""
+        super().read_hosts([part for part in parts if part[0] < COMPRESSED_FROM], view)
+        for host, first, end in parts:
+            if host >= COMPRESSED_FROM:
+                self.read_host(host, view[first:end])
 
     def stored(self, host: int, length: int) -> list[tuple[int, int]]:
         """What is no hole of `length` bytes from `host` on; compressed clusters are stored."""

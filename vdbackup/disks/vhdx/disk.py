@@ -11,16 +11,18 @@ from __future__ import annotations
 import struct
 import threading
 import uuid
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
+from vdbackup.disks.at_once import Part
 from vdbackup.disks.disk import NOT_CLOSED, SECTOR, UNIT, DiskInfo, ParentRef
 from vdbackup.disks.extents import BlockMap, Int64s, distinct, runs_of
 from vdbackup.disks.host_file import HostFile
 from vdbackup.disks.names import DiskFormat
-from vdbackup.disks.one_file import WrittenInUnits
+from vdbackup.disks.one_file import WrittenInUnits, one_by_one
 from vdbackup.disks.vhdx.bat import NOT_PRESENT, PARTIAL, PRESENT, Table
 from vdbackup.disks.vhdx.log import Contents, Replay, Replayed
 from vdbackup.disks.vhdx.metadata import (
@@ -180,6 +182,13 @@ class VhdxDisk(WrittenInUnits):
     def read_host(self, host: int, view: memoryview) -> None:
         """Fill `view` from byte `host` of the file on."""
         self._contents.readinto(host, view)
+
+    def read_hosts(self, parts: Sequence[Part], view: memoryview) -> None:
+        """Fill parts of `view`, one by one while the log has something to say."""
+        if self._contents is self._file:
+            super().read_hosts(parts, view)
+        else:
+            one_by_one(self.read_host, parts, view)
 
     def stored(self, host: int, length: int) -> list[tuple[int, int]]:
         """What is no hole of `length` bytes from byte `host` on, in the file or in its log."""

@@ -18,11 +18,13 @@ from typing import Protocol
 
 import numpy as np
 
+from vdbackup.disks.at_once import Part
 from vdbackup.disks.beside import behind_link, own_folders
 from vdbackup.disks.disk import NOT_CLOSED, SECTOR, DiskInfo
 from vdbackup.disks.extents import UNALLOCATED, ZERO, BlockMap, as_ranges
 from vdbackup.disks.host_file import HostFile
 from vdbackup.disks.names import DiskFormat
+from vdbackup.disks.one_file import one_by_one
 from vdbackup.disks.read_only import ReadOnlyDisk
 from vdbackup.disks.vmdk.sparse import SparseExtent, read_descriptor, read_header
 from vdbackup.disks.vmdk.structs import (
@@ -83,6 +85,10 @@ class ForeignVmdk(ReadOnlyDisk):
         """Fill `view` from a host of the map on; compressed grains are inflated for it."""
         number, place = divmod(host, 1 << _READER_SHIFT)
         self._extents.readers[number].readinto(place, view)
+
+    def read_hosts(self, parts: Sequence[Part], view: memoryview) -> None:
+        """Fill parts of `view`, one by one."""
+        one_by_one(self.read_host, parts, view)
 
     def stored(self, host: int, length: int) -> list[tuple[int, int]]:
         """All of it: flat extents' holes are in the map already, and grains are small."""
