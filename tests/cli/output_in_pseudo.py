@@ -11,6 +11,7 @@ import pytest
 from tests.cli.conftest import Vdbackup
 from tests.cli.test_help import NAMES
 from tests.pseudo import WIDE
+from vdbackup.operations.schedules import systemd
 
 NAMES_OF_OURS = {
     *("vdbackup", "laptop", "img"),
@@ -67,6 +68,12 @@ def commands(at: tuple[object, ...], disk: Path, folder: Path) -> list[tuple[obj
         ("repair", *at),
         ("sessions", "list"),
         ("schedule", "list"),
+        ("schedule", "set", *at, "--every", "hourly"),
+        ("schedule", "list"),
+        ("schedule", "run", *at),
+        ("schedule", "set", *at, "--every", "hourly", "--verify", 2),
+        ("schedule", "list"),
+        ("schedule", "remove", *at),
         ("convert", *at, *set_of, "--format", "vhdx", "--dry-run"),
         ("list", "-r", folder / "no"),
         ("boot", 99, *at),
@@ -108,6 +115,7 @@ def test_every_command_says_what_it_says_in_the_language_and_keeps_it_in_english
     monkeypatch: pytest.MonkeyPatch,
 ):
     monkeypatch.setenv("COLUMNS", "5000")
+    monkeypatch.setattr(systemd, "_RUNS", tmp_path / "no-systemd")
     assert len(backed_up) == 3
     left = {}
     for arguments in commands(("-r", repository), disk, tmp_path):

@@ -73,6 +73,26 @@ def test_a_schedule_is_shown_set_and_removed(with_source: User, by_systemd: Path
     assert list(by_systemd.iterdir()) == []
 
 
+def test_how_many_points_are_verified_each_time_is_chosen_and_stays(
+    with_source: User, by_systemd: Path, repository: Path
+) -> None:
+    user = with_source
+    dialog = opened(user)
+    assert not dialog.verify.isVisible()
+    chooses(user, dialog, "daily")
+    dialog.verify.setValue(2)
+    user.waits_until(lambda: dialog.plan and dialog.plan.schedule.verify == 2)
+    assert "the 2 points are verified whose last verification" in dialog.said.text
+    assert dialog.verify.text() == "2 points"
+    user.agrees("scheduleDialog", "scheduleSave")
+    user.reads("laptop is backed up daily at 12:30")
+    known = user.window.store.schedules.get(repository, "laptop")
+    assert known.verify == 2
+    again = opened(user)
+    assert again.verify.value() == 2
+    again.close()
+
+
 def test_a_damaged_schedule_is_said_and_can_be_removed(with_source: User, by_systemd: Path) -> None:
     user = with_source
     dialog = opened(user)

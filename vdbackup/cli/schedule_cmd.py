@@ -23,7 +23,7 @@ from vdbackup.cli.options import (
 )
 from vdbackup.errors import Cancelled, PointInUse, VdbackupError
 from vdbackup.pace import Pace
-from vdbackup.translation import tr
+from vdbackup.translation import again, tr
 
 if TYPE_CHECKING:
     from vdbackup.operations.schedules.arrange import Removal, SchedulePlan, ScheduleResult
@@ -296,7 +296,7 @@ def run_schedule(options: argparse.Namespace) -> int:
     if options.json:
         print_json({"event": "result", "set": schedule.set_name, **run_json(result.run)})
     else:
-        say(result.run.sentence)
+        say(again(result.run.sentence))
     if (made := result.made) is None:
         return DONE
     warn([*made.warnings, *said_of(made.trouble)])
@@ -391,8 +391,8 @@ def run_json(run: Run) -> dict[str, Any]:
 
 def _row(store: Store, schedule: Schedule) -> tuple[str, ...]:
     last = store.history_of(schedule.id).last
-    never = tr("not known any more") if store.history_is_damaged(schedule.id) else "never"
-    began, how = (last.began.replace("T", " ")[:19], last.outcome.value) if last else ("", never)
+    never = tr("not known any more") if store.history_is_damaged(schedule.id) else tr("never")
+    began, how = (last.began.replace("T", " ")[:19], tr(last.outcome)) if last else ("", never)
     return schedule.set_name, str(schedule.repository), schedule.timing.words, began, how
 
 

@@ -279,9 +279,10 @@ class AddSourceForm(QWidget):
         if judged != self._given() or job.result is None:
             return  # the user typed on
         said = list(dict.fromkeys(each for found in job.result for each in found.warnings))
+        role = "warning" if said else ""
         if any(found.is_repository for found in job.result):
             said.append(tr("It holds backups already; new ones join them."))
-        self.notice.say(" ".join(said))
+        self.notice.say(" ".join(said), role)
 
     def _on_start_clicked(self) -> None:
         sources, folder = self._given()

@@ -30,7 +30,7 @@ from PySide6.QtWidgets import (
 
 from vdbackup.gui import words
 from vdbackup.text import printable
-from vdbackup.translation import tr
+from vdbackup.translation import tr, trn
 
 TIP = Qt.ItemDataRole.ToolTipRole
 FRAME = 40  # pixels that a window's title takes, before the desktop has said how many
@@ -88,8 +88,8 @@ class Elided(Label):
             painter.drawText(self.rect(), Qt.AlignmentFlag.AlignVCenter, text)
 
 
-def set_role(widget: QLabel, role: str) -> None:
-    """Change a text's role."""
+def set_role(widget: QWidget, role: str) -> None:
+    """Change the role of a text, or of what frames it."""
     if widget.property("role") != role:
         widget.setProperty("role", role)
         widget.style().polish(widget)
@@ -161,6 +161,16 @@ class SpinBox(_Clicked, QSpinBox):
     """A number; a wheel passes over it."""
 
 
+def name_number(field: SpinBox, one: str, many: str) -> None:
+    """Let a field say what its number counts, of one in the singular, too."""
+
+    def show(number: int) -> None:
+        field.setSuffix(trn(one, many, number))
+
+    field.valueChanged.connect(show)
+    show(field.value())
+
+
 class TimeField(_Clicked, QTimeEdit):
     """A time of day; a wheel passes over it."""
 
@@ -190,16 +200,32 @@ class Scrolled(QScrollArea):
     def sizeHint(self) -> QSize:
         """All of it; a dialog takes no more than the screen has."""
         inside = self._inside.sizeHint()
-        return QSize(inside.width() + self.verticalScrollBar().sizeHint().width(), inside.height())
+        return QSize(inside.width() + self._bar, inside.height())
+
+    def minimumSizeHint(self) -> QSize:
+        """As wide as what it holds has to be: it scrolls to no side, so that would be cut off."""
+        usual = super().minimumSizeHint()
+        return QSize(
+            max(usual.width(), self._inside.minimumSizeHint().width() + self._bar), usual.height()
+        )
+
+    @property
+    def _bar(self) -> int:
+        """Pixels that its scroll bar takes."""
+        return self.verticalScrollBar().sizeHint().width()
 
 
 class Notice(QFrame):
-    """A sentence that must not be overlooked; hidden while there is none."""
+    """A sentence that must not be overlooked; hidden while there is none.
+
+    Its bar has the colour of its role, so that only what warns looks like a warning.
+    """
 
     def __init__(self, text: str = "", name: str = "notice", role: str = "") -> None:
         super().__init__()
         self.setObjectName(name)
         self.setProperty("notice", "true")
+        self.setProperty("role", role)
         self._label = label(role=role)
         QVBoxLayout(self).addWidget(self._label)
         self.say(text)
@@ -214,6 +240,7 @@ class Notice(QFrame):
         self._label.setText(text)
         if role is not None:
             set_role(self._label, role)
+            set_role(self, role)
         self.setVisible(bool(text))
 
 
@@ -313,6 +340,18 @@ class Dialog(QDialog):
                 child.ensurePolished()
             width = max(self.minimumWidth(), self.minimumSizeHint().width())
             self.resize(width, min(self._height_at(width), self._most()))
+            self._stay_on_screen()
+
+    def _stay_on_screen(self) -> None:
+        """Grown, it need not be where it was placed before: its buttons would be out of sight."""
+        room, frame = self.screen().availableGeometry(), self.frameGeometry()
+        wanted = frame.translated(0, 0)
+        wanted.moveRight(min(frame.right(), room.right()))
+        wanted.moveBottom(min(frame.bottom(), room.bottom()))
+        wanted.moveLeft(max(wanted.left(), room.left()))
+        wanted.moveTop(max(wanted.top(), room.top()))
+        if wanted != frame:
+            self.move(wanted.topLeft())
 
     def _most(self) -> int:
         """How high it may be on this screen."""

@@ -52,7 +52,8 @@ class PlanDialog(parts.Dialog):
                     tr(
                         "No longer there afterwards: {invalidates}.",
                         invalidates=_few(plan.invalidates),
-                    )
+                    ),
+                    role="warning",
                 )
             )
         if len(plan.invalidates) > FEW:

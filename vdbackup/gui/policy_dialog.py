@@ -159,7 +159,7 @@ class PolicyDialog(parts.Dialog):
             in_hours = each.name == "keep_within" and self._unit == 1
             field.setRange(0, MAX_KEPT // _HOURS)
             field.setMinimumWidth(NARROW)
-            name_number(field, *(HOURS if in_hours else each.suffix))
+            parts.name_number(field, *(HOURS if in_hours else each.suffix))
             field.setSpecialValueText(each.off)
             value = getattr(self._present, each.name) or 0
             field.setValue(value // self._unit if each.name == "keep_within" else value)
@@ -203,16 +203,6 @@ class PolicyDialog(parts.Dialog):
         self.said.say(sentence(found.policy, len(going), len(found.fates)), "")
         self._model.show_fates(found.fates)
         self.foretold.emit(frozenset(going))
-
-
-def name_number(field: parts.SpinBox, one: str, many: str) -> None:
-    """Let a field say what its number counts, of one in the singular, too."""
-
-    def show(number: int) -> None:
-        field.setSuffix(trn(one, many, number))
-
-    field.valueChanged.connect(show)
-    show(field.value())
 
 
 def sentence(wanted: Policy, going: int, every: int) -> str:

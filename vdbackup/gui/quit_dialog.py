@@ -41,7 +41,7 @@ class QuitDialog(parts.Dialog):
         self._jobs.setObjectName("runningJobs")
         self._machines = parts.label()
         self._machines.setObjectName("runningMachines")
-        self._losses = parts.Notice(name="quitLosses")
+        self._losses = parts.Notice(name="quitLosses", role="warning")
         for widget in (self._jobs, self._machines, self._losses):
             self.column.addWidget(widget)
         self.column.addWidget(

@@ -19,11 +19,13 @@ from vdbackup.operations.schedules.arrange import SchedulePlan
 from vdbackup.operations.schedules.store import Outcome, Run, Schedule, Store
 from vdbackup.operations.schedules.timing import Timing
 from vdbackup.text import printable
-from vdbackup.translation import tr
+from vdbackup.translation import markedn, tr
 
 WIDTH = 560  # pixels
 _HEIGHT = 190  # pixels of the units' text
 NEVER = ""
+MOST_VERIFIED = 100_000
+VERIFIED = markedn(" point", " points")
 CHOICES = {
     NEVER: tr("Only when I say so"),
     "5m": tr("Every 5 minutes"),
@@ -58,7 +60,7 @@ class ScheduleDialog(parts.Dialog):
     """Shows a set's schedule; accepted, `plan` or `removes` says what is to be done.
 
     Attributes:
-        every, at, on_mains, delay: the fields.
+        every, at, on_mains, delay, verify: the fields.
         said: what it would mean, or why it cannot be.
         plan: what is to be set; None where nothing is, or it is not known yet.
     """
@@ -113,6 +115,7 @@ class ScheduleDialog(parts.Dialog):
             at=self.at.time().toString("HH:mm") if Timing(every).has_time else "",
             on_mains=self.on_mains.isChecked(),
             random_delay=self.delay.value() * 60,
+            verify=self.verify.value(),
         )
 
     def _form(self) -> QFormLayout:
@@ -137,14 +140,22 @@ class ScheduleDialog(parts.Dialog):
         self.delay.setSuffix(tr(" minutes at most"))
         self.delay.setSpecialValueText(tr("none"))
         self.delay.setValue(self._wanted.random_delay // 60)
+        self.verify = parts.SpinBox("scheduleVerify", tr("So many points are verified each time"))
+        self.verify.setRange(0, MOST_VERIFIED)
+        self.verify.setSpecialValueText(tr("none"))
+        self.verify.setValue(self._wanted.verify)
+        parts.name_number(self.verify, *VERIFIED)
+        self.verify.setToolTip(tr("Those whose last verification is the longest ago."))
         form.addRow(parts.label(tr("How often"), wrap=False), self.every)
         form.addRow(parts.label(tr("At"), wrap=False), self.at)
         form.addRow(parts.label(tr("Random delay"), wrap=False), self.delay)
+        form.addRow(parts.label(tr("Then verify"), wrap=False), self.verify)
         form.addRow(parts.label("", wrap=False), self.on_mains)
         self._rows = form
         self.every.currentIndexChanged.connect(self._on_chosen)
         self.at.timeChanged.connect(self._on_chosen)
         self.delay.valueChanged.connect(self._on_chosen)
+        self.verify.valueChanged.connect(self._on_chosen)
         self.on_mains.toggled.connect(self._on_chosen)
         return form
 
@@ -162,6 +173,7 @@ class ScheduleDialog(parts.Dialog):
         wanted = self.wanted
         self._rows.setRowVisible(self.at, wanted is not None and wanted.timing.has_time)
         self._rows.setRowVisible(self.delay, wanted is not None and wanted.every != "plug")
+        self._rows.setRowVisible(self.verify, wanted is not None)
         self._rows.setRowVisible(self.on_mains, wanted is not None)
         self._fold.setVisible(wanted is not None)
         self.plan = None

@@ -13,7 +13,7 @@ from PySide6.QtWidgets import (
     QWidget,
 )
 
-from vdbackup.gui import parts
+from vdbackup.gui import parts, words
 from vdbackup.gui.catalogue import Entry
 from vdbackup.locations import Locations
 from vdbackup.operations import policy
@@ -154,11 +154,12 @@ class SettingsDialog(parts.Dialog):
         """How many points a source keeps; where other rules say that, what they are."""
         if present.retention != Policy(present.keep):
             form.addRow(
-                _name(tr("{entry} keeps", entry=entry.title)), parts.label(policy.in_words(present))
+                _name(tr("{entry} keeps", entry=words.breakable(entry.title))),
+                parts.label(policy.in_words(present)),
             )
             return
         field = KeepField(present.keep, entry.title)
-        form.addRow(_name(tr("{entry} keeps", entry=entry.title)), field)
+        form.addRow(_name(tr("{entry} keeps", entry=words.breakable(entry.title))), field)
         self.keep.append((entry, field))
 
     def _add_machines(self, column: QVBoxLayout) -> None:
@@ -248,4 +249,4 @@ def _name(text: str) -> QWidget:
 
 
 def _path(path: Path) -> QWidget:
-    return parts.label(str(path), "muted", selectable=True)
+    return parts.label(words.breakable(str(path)), "muted", selectable=True)

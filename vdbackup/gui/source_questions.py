@@ -74,7 +74,7 @@ class OtherSourceDialog(parts.Dialog):
             disks.addWidget(parts.label(disk, "strong", selectable=True), row, 1)
         column.addLayout(disks)
         reasons = f"{error.reasons[:1].upper()}{error.reasons[1:]}."
-        column.addWidget(parts.Notice(reasons, "sourceReasons"))
+        column.addWidget(parts.Notice(reasons, "sourceReasons", "warning"))
         column.addWidget(
             parts.label(
                 tr(

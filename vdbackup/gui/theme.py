@@ -158,7 +158,11 @@ QListWidget#candidatesList::item:selected {{ background: {accent}; color: {on_ac
 QFrame[card="true"] {{ background: {base}; border: 1px solid {border}; border-radius: 8px; }}
 QFrame[pane="true"] {{ background: {base}; }}
 QFrame[notice="true"] {{ background: {window}; border: 1px solid {border};
-               border-left: 3px solid {warning}; border-radius: 4px; }}
+               border-left: 3px solid {accent}; border-radius: 4px; }}
+QFrame[notice="true"][role="good"] {{ border-left-color: {good}; }}
+QFrame[notice="true"][role="bad"] {{ border-left-color: {bad}; }}
+QFrame[notice="true"][role="warning"] {{ border-left-color: {warning}; }}
+QFrame[notice="true"][role="muted"] {{ border-left-color: {border}; }}
 QLabel[role="heading"] {{ font-size: 15px; font-weight: 600; color: {text}; }}
 QLabel[role="title"] {{ font-size: 24px; font-weight: 600; color: {text}; }}
 QLabel[role="strong"] {{ font-weight: 600; color: {text}; }}

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from PySide6.QtCore import QPoint, QPointF, QSize, Qt, Signal
-from PySide6.QtGui import QColor, QPainter, QPaintEvent, QResizeEvent
+from PySide6.QtGui import QColor, QPainter, QPaintEvent, QPixmap, QResizeEvent
 from PySide6.QtWidgets import (
     QButtonGroup,
     QFrame,
     QHBoxLayout,
     QPushButton,
     QScrollBar,
+    QSizePolicy,
     QStackedWidget,
     QVBoxLayout,
     QWidget,
@@ -44,6 +46,9 @@ HINTS = {
 }
 ROOM_FOR_RANGES = 470  # pixels of the panel
 SCROLL = 1000  # steps of the scroll bar per step of x
+LINE = 24  # pixels of one of the legend
+MOST_LINES = 3
+FIRST, BEFORE_NAME, BETWEEN = 12.0, 12, 13  # pixels of it: before the first glyph, and so on
 
 
 class TimelinePanel(QFrame):
@@ -284,13 +289,17 @@ class Legend(QWidget):
     def __init__(self, theme: Theme, parent: QWidget | None = None) -> None:
         super().__init__(parent)
         self.setAccessibleName(tr("Legend"))
-        self.setAccessibleDescription(
-            tr(
-                "Square: full. Circle: incremental. Diamond: differential. Hollow: made of what a "
-                "VM wrote. Small ring: overlay. Badges: verified, boot-tested, proven (both), "
-                "damaged, does not boot. Above a point: pinned, running VM."
-            )
+        self.setSizePolicy(QSizePolicy.Policy.Preferred, QSizePolicy.Policy.Fixed)
+        policy = self.sizePolicy()
+        policy.setHeightForWidth(True)
+        self.setSizePolicy(policy)
+        about = tr(
+            "Square: full. Circle: incremental. Diamond: differential. Hollow: made of what a "
+            "VM wrote. Small ring: overlay. Badges: verified, boot-tested, proven (both), "
+            "damaged, does not boot. Above a point: pinned, running VM."
         )
+        self.setAccessibleDescription(about)
+        self.setToolTip(parts.hint(about))
         self.set_theme(theme)
 
     def set_theme(self, theme: Theme) -> None:
@@ -300,14 +309,23 @@ class Legend(QWidget):
 
     def sizeHint(self) -> QSize:
         """One line."""
-        return QSize(500, 24)
+        return QSize(500, LINE)
 
     def minimumSizeHint(self) -> QSize:
         """One line."""
-        return QSize(0, 24)
+        return QSize(0, LINE)
 
-    def paintEvent(self, _event: QPaintEvent) -> None:
-        """Draw each glyph with its name, as far as there is room."""
+    def hasHeightForWidth(self) -> bool:
+        """What one line has no room for stands in the next."""
+        return True
+
+    def heightForWidth(self, width: int) -> int:
+        """So many lines as it needs, and as the graph can spare; the hint has all of it."""
+        lines = 1 + max((line for line, _, _, _ in self._placed(width)), default=0)
+        return LINE * min(lines, MOST_LINES)
+
+    def _items(self) -> list[tuple[QPixmap, str]]:
+        """Each glyph, and what it means."""
         glyphs = self._glyphs
         items = [(glyphs.node(number, 7.0), tr(kind)) for number, kind in enumerate(KINDS)]
         items += [(glyphs.node(1, 7.0, promoted=True), tr("of a VM"))]
@@ -319,18 +337,30 @@ class Legend(QWidget):
         items += [(glyphs.pin(), tr("pinned"))]
         items += [(glyphs.badge(each), each.value) for each in (Badge.DAMAGED, Badge.NOT_BOOTED)]
         items += [(glyphs.session(), tr("running VM")), (glyphs.overlay(), tr("overlay"))]
+        return items
+
+    def _placed(self, width: int) -> Iterator[tuple[int, float, QPixmap, str]]:
+        """In which line each stands, and where in it; the more important ones come first."""
+        metrics, line, left = self.fontMetrics(), 0, FIRST
+        for picture, name in self._items():
+            room = metrics.horizontalAdvance(name) + BEFORE_NAME
+            if left + room > width and left > FIRST:
+                line, left = line + 1, FIRST
+            yield line, left, picture, name
+            left += room + BETWEEN
+
+    def paintEvent(self, _event: QPaintEvent) -> None:
+        """Draw each glyph with its name, as far as there is room."""
         with QPainter(self) as painter:
             painter.setRenderHint(QPainter.RenderHint.Antialiasing)
-            painter.setPen(QColor(glyphs.theme.muted))
-            metrics, left, middle = painter.fontMetrics(), 12.0, self.height() / 2
-            for picture, name in items:
-                width = metrics.horizontalAdvance(name)
-                if left + 12 + width > self.width():
+            painter.setPen(QColor(self._glyphs.theme.muted))
+            ascent = painter.fontMetrics().ascent()
+            for line, left, picture, name in self._placed(self.width()):
+                middle = LINE * (line + 0.5)
+                if middle > self.height():
                     return
                 place(painter, picture, left, middle)
-                baseline = middle + metrics.ascent() / 2 - 1
-                painter.drawText(QPointF(left + 12, baseline), name)
-                left += width + 25
+                painter.drawText(QPointF(left + BEFORE_NAME, middle + ascent / 2 - 1), name)
 
 
 def _segment(name: str, hint: str) -> QPushButton:

@@ -15,7 +15,7 @@ from PySide6.QtCore import (
     Signal,
 )
 from PySide6.QtGui import QColor, QContextMenuEvent
-from PySide6.QtWidgets import QAbstractItemView, QHeaderView, QTableView, QWidget
+from PySide6.QtWidgets import QAbstractItemView, QHeaderView, QStyle, QTableView, QWidget
 
 from vdbackup.gui import words
 from vdbackup.gui.theme import Theme
@@ -65,7 +65,7 @@ class Column:
 
     Attributes:
         title: what it is called.
-        width: in pixels, before the user has chosen another.
+        width: in pixels, before the user has chosen another; its title may need more.
         text: the fact in words.
         sort_by: the fact as something that sorts.
         colour: of the words, in a theme; None for the usual one.
@@ -268,10 +268,20 @@ class PointsTable(QTableView):
         header.setHighlightSections(False)
         header.setSectionResizeMode(QHeaderView.ResizeMode.Interactive)
         header.setStretchLastSection(True)
-        for place, column in enumerate(COLUMNS):
-            self.setColumnWidth(place, column.width)
+        self._size_columns()
         self.selectionModel().currentRowChanged.connect(self._on_row_changed)
         self.activated.connect(self._on_activated)
+
+    def _size_columns(self) -> None:
+        """Each has room for its title, with the mark of what is sorted by, in any language."""
+        header = self.horizontalHeader()
+        header.ensurePolished()
+        mark = self.style().pixelMetric(QStyle.PixelMetric.PM_HeaderMarkSize, None, header)
+        for place, column in enumerate(COLUMNS):
+            needed = header.sectionSizeHint(place)
+            sorted_by = place == header.sortIndicatorSection()
+            needed += 0 if sorted_by else 2 * mark  # beside it are as many pixels free
+            self.setColumnWidth(place, max(column.width, needed))
 
     @property
     def sorted_by(self) -> tuple[int, bool]:

@@ -16,7 +16,12 @@ from typing import Final
 from vdbackup.errors import UsageError
 from vdbackup.translation import marked, tr
 
-HOURLY, DAILY, WEEKLY, MONTHLY = "hourly", marked("daily"), marked("weekly"), marked("monthly")
+HOURLY, DAILY, WEEKLY, MONTHLY = (
+    marked("hourly"),
+    marked("daily"),
+    marked("weekly"),
+    marked("monthly"),
+)
 LOGIN: Final = "login"
 PLUG: Final = "plug"
 _WITH_TIME = {DAILY: 1, WEEKLY: 7, MONTHLY: 31}
@@ -69,7 +74,7 @@ class Timing:
             )
         if self.at and self.every not in _WITH_TIME:
             raise UsageError(
-                tr("What happens {every} has no time of the day.", every=self.every),
+                tr("What happens {every} has no time of the day.", every=tr(self.every)),
                 tr("Leave the time out."),
             )
         if self.at and not re.fullmatch(r"([01][0-9]|2[0-3]):[0-5][0-9]", self.at):
@@ -176,7 +181,7 @@ class Timing:
     def words(self) -> str:
         """For a person: "daily at 02:30"."""
         if self._minutes is not None:
-            every = {1: tr("every minute"), 60: "hourly"}
+            every = {1: tr("every minute"), 60: tr("hourly")}
             return every.get(self._minutes, tr("every {minutes} minutes", minutes=self._minutes))
         said = {LOGIN: tr("at login"), PLUG: tr("when the drive is plugged in")}
         on = {WEEKLY: tr(" on Mondays"), MONTHLY: tr(" on the 1st")}.get(self.every, "")
