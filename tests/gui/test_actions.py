@@ -12,12 +12,14 @@ from pytestqt.qtbot import QtBot
 from tests.gui.points import chain
 from vdbackup.disks.names import DiskFormat
 from vdbackup.errors import VdbackupError
+from vdbackup.gui.action import Action
 from vdbackup.gui.actions import ACTIONS, Actions
 from vdbackup.gui.catalogue import Entry
 from vdbackup.gui.needs import (
     Chosen,
     OfChild,
     OfOneOfSeveral,
+    OfOneOrSeveral,
     OfPinned,
     OfPoint,
     OfSource,
@@ -90,11 +92,17 @@ def desk(qtbot: QtBot) -> Desk:
     return desk
 
 
+def need(action: Action) -> type:
+    """What an action is done to, where nothing else is picked beside it."""
+    operation = action.operation
+    return type(operation.one if isinstance(operation, OfOneOrSeveral) else operation)
+
+
 def usable(actions: Actions) -> set[type]:
     """What the actions that can be used are done to."""
-    kinds = {type(each.operation) for each in ACTIONS}
-    found = {type(each.operation) for each in ACTIONS if actions[each.name].isEnabled()}
-    rest = {type(each.operation) for each in ACTIONS if not actions[each.name].isEnabled()}
+    kinds = {need(each) for each in ACTIONS}
+    found = {need(each) for each in ACTIONS if actions[each.name].isEnabled()}
+    rest = {need(each) for each in ACTIONS if not actions[each.name].isEnabled()}
     assert found | rest == kinds
     assert not found & rest  # what needs the same can be used together
     return found

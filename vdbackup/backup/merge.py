@@ -119,7 +119,7 @@ def plan(repository: Repository, set_name: str, point_id: str) -> MergePlan:
                 "point {child}; the moment of point {parent} is no longer kept. {shares}",
                 child=child.sequence,
                 parent=parent.sequence,
-                shares=_SHARES if shared else _COPIES,
+                shares=SHARES if shared else COPIES,
             )
         ),
         bytes_to_copy=0 if shared else child.stored_bytes,
@@ -153,10 +153,10 @@ def hindrance(backup_set: BackupSet, parent: RecoveryPoint, child: RecoveryPoint
     )
 
 
-_SHARES = tr(
+SHARES = tr(
     "It is done by sharing blocks: nothing is copied, and no file is changed before its end."
 )
-_COPIES = tr("The blocks are copied into the parent's file: the storage here cannot share them.")
+COPIES = tr("The blocks are copied into the parent's file: the storage here cannot share them.")
 
 
 def run(plan: MergePlan, task: Task) -> MergeResult:

@@ -11,9 +11,11 @@ from PySide6.QtWidgets import QMenu, QWidget
 from vdbackup.gui import icons
 from vdbackup.gui.action import Action, Place
 from vdbackup.gui.needs import (
+    Chosen,
     Desk,
     OfChild,
     OfOneOfSeveral,
+    OfOneOrSeveral,
     OfPinned,
     OfPoint,
     OfPointOfFiles,
@@ -24,7 +26,7 @@ from vdbackup.gui.needs import (
 from vdbackup.gui.source_actions import OF_LISTED
 from vdbackup.gui.theme import Theme
 from vdbackup.recovery.sessions.elsewhere import NAMES, Program
-from vdbackup.translation import tr
+from vdbackup.translation import grouped, marked, tr
 
 
 def _backup(kind: str, text: str, hint: str) -> Action:
@@ -34,6 +36,12 @@ def _backup(kind: str, text: str, hint: str) -> Action:
         hint,
         OfSource(lambda desk, entry: desk.backups.back_up(entry, kind)),
     )
+
+
+def _named(chosen: Chosen, one: str, several: str) -> str:
+    """What is done is done to all that are picked; `several` has a place for how many."""
+    count = len(chosen.points)
+    return tr(several, count=grouped(count)) if count else tr(one)
 
 
 def _open_with(program: Program, name: str) -> Action:
@@ -125,7 +133,11 @@ ACTIONS = (
         "actionCompare",
         tr("Compare with another point…"),
         tr("Show which files differ between the point and another one"),
-        OfOneOfSeveral(lambda desk, entry, point: desk.dialogs.compare(entry, point)),
+        OfOneOrSeveral(
+            OfOneOfSeveral(lambda desk, entry, point: desk.dialogs.compare(entry, point)),
+            lambda desk, entry, points: desk.dialogs.compare(entry, *points[::-1]),
+            most=2,
+        ),
         keys="Ctrl+D",
     ),
     Action(
@@ -139,7 +151,11 @@ ACTIONS = (
         "actionVerify",
         tr("Verify"),
         tr("Check the point's data against its digests"),
-        OfPoint(lambda desk, entry, point: desk.operations.verify(entry, (point,))),
+        OfOneOrSeveral(
+            OfPoint(lambda desk, entry, point: desk.operations.verify(entry, (point,))),
+            lambda desk, entry, points: desk.operations.verify(entry, points),
+        ),
+        text_of=lambda chosen: _named(chosen, "Verify", marked("Verify {count} points")),
         icon="verify",
         keys="Ctrl+K",
         place=Place.CARE,
@@ -171,17 +187,29 @@ ACTIONS = (
         "actionMerge",
         tr("Merge"),
         tr("Roll the point into its parent"),
-        OfChild(lambda desk, entry, point: desk.operations.merge(entry, point)),
+        OfOneOrSeveral(
+            OfChild(lambda desk, entry, point: desk.operations.merge(entry, point)),
+            lambda desk, entry, points: desk.operations.merge_range(entry, points),
+        ),
+        text_of=lambda chosen: _named(chosen, "Merge", marked("Merge {count} points")),
         icon="merge",
         keys="Ctrl+M",
         place=Place.CARE,
-        hint_of=lambda chosen: tr("Roll the point into {parent}", parent=chosen.parent),
+        hint_of=lambda chosen: (
+            tr("Roll all from the oldest to the newest of them into one")
+            if chosen.points
+            else tr("Roll the point into {parent}", parent=chosen.parent)
+        ),
     ),
     Action(
         "actionDelete",
         tr("Delete"),
         tr("Delete the point"),
-        OfPoint(lambda desk, entry, point: desk.operations.delete(entry, point)),
+        OfOneOrSeveral(
+            OfPoint(lambda desk, entry, point: desk.operations.delete(entry, point)),
+            lambda desk, entry, points: desk.operations.delete_several(entry, points),
+        ),
+        text_of=lambda chosen: _named(chosen, "Delete", marked("Delete {count} points")),
         icon="delete",
         keys="Ctrl+Delete",
         place=Place.CARE,
@@ -348,6 +376,7 @@ class Actions:
     def _make(self, action: Action, parent: QWidget) -> QAction:
         made = QAction(action.text, parent)
         made.setObjectName(action.name)
+        made.setIconText(action.text)  # in the toolbar it stays so
         made.triggered.connect(partial(self._on_triggered, action))
         return made
 
@@ -378,6 +407,8 @@ class Actions:
             ready = each.operation.ready(chosen)
             self[each.name].setEnabled(ready)
             self[each.name].setVisible(ready or not each.hides)
+            if each.text_of:
+                self[each.name].setText(each.text_of(chosen))
             if each.hint_of:
                 self[each.name].setToolTip(self._with_keys(each, each.hint_of(chosen)))
         for menu, actions in self._menus:

@@ -79,9 +79,14 @@ class Dialogs(QObject):
         """Show why a point is as large as it is."""
         SizeDialog(entry, point, self._workers, self._window).show()
 
-    def compare(self, entry: Entry, point: RecoveryPoint) -> None:
-        """Show which files differ between a point and another one."""
-        DifferencesDialog(entry, point, self._workers, self._window).show()
+    def compare(
+        self, entry: Entry, point: RecoveryPoint, other: RecoveryPoint | None = None
+    ) -> None:
+        """Show which files differ between a point and another one: the one before, if none is."""
+        dialog = DifferencesDialog(entry, point, self._workers, self._window)
+        if other is not None:
+            dialog.other.setCurrentIndex(dialog.other.findData(other.id))
+        dialog.show()
 
     def bisect(self, entry: Entry, point: RecoveryPoint) -> None:
         """Let the user say how the first bad point is told, and look for it."""

@@ -30,6 +30,9 @@ IN_TIMELINE = {
     marked("Page Up, Page Down"): tr("Go ten points back, or forth"),
     marked("Home, End"): tr("Go to the first point, or the newest"),
     "+, -": tr("Show a shorter time, or a longer one"),
+    marked("Shift and these"): tr("Pick all points on the way"),
+    marked("Ctrl+Space, Ctrl+A"): tr("Pick the point, or all of them"),
+    marked("Escape"): tr("Pick none"),
     marked("Return"): tr("Boot the point"),
     marked("Menu, Shift+F10"): tr("Show what can be done to it"),
 }

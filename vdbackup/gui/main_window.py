@@ -232,10 +232,7 @@ class MainWindow(QMainWindow):
         self.store.changed.connect(self._on_settings_changed)
         self.sources.entry_chosen.connect(self._on_entry_chosen)
         self.sources.menu_wanted.connect(self.menus.show_source)
-        self.panel.menu_wanted.connect(self.menus.show_point)
-        self.panel.point_selected.connect(self._on_point_selected)
-        self.panel.point_activated.connect(self.actions_["actionBootInVm"].trigger)
-        self.panel.backup_wanted.connect(self.actions_["actionBackUp"].trigger)
+        self._connect_panel()
         self.dialogs.listen_to(self.first_run.form)
         self.backups.begun.connect(lambda entry: self.sources.choose(entry.key))
         self.first_run.demo_wanted.connect(self._on_demo_wanted)
@@ -252,6 +249,13 @@ class MainWindow(QMainWindow):
         self._drops.files_dropped.connect(self.dialogs.add_files)
         self._drops.backups_dropped.connect(self.dialogs.show_backups)
 
+    def _connect_panel(self) -> None:
+        self.panel.menu_wanted.connect(self.menus.show_point)
+        self.panel.point_selected.connect(self._on_point_selected)
+        self.panel.picked.connect(self.actions_.update)
+        self.panel.point_activated.connect(self.actions_["actionBootInVm"].trigger)
+        self.panel.backup_wanted.connect(self.actions_["actionBackUp"].trigger)
+
     @property
     def entry(self) -> Entry | None:
         """The chosen source."""
@@ -265,7 +269,9 @@ class MainWindow(QMainWindow):
     @property
     def chosen(self) -> Chosen:
         """What the user's wishes are about."""
-        return Chosen(self.entry, self.point)
+        entry, ids = self.entry, self.panel.chosen
+        points = tuple(filter(None, map(entry.point, ids))) if entry and len(ids) > 1 else ()
+        return Chosen(entry, self.point, points=points if len(points) > 1 else ())
 
     # what the user asks for
 

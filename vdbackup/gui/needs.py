@@ -25,11 +25,16 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Chosen:
-    """What is chosen in the window."""
+    """What is chosen in the window.
+
+    Attributes:
+        points: all that are picked, by sequence, where it is not one alone.
+    """
 
     entry: Entry | None = None
     point: RecoveryPoint | None = None
     machine: Machine | None = None
+    points: tuple[RecoveryPoint, ...] = ()
 
     @property
     def parent(self) -> str:
@@ -228,6 +233,37 @@ class OfOneOfSeveral(OfPoint):
     def ready(self, chosen: Chosen) -> bool:
         """Where one is chosen, and there is another one."""
         return bool(chosen.entry and chosen.point and len(chosen.entry.points) > 1)
+
+
+Several = Callable[[Desk, Entry, tuple[RecoveryPoint, ...]], object]
+
+
+@dataclass(frozen=True)
+class OfOneOrSeveral:
+    """What is done to a point, or to all that are picked.
+
+    Attributes:
+        one: for a point alone.
+        several: for two or more.
+        most: so many at most; None for any number.
+    """
+
+    one: OfPoint
+    several: Several
+    most: int | None = None
+
+    def ready(self, chosen: Chosen) -> bool:
+        """Where so many are picked, or one is chosen for which it can be done."""
+        if chosen.points:
+            return self.most is None or len(chosen.points) <= self.most
+        return self.one.ready(chosen)
+
+    def run(self, desk: Desk, chosen: Chosen) -> None:
+        """Do it to what is chosen."""
+        if chosen.entry and chosen.points:
+            self.several(desk, chosen.entry, chosen.points)
+        else:
+            self.one.run(desk, chosen)
 
 
 @dataclass(frozen=True)

@@ -29,6 +29,7 @@ from vdbackup.operations import (
     promote,
     restore,
     retarget,
+    several,
 )
 from vdbackup.operations.restore_files import FilesPlan
 from vdbackup.operations.schedules.arrange import SchedulePlan
@@ -39,7 +40,7 @@ from vdbackup.repository.model import RecoveryPoint
 from vdbackup.repository.repository import Repository
 from vdbackup.settings import KnownSource
 from vdbackup.sources.file_sets.choice import Choice
-from vdbackup.translation import tr
+from vdbackup.translation import grouped, tr
 
 P = TypeVar("P", bound=Plan)
 T = TypeVar("T")
@@ -75,6 +76,33 @@ class Operations(QObject):
             tr("Merge"),
             lambda repository, name: merge.plan(repository, name, point.id),
             lambda plan, task: care.merge_point(plan, folder, task),
+        )
+
+    def merge_range(self, entry: Entry, points: Sequence[RecoveryPoint]) -> None:
+        """Roll all points from the oldest of these to the newest into one."""
+        folder, ids = self._sessions_folder, [point.id for point in points]
+        self._change(
+            entry,
+            tr(
+                "Merge #{first} to #{last} of {entry}",
+                first=points[0].sequence,
+                last=points[-1].sequence,
+                entry=entry.title,
+            ),
+            tr("Merge"),
+            lambda repository, name: several.plan_merge(repository, name, ids),
+            lambda plan, task: care.merge_range(plan, folder, task),
+        )
+
+    def delete_several(self, entry: Entry, points: Sequence[RecoveryPoint]) -> None:
+        """Delete several points."""
+        folder, ids = self._sessions_folder, [point.id for point in points]
+        self._change(
+            entry,
+            tr("Delete {count} points of {entry}", count=grouped(len(ids)), entry=entry.title),
+            tr("Delete"),
+            lambda repository, name: several.plan_delete(repository, name, ids),
+            lambda plan, task: care.delete_several(plan, folder, task),
         )
 
     def convert(self, entry: Entry, disk_format: str) -> None:
@@ -123,6 +151,8 @@ class Operations(QObject):
         """Check points against their digests; asks nothing, as nothing is changed."""
         ids = {entry.name: tuple(point.id for point in points)}
         which = f"#{points[0].sequence}" if len(points) == 1 else tr("all points")
+        if 1 < len(points) < len(entry.points):
+            which = tr("{count} points", count=grouped(len(points)))
         for moment in filter(None, map(entry.moment_of, points)):
             for name, point in moment.points.items():
                 if name != entry.name:

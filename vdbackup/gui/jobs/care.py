@@ -14,11 +14,13 @@ from vdbackup.operations import (
     delete,
     merge,
     retarget,
+    several,
 )
 from vdbackup.operations.changed import Changed
 from vdbackup.operations.delete import DeleteMomentPlan, DeletePlan, DeleteResult
 from vdbackup.operations.merge import MergeMomentPlan, MergePlan, MergeResult
 from vdbackup.operations.retarget import RetargetResult
+from vdbackup.operations.several import DeletedSeveral, DeleteSeveralPlan, MergeRangePlan
 from vdbackup.recovery import verify
 from vdbackup.recovery.boot_test.boot_test import BootTestOptions
 from vdbackup.recovery.verify import Verdict
@@ -41,6 +43,36 @@ def merge_point(
         said_of(merged.trouble),
         value=merged,
         changed=merged.changed,
+    )
+
+
+def merge_range(plan: MergeRangePlan, sessions_folder: Path, task: Task) -> Outcome[MergeResult]:
+    """Roll a range of points into one."""
+    merged = several.merge_range(plan, sessions_folder, task)
+    return Outcome(
+        tr(
+            "Merged: point #{point} now holds what the {count} points before it held.",
+            point=merged.point.sequence,
+            count=len(plan.steps),
+        ),
+        (*facts(merged.point), merged.way.sentence),
+        said_of(merged.trouble),
+        value=merged,
+        changed=merged.changed,
+    )
+
+
+def delete_several(
+    plan: DeleteSeveralPlan, sessions_folder: Path, task: Task
+) -> Outcome[DeletedSeveral]:
+    """Delete several points."""
+    deleted = several.delete_several(plan, sessions_folder, task)
+    return Outcome(
+        tr("Deleted: {invalidates}.", invalidates=", ".join(plan.invalidates)),
+        plan.replaces,
+        said_of(deleted.trouble),
+        value=deleted,
+        changed=deleted.changed,
     )
 
 

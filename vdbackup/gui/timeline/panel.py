@@ -25,7 +25,7 @@ from vdbackup.gui.theme import Theme
 from vdbackup.gui.timeline.glyphs import Badge, Glyphs, place
 from vdbackup.gui.timeline.layout import KINDS
 from vdbackup.gui.timeline.points_table import PointsTable
-from vdbackup.translation import marked, tr
+from vdbackup.translation import grouped, marked, tr
 
 if TYPE_CHECKING:
     from vdbackup.gui.timeline.timeline import Timeline
@@ -63,12 +63,14 @@ class TimelinePanel(QFrame):
         point_activated(str): the user wants to boot it.
         backup_wanted(): from the page of a source without points.
         menu_wanted(QPoint): what can be done to the chosen point is asked for.
+        picked(): other points are picked beside it, or none.
     """
 
     point_selected = Signal(str)
     point_activated = Signal(str)
     backup_wanted = Signal()
     menu_wanted = Signal(QPoint)
+    picked = Signal()
 
     def __init__(self, theme: Theme, parent: QWidget | None = None) -> None:
         super().__init__(parent)
@@ -80,6 +82,9 @@ class TimelinePanel(QFrame):
         self._timeline: Timeline | None = None
         self.table = PointsTable(theme)
         self._title = parts.Elided("heading")
+        self._picked = parts.label("", "muted", wrap=False)
+        self._picked.setObjectName("pickedPoints")
+        self._picked.hide()
         self._ranges = QButtonGroup(self)
         self._ranges_box = QWidget()
         self._views = QButtonGroup(self)
@@ -101,6 +106,7 @@ class TimelinePanel(QFrame):
         self.table.point_selected.connect(self._on_table_selected)
         self.table.point_activated.connect(self.point_activated)
         self.table.menu_wanted.connect(self.menu_wanted)
+        self.table.picked.connect(self._on_table_picked)
         self._scroll.valueChanged.connect(self._on_scrolled)
         self._first.clicked.connect(self.backup_wanted)
         self.show_entry(None)
@@ -116,6 +122,7 @@ class TimelinePanel(QFrame):
             timeline.point_selected.connect(self._on_timeline_selected)
             timeline.point_activated.connect(self.point_activated)
             timeline.menu_wanted.connect(self.menu_wanted)
+            timeline.picked.connect(self._on_picked)
             timeline.range_changed.connect(self._on_range_changed)
             self._graph_column.insertWidget(0, timeline, 1)
             QWidget.setTabOrder(self._views.button(1), timeline)
@@ -125,6 +132,11 @@ class TimelinePanel(QFrame):
     def selected(self) -> str:
         """The id of the chosen point, "" for none."""
         return self._timeline.selected if self._timeline else ""
+
+    @property
+    def chosen(self) -> tuple[str, ...]:
+        """The ids of all points that are picked, by sequence; of the chosen one where none are."""
+        return self._timeline.chosen if self._timeline else ()
 
     def set_sessions(self, point_ids: frozenset[str]) -> None:
         """Mark the points from which a virtual machine runs."""
@@ -208,6 +220,7 @@ class TimelinePanel(QFrame):
         row = QHBoxLayout()
         row.setSpacing(4)
         row.addWidget(self._title, 1)
+        row.addWidget(self._picked)
         inside = QHBoxLayout(self._ranges_box)
         inside.setContentsMargins(0, 0, 0, 0)
         inside.setSpacing(4)
@@ -252,6 +265,23 @@ class TimelinePanel(QFrame):
 
     def _on_table_selected(self, point_id: str) -> None:
         self.timeline.select(point_id)
+
+    def _on_table_picked(self, point_ids: tuple[str, ...]) -> None:
+        self.timeline.pick(point_ids)
+
+    def _on_picked(self) -> None:
+        """Show the same in both, and say how many it is."""
+        chosen = self.chosen
+        self.table.show_picked(chosen)
+        points = [each for each in self.timeline.points if each.id in set(chosen)]
+        said = tr(
+            "{count} points picked, {size}",
+            count=grouped(len(points)),
+            size=words.size(sum(each.stored_bytes for each in points)),
+        )
+        self._picked.setText(said if len(points) > 1 else "")
+        self._picked.setVisible(len(points) > 1)
+        self.picked.emit()
 
     def _on_timeline_selected(self, point_id: str) -> None:
         self.table.select(point_id)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
 from PySide6.QtCore import (
     QAbstractTableModel,
+    QItemSelection,
+    QItemSelectionModel,
     QModelIndex,
     QPersistentModelIndex,
     QPoint,
@@ -198,6 +200,10 @@ class PointsModel(QAbstractTableModel):
         """The row of a point, None if it is not shown."""
         return self._places.get(point_id or "")
 
+    def id_of(self, row: int) -> str:
+        """The point of a row."""
+        return self._rows[row].point.id
+
     def rowCount(self, parent: Index = QModelIndex()) -> int:  # noqa: B008 (Qt's signature)
         """A row for each point."""
         return 0 if parent.isValid() else len(self._rows)
@@ -242,11 +248,13 @@ class PointsTable(QTableView):
         point_selected(str): the current row is this point's.
         point_activated(str): the user double-clicked it, or pressed Return.
         menu_wanted(QPoint): what can be done to it is asked for, at a place of the screen.
+        picked(tuple[str, ...]): the user has picked the rows of these points.
     """
 
     point_selected = Signal(str)
     point_activated = Signal(str)
     menu_wanted = Signal(QPoint)
+    picked = Signal(object)
 
     def __init__(self, theme: Theme, parent: QWidget | None = None) -> None:
         super().__init__(parent)
@@ -258,7 +266,7 @@ class PointsTable(QTableView):
         self.setSortingEnabled(True)
         self.sortByColumn(0, Qt.SortOrder.DescendingOrder)
         self.setSelectionBehavior(QAbstractItemView.SelectionBehavior.SelectRows)
-        self.setSelectionMode(QAbstractItemView.SelectionMode.SingleSelection)
+        self.setSelectionMode(QAbstractItemView.SelectionMode.ExtendedSelection)
         self.setShowGrid(False)
         self.setAlternatingRowColors(True)
         self.setTabKeyNavigation(False)
@@ -270,6 +278,7 @@ class PointsTable(QTableView):
         header.setStretchLastSection(True)
         self._size_columns()
         self.selectionModel().currentRowChanged.connect(self._on_row_changed)
+        self.selectionModel().selectionChanged.connect(self._on_selection_changed)
         self.activated.connect(self._on_activated)
 
     def _size_columns(self) -> None:
@@ -318,6 +327,16 @@ class PointsTable(QTableView):
         self._told = False
         self.scrollTo(index)
 
+    def show_picked(self, point_ids: Iterable[str]) -> None:
+        """Pick the rows of these points, without a signal; the current row stays."""
+        rows = sorted(row for each in point_ids if (row := self._model.row_of(each)) is not None)
+        wanted, last = QItemSelection(), self._model.columnCount() - 1
+        for first, end in _runs(rows):
+            wanted.select(self._model.index(first, 0), self._model.index(end, last))
+        self._told = True
+        self.selectionModel().select(wanted, QItemSelectionModel.SelectionFlag.ClearAndSelect)
+        self._told = False
+
     def contextMenuEvent(self, event: QContextMenuEvent) -> None:
         """Offer what can be done to the point of the current row."""
         if self.currentIndex().isValid():
@@ -331,5 +350,25 @@ class PointsTable(QTableView):
         if point_id and not self._told:
             self.point_selected.emit(point_id)
 
+    def _on_selection_changed(self) -> None:
+        if not self._told:
+            found = self.selectionModel().selection()
+            runs = [found.at(number) for number in range(found.count())]
+            rows = [row for run in runs for row in range(run.top(), run.bottom() + 1)]
+            self.picked.emit(tuple(self._model.id_of(row) for row in rows))
+
     def _on_activated(self, index: QModelIndex) -> None:
         self.point_activated.emit(self._id_at(index))
+
+
+def _runs(rows: Sequence[int]) -> Iterator[tuple[int, int]]:
+    """The first and the last of each of the runs that ascending numbers make."""
+    first = before = None
+    for row in rows:
+        if before is not None and first is not None and row != before + 1:
+            yield first, before
+            first = row
+        first = row if first is None else first
+        before = row
+    if before is not None and first is not None:
+        yield first, before

@@ -1,0 +1,132 @@
+"""Several points at once: the plan says the amounts, and what stays is what it was."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.backup.lab import Lab, noise
+from vdbackup.backup import merge as one_merge
+from vdbackup.disks.host_file import can_clone
+from vdbackup.errors import (
+    ChangedMeanwhile,
+    NotMergeable,
+    PointNeeded,
+    PointPinned,
+    UsageError,
+)
+from vdbackup.jobs import Task
+from vdbackup.operations import delete, merge, pins, several
+from vdbackup.repository.model import RecoveryPoint
+
+
+@pytest.fixture
+def points(lab: Lab) -> list[RecoveryPoint]:
+    """A full, and five points on it, each with another amount of changed data."""
+    made = [lab.backup()]
+    for number in range(1, 6):
+        lab.poke(number * 65536, noise(number * 65536, 10 + number))
+        made.append(lab.backup())
+    return made
+
+
+def sequences(lab: Lab) -> list[int]:
+    return [point.sequence for point in lab.set.points]
+
+
+def test_a_range_becomes_one_point_of_its_newest_moment(
+    lab: Lab, points: list[RecoveryPoint], tmp_path: Path
+) -> None:
+    plan = several.plan_merge(lab.repository, "disk", [points[1].id, points[3].id])
+    assert "Points 2 to 4, 3 of them, are rolled into one" in plan.summary
+    assert plan.invalidates == ("point 2", "point 3")
+    shared = can_clone(lab.set.disk_path(points[1]))
+    copied = 0 if shared else points[2].stored_bytes + points[3].stored_bytes
+    assert plan.bytes_to_copy == copied
+    assert plan.hindrance == ""
+    result = several.merge_range(plan, tmp_path / "sessions", Task())
+    assert (result.point.id, result.point.sequence) == (points[3].id, 4)
+    assert sequences(lab) == [1, 4, 5, 6]
+    lab.check_all()
+
+
+def test_what_lies_on_two_chains_is_no_range(lab: Lab, points: list[RecoveryPoint]) -> None:
+    beside = lab.backup(kind="differential")
+    with pytest.raises(NotMergeable, match="Point 7 does not read through point 3") as caught:
+        several.plan_merge(lab.repository, "disk", [points[2].id, beside.id])
+    assert "one chain" in caught.value.advice
+    with pytest.raises(UsageError, match="two points"):
+        several.plan_merge(lab.repository, "disk", [beside.id])
+
+
+def test_a_pinned_point_in_a_range_keeps_it(lab: Lab, points: list[RecoveryPoint]) -> None:
+    pins.run(pins.plan(lab.repository, "disk", points[2].id, "before the move"), Task())
+    with pytest.raises(PointPinned, match="Point 3 is pinned"):
+        several.plan_merge(lab.repository, "disk", [points[1].id, points[3].id])
+    assert sequences(lab) == [1, 2, 3, 4, 5, 6]
+
+
+def test_a_range_that_has_changed_meanwhile_is_not_merged_as_it_was_not_shown(
+    lab: Lab, points: list[RecoveryPoint], tmp_path: Path
+) -> None:
+    plan = several.plan_merge(lab.repository, "disk", [points[1].id, points[3].id])
+    delete.run(delete.plan(lab.repository, "disk", points[1].id), tmp_path, Task())
+    with pytest.raises(ChangedMeanwhile):
+        several.merge_range(plan, tmp_path, Task())
+    assert sequences(lab) == [1, 3, 4, 5, 6]
+    lab.check_all()
+
+
+def test_several_are_deleted_and_the_amount_is_what_is_copied(
+    lab: Lab, points: list[RecoveryPoint], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ids = [points[number].id for number in (4, 1, 2)]
+    plan = several.plan_delete(lab.repository, "disk", ids)
+    assert plan.summary.startswith("Points 2, 3 and 5 are deleted. What reads through them")
+    assert plan.invalidates == ("point 2", "point 3", "point 5")
+    copied: list[int] = []
+    real = one_merge.merge_locked
+
+    def watched(repository, backup_set, child_id, task, patience=None):  # type: ignore[no-untyped-def]
+        copied.append(backup_set.point(child_id).stored_bytes)
+        return real(repository, backup_set, child_id, task, patience)
+
+    monkeypatch.setattr(one_merge, "merge_locked", watched)
+    result = several.delete_several(plan, tmp_path / "sessions", Task())
+    shared = can_clone(lab.set.disk_path(points[0]))
+    assert plan.bytes_to_copy == (0 if shared else sum(copied))
+    assert result.trouble == ()
+    assert sequences(lab) == [1, 4, 6]
+    lab.check_all()
+
+
+def test_a_point_that_two_others_need_goes_once_one_of_them_goes_with_it(
+    lab: Lab, points: list[RecoveryPoint], tmp_path: Path
+) -> None:
+    beside = lab.backup(kind="differential")
+    with pytest.raises(PointNeeded, match="points 2, 7 all read through it"):
+        several.plan_delete(lab.repository, "disk", [points[0].id, points[3].id])
+    plan = several.plan_delete(lab.repository, "disk", [points[0].id, beside.id])
+    assert plan.ids == (beside.id, points[0].id)
+    several.delete_several(plan, tmp_path / "sessions", Task())
+    assert sequences(lab) == [2, 3, 4, 5, 6]
+    lab.check_all()
+
+
+def test_all_points_are_deleted_once_it_is_said_that_they_are_the_last(
+    lab: Lab, points: list[RecoveryPoint], tmp_path: Path
+) -> None:
+    plan = several.plan_delete(lab.repository, "disk", [point.id for point in points])
+    assert "no backup of the source remains" in plan.summary
+    assert "rolled" not in plan.summary
+    assert plan.bytes_to_copy == 0
+    several.delete_several(plan, tmp_path / "sessions", Task())
+    assert sequences(lab) == []
+
+
+def test_one_alone_is_merged_as_before(lab: Lab, points: list[RecoveryPoint]) -> None:
+    alone = merge.plan(lab.repository, "disk", points[3].id)
+    both = several.plan_merge(lab.repository, "disk", [points[2].id, points[3].id])
+    assert both.bytes_to_copy == alone.bytes_to_copy
+    assert both.invalidates == alone.invalidates
