@@ -262,7 +262,8 @@ SET_TEXT = (
     "weekly": null,
     "monthly": null,
     "yearly": null,
-    "at_most": null
+    "at_most": null,
+    "at_most_bytes": null
   },
   "last_sequence": 2,
   "continues": "disk-vhd",

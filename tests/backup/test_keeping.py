@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from datetime import UTC, date, datetime, time, timedelta
 from zoneinfo import ZoneInfo
 
@@ -167,6 +168,59 @@ def test_a_month_without_the_computer_costs_no_daily_point() -> None:
     moments = [Moment(number, START + timedelta(days=number)) for number in range(1, 8)]
     later = Moment(8, START + timedelta(days=60))
     assert staying(decide([*moments, later], Policy(daily=8), later.at, UTC)) == set(range(1, 9))
+
+
+SIZES = st.lists(st.integers(0, 40), min_size=1, max_size=60)
+
+
+def space(moments: Sequence[Moment], kept: set[int]) -> int:
+    """What is left holds at least: of each that stays, the largest of what is rolled into it."""
+    total, group = 0, 0
+    for each in moments:  # the oldest first: what goes is rolled into the next that stays
+        group = max(group, each.size)
+        if each.number in kept:
+            total, group = total + group, 0
+    return total
+
+
+@given(SIZES, POLICIES, st.integers(1, 300), st.sets(st.integers(1, 60), max_size=3))
+def test_as_many_of_the_newest_stay_as_hold_so_much_together(
+    sizes: list[int], policy: Policy, limit: int, pinned: set[int]
+) -> None:
+    moments = [
+        Moment(number, START + timedelta(hours=11 * number), pinned=number in pinned, size=size)
+        for number, size in enumerate(sizes, start=1)
+    ]
+    now = moments[-1].at
+    usual = staying(decide(moments, policy, now, UTC))
+    found = staying(decide(moments, replace(policy, at_most_bytes=limit), now, UTC))
+    always = {each.number for each in moments if each.pinned} | {len(sizes)}
+    choices = [always | {number for number in usual if number >= oldest} for oldest in range(1, 62)]
+    fitting = [kept for kept in choices if space(moments, kept) <= limit]
+    assert found == max([*fitting, always], key=len)
+
+
+@given(SIZES, st.integers(1, 300), st.data())
+def test_a_damaged_point_takes_no_space_of_a_whole_one(
+    sizes: list[int], limit: int, data: st.DataObject
+) -> None:
+    moments = [
+        Moment(number, START + timedelta(hours=number), size=size)
+        for number, size in enumerate(sizes, start=1)
+    ]
+    bad = data.draw(st.sets(st.integers(1, len(sizes) - 1), max_size=3)) if sizes[1:] else set()
+    now, policy = moments[-1].at, Policy(at_most_bytes=limit)
+    damaged = [replace(each, counts=each.number not in bad) for each in moments]
+    less = staying(decide([each for each in damaged if each.counts], policy, now, UTC))
+    assert staying(decide(damaged, policy, now, UTC)) - bad == less
+
+
+def test_why_a_point_has_no_room_is_said_and_older_ones_stay_for_nothing_that_goes() -> None:
+    moments = [Moment(n, START + timedelta(hours=9 * n), size=10) for n in range(1, 7)]
+    verdicts = decide(moments, Policy(keep=2, daily=9, at_most_bytes=25), moments[-1].at, UTC)
+    assert [each.stays for each in verdicts] == [True, True, False, False, False, False]
+    assert any(each.too_large for each in verdicts)
+    assert all(each.instead in (None, 5, 6) for each in verdicts)
 
 
 def test_a_pinned_point_stays_beside_as_many_as_there_may_be() -> None:

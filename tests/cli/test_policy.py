@@ -40,6 +40,7 @@ USUAL = {
     "retarget": True,
     "boot_test": "off",
     "read_all_every": 10,
+    "at_most_bytes": None,
 }
 
 
@@ -251,6 +252,26 @@ def test_rules_are_set_shown_and_ended_each_by_itself(vdbackup: Vdbackup, three_
     assert "8 weeks and 3 years, 100 points at most" in vdbackup("policy", "-r", three_points).out
     assert vdbackup("policy", "-r", three_points, "--keep", "all").status == 0
     assert vdbackup("policy", "-r", three_points, "--json").json["sets"] == [USUAL]
+
+
+def test_points_and_bytes_are_limited_each_by_itself_and_ended_together(
+    vdbackup: Vdbackup, three_points: Path
+):
+    both = ("--at-most", 40, "--at-most", "500G")
+    said = vdbackup("policy", "-r", three_points, *both)
+    assert said.out.splitlines()[-1] == (
+        "laptop keeps all points, 40 points at most, 500 GiB together at most, from its next "
+        "backup on."
+    )
+    shown = vdbackup("policy", "-r", three_points, "--json").json["sets"]
+    assert shown == [{**USUAL, "at_most": 40, "at_most_bytes": 500 << 30}]
+    vdbackup("policy", "-r", three_points, "--at-most", "1.5T")
+    shown = vdbackup("policy", "-r", three_points, "--json").json["sets"]
+    assert shown == [{**USUAL, "at_most": 40, "at_most_bytes": 1536 << 30}]
+    assert vdbackup("policy", "-r", three_points, "--at-most", "off").status == 0
+    assert vdbackup("policy", "-r", three_points, "--json").json["sets"] == [USUAL]
+    for wrong in ("5GB5", "-1", "0", "100K", "much"):
+        assert vdbackup("policy", "-r", three_points, f"--at-most={wrong}").status == 2
 
 
 @pytest.mark.parametrize("rule", ["--keep-within=2", "--keep-within=0d", "--daily=0", "--yearly=x"])

@@ -59,6 +59,30 @@ def test_what_would_go_is_seen_in_the_list_and_on_the_timeline_and_then_goes(
     user.backs_up(1)
 
 
+def test_how_much_the_points_may_hold_is_chosen_and_seen_on_the_timeline(
+    with_source: User, disk: Path, repository: Path
+) -> None:
+    user = with_points(with_source, disk, 3)
+    opened = Repository.open(repository)
+    with opened.lock("a test"):
+        opened.set_policy("laptop", Policy(at_most_bytes=1000))
+    catalogue = user.window.catalogue
+    catalogue.refresh()
+    user.waits_until(lambda: catalogue.entries[0].backup_set.settings.policy.at_most_bytes)
+    dialog = rules(user)
+    assert dialog.fields["at_most_bytes"].text() == "1 GiB"  # and no more than it is shows as 0
+    assert dialog.change == Change()
+    timeline = user.window.panel.timeline
+    user.waits_until(lambda: timeline.facts.going)
+    assert "1 KiB together at most" in dialog.said.text
+    dialog.fields["at_most_bytes"].setValue(7)
+    user.waits_until(lambda: not timeline.facts.going)
+    assert dialog.change == Change(at_most_bytes=7 << 30)
+    user.agrees("policyDialog", "policySave")
+    user.sees_job_end("Policy of laptop")
+    assert opened.set().settings.policy.at_most_bytes == 7 << 30
+
+
 def test_a_dialog_that_is_left_changes_nothing(with_source: User, repository: Path) -> None:
     dialog = rules(with_source, keep=1, monthly=2)
     with_source.waits_until(lambda: with_source.window.panel.timeline.facts.going)

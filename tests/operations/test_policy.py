@@ -132,6 +132,41 @@ def test_a_change_of_rules_takes_what_was_foretold_and_no_more(lab: Lab) -> None
     lab.check_all()
 
 
+def test_a_set_holds_no_more_than_its_policy_lets_it_and_loses_no_more_than_that_needs(
+    lab: Lab,
+) -> None:
+    lab.poke(0, noise(15 * 65536, 1))
+    lab.backup()
+    for number in range(4):
+        lab.poke(0, noise(3 * 65536, 20 + number))  # the same each time: what is merged is freed
+        lab.backup()
+    limit = sum(point.stored_bytes for point in lab.set.points)
+    one = lab.set.points[-1].stored_bytes
+    plan = policy.plan(lab.repository, "disk", Change(at_most_bytes=limit))
+    gone = [fate for fate in plan.fates if fate.outcome is Outcome.GOES]
+    assert [fate.point.sequence for fate in gone] == [1]
+    assert gone[0].why == "the newer ones hold as much as they may"
+    policy.run(plan, Task())
+    for number in range(3):
+        lab.poke(0, noise(3 * 65536, 30 + number))
+        lab.backup()
+        held = sum(point.stored_bytes for point in lab.set.points)
+        assert limit - one < held <= limit  # nor did more go
+    assert [point.sequence for point in lab.set.points] == [4, 5, 6, 7, 8]
+    lab.check_all()
+
+
+def test_the_newest_point_stays_however_little_there_may_be(lab: Lab) -> None:
+    back_up(lab, 3)
+    changed(lab, Change(at_most_bytes=1 << 20))
+    policy.run(policy.plan(lab.repository, "disk", Change(at_most_bytes=1)), Task())
+    back_up(lab, 1)
+    assert [point.sequence for point in lab.set.points] == [4]
+    lab.check_all()
+    with pytest.raises(UsageError, match="can hold"):
+        Policy(at_most_bytes=0)
+
+
 def test_a_set_that_several_rules_keep_says_so_in_one_sentence(lab: Lab) -> None:
     back_up(lab, 1)
     (said,) = changed(lab, Change(keep=3, keep_within=48, daily=7, monthly=1, at_most=50)).sentences

@@ -58,17 +58,24 @@ def due(
             moment_of(point),
             counts=point.id not in not_whole,
             pinned=backup_set.pin(point) is not None,
+            size=point.stored_bytes,
         )
         for point in captured
     ]
     if after_next:
         last = max((point.sequence for point in captured), default=0)
-        moments.append(Moment(last + 1, now))
+        moments.append(Moment(last + 1, now, size=size_of_next(captured)))
     verdicts = {each.moment.number: each for each in keeping.decide(moments, policy, now)}
     kept = [point for point in captured if verdicts[point.sequence].stays]
     older = [point for point in captured if not verdicts[point.sequence].stays]
     held = last_readable(older, kept, not_whole)
     return Due(tuple(each for each in older if each not in held), tuple(held), verdicts)
+
+
+def size_of_next(captured: Sequence[RecoveryPoint]) -> int:
+    """How many bytes the next point is taken to hold: as many as the newest, if that is no full."""
+    newest = max(captured, key=lambda point: point.sequence, default=None)
+    return newest.stored_bytes if newest and newest.parent is not None else 0
 
 
 def moment_of(point: RecoveryPoint) -> datetime:

@@ -121,6 +121,8 @@ def _fate(
 def _gone(verdict: Verdict) -> str:
     if verdict.instead is not None:
         return tr("point {instead} is newer and stays for the same time", instead=verdict.instead)
+    if verdict.too_large:
+        return tr("the newer ones hold as much as they may")
     if verdict.crowded:
         return tr("there are as many as there may be")
     return tr("older than what is kept")

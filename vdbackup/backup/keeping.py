@@ -11,6 +11,11 @@ So a computer that was off for a month loses nothing by it. Days are those of th
 one on which the clock is changed has 23 hours or 25. A point that goes is rolled into the next one,
 so what stays of a period is its newest moment, whatever was merged before it.
 
+Of those the newest stay, so many at most, and so many as hold so many bytes at most. How much a
+point holds once others were rolled into it nobody knows before: as much at least as the largest of
+them. So what goes for that is never more than it needs, and what was too little the next backup
+makes up for, which sees what there is.
+
 Numbers, and not clocks, say which point is newer. All that is newer than the newest point's moment,
 or than now, was made by a clock that was wrong, and is within any time.
 """
@@ -18,8 +23,8 @@ or than now, was made by a clock that was wrong, and is within any time.
 from __future__ import annotations
 
 import enum
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta, tzinfo
 
 from vdbackup.repository.model import Policy
@@ -48,12 +53,14 @@ class Moment:
         at: when it was captured, with a time zone.
         counts: it is whole; a damaged one pushes out no other.
         pinned: it stays whatever else holds.
+        size: bytes that it holds.
     """
 
     number: int
     at: datetime
     counts: bool = True
     pinned: bool = False
+    size: int = 0
 
 
 @dataclass(frozen=True)
@@ -65,12 +72,14 @@ class Verdict:
         instead: the number of the newer point that stays for its day, or the shortest of its longer
             periods of which one does; None where none does, or it stays.
         crowded: it goes because there are as many points as there may be.
+        too_large: it goes because those that are newer hold as much as they may, with it.
     """
 
     moment: Moment
     by: tuple[Rule, ...]
     instead: int | None = None
     crowded: bool = False
+    too_large: bool = False
 
     @property
     def stays(self) -> bool:
@@ -100,7 +109,47 @@ def decide(
     newest_first = sorted(moments, key=lambda moment: moment.number, reverse=True)
     counted = [moment.at for moment in newest_first if moment.counts]
     sieve = _Sieve(policy, min([now, *counted[:1]]), zone)
-    return [sieve.verdict(moment) for moment in newest_first]
+    verdicts = [sieve.verdict(moment) for moment in newest_first]
+    return verdicts if policy.at_most_bytes is None else _in_space(verdicts, policy.at_most_bytes)
+
+
+def _in_space(verdicts: Sequence[Verdict], limit: int) -> list[Verdict]:
+    """What stays of what the rules keep, so that it holds `limit` bytes at most; newest first."""
+    cut = _first_too_large(verdicts, limit)
+    out = {each.moment.number for each in verdicts[cut:] if each.stays and not each.moment.pinned}
+    found = []
+    for each in verdicts:
+        if each.moment.number in out:
+            found.append(Verdict(each.moment, (), too_large=True))
+        else:
+            found.append(replace(each, instead=None) if each.instead in out else each)
+    return found
+
+
+def _first_too_large(verdicts: Sequence[Verdict], limit: int) -> int:
+    """The place of the first that has no room; as many as there are where all have."""
+    sizes = [each.moment.size if each.moment.counts else 0 for each in verdicts]
+    below = _below(verdicts, sizes)
+    closed, group, newest = 0, 0, True
+    for place, (each, size) in enumerate(zip(verdicts, sizes, strict=True)):
+        if each.stays:
+            closed, group = closed + group, 0
+            if not newest and not each.moment.pinned and closed + below[place] > limit:
+                return place
+            newest = newest and not each.moment.counts
+        group = max(group, size)
+    return len(verdicts)
+
+
+def _below(verdicts: Sequence[Verdict], sizes: Sequence[int]) -> list[int]:
+    """For each, what it holds and all that are older, were it the oldest beside the pinned ones."""
+    found, pinned, group = [0] * len(verdicts), 0, 0
+    for place in reversed(range(len(verdicts))):
+        group = max(group, sizes[place])
+        found[place] = pinned + group
+        if verdicts[place].moment.pinned:
+            pinned, group = pinned + group, 0
+    return found
 
 
 @dataclass

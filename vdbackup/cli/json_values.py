@@ -281,6 +281,7 @@ def _automatically(policy: Policy) -> dict[str, Any]:
         "retarget": policy.retarget,
         "boot_test": policy.boot_test.value,
         "read_all_every": policy.read_all_every,
+        "at_most_bytes": policy.at_most_bytes,
     }
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -35,6 +35,8 @@ LEAST_RATE = 64 << 10
 """Bytes a second: with less, a chunk would take longer than anybody waits for a cancel."""
 CONTROLLERS = ("virtio", "virtio-scsi", "ahci", "ide", "nvme", "pvscsi", "lsi", "sas")
 Subparsers = Any  # argparse does not name the type
+Limit = tuple[int | Literal["off"] | None, int | Literal["off"] | None]
+"""Of points, and of bytes; None where nothing is said of it."""
 
 
 def new_command(
@@ -260,8 +262,11 @@ def policy_options(parser: argparse.ArgumentParser) -> None:
             help=tr("keep the newest point of each of N {period} that have points", period=period),
         )  # fmt: skip
     parser.add_argument(
-        "--at-most", type=number_or_off, metavar="N",
-        help=tr("keep N points at most of those, the newest, beside the pinned ones"),
+        "--at-most", type=limit_or_off, action="append", metavar="N",
+        help=tr(
+            "keep N points at most of those, the newest, beside the pinned ones; or as many as "
+            "hold N bytes together, such as 500G; repeatable for both"
+        ),
     )  # fmt: skip
     parser.add_argument(
         "--boot-test", choices=["off", "each"],
@@ -285,6 +290,7 @@ def policy_change(options: argparse.Namespace) -> Change | None:
     from vdbackup.operations.policy import Change
     from vdbackup.repository.model import BootTests
 
+    points, size = _at_most(options.at_most or [])
     change = Change(
         keep=options.keep,
         retarget=options.retarget == "auto" if options.retarget else None,
@@ -295,9 +301,19 @@ def policy_change(options: argparse.Namespace) -> Change | None:
         weekly=options.weekly,
         monthly=options.monthly,
         yearly=options.yearly,
-        at_most=options.at_most,
+        at_most=points,
+        at_most_bytes=size,
     )
     return None if change == Change() else change
+
+
+def _at_most(said: Sequence[Limit]) -> Limit:
+    """How many points, and bytes, there may be at most: what was said last of each."""
+    points = size = None
+    for count, bytes_ in said:
+        points = points if count is None else count
+        size = size if bytes_ is None else bytes_
+    return points, size
 
 
 def dry_run_option(parser: argparse.ArgumentParser) -> None:
@@ -425,6 +441,20 @@ def number_or_off(text: str) -> int | Literal["off"]:
     except ValueError:
         raise argparse.ArgumentTypeError(
             tr("{text} is neither a number nor `off`", text=text)
+        ) from None
+
+
+def limit_or_off(text: str) -> Limit:
+    """So many points, or bytes ("500G"), or "off", which is both; raises ArgumentTypeError."""
+    if text == "off":
+        return "off", "off"
+    if text.isdecimal():
+        return positive(text), None
+    try:
+        return None, number_of_bytes(text)
+    except argparse.ArgumentTypeError:
+        raise argparse.ArgumentTypeError(
+            tr("{text} is neither a number, nor a size such as 500G, nor `off`", text=text)
         ) from None
 
 

@@ -75,7 +75,9 @@ RULES = (
     RuleField("monthly", tr("One a month, of"), markedn(" month", " months")),
     RuleField("yearly", tr("One a year, of"), markedn(" year", " years")),
     RuleField("at_most", tr("Together at most"), markedn(" point", " points"), tr("any number")),
+    RuleField("at_most_bytes", tr("Holding at most"), (" GiB", " GiB"), tr("any size")),
 )
+GIB = 1 << 30
 
 
 class Foretold(NamedTuple):
@@ -143,7 +145,14 @@ class PolicyDialog(parts.Dialog):
 
     def _wanted(self, name: str) -> int | None:
         number = self.fields[name].value()
-        return number * self._unit if name == "keep_within" and number else number or None
+        before: int | None = getattr(self._present, name)
+        if number == self._shown(name):  # what was said more exactly than it is shown stays so
+            return before
+        return number * self._units.get(name, 1) or None
+
+    def _shown(self, name: str) -> int:
+        """The present number of a rule, in the field's unit; no less than it is."""
+        return -(-(getattr(self._present, name) or 0) // self._units.get(name, 1))
 
     def _form(self) -> QGridLayout:
         """In two columns, so that the list below has room on a small screen, too."""
@@ -152,17 +161,18 @@ class PolicyDialog(parts.Dialog):
         form.setVerticalSpacing(6)
         form.setColumnStretch(4, 1)
         within = self._present.keep_within or 0
-        self._unit = 1 if within % _HOURS else _HOURS  # what was said in hours stays in hours
+        in_hours = bool(within % _HOURS)  # what was said in hours stays in hours
+        self._units = {"keep_within": 1 if in_hours else _HOURS, "at_most_bytes": GIB}
         rows = -(-len(RULES) // 2)
         for place, each in enumerate(RULES):
             field = parts.SpinBox(f"rule{each.name}", each.title)
-            in_hours = each.name == "keep_within" and self._unit == 1
             field.setRange(0, MAX_KEPT // _HOURS)
             field.setMinimumWidth(NARROW)
-            parts.name_number(field, *(HOURS if in_hours else each.suffix))
+            parts.name_number(
+                field, *(HOURS if in_hours and each.name == "keep_within" else each.suffix)
+            )
             field.setSpecialValueText(each.off)
-            value = getattr(self._present, each.name) or 0
-            field.setValue(value // self._unit if each.name == "keep_within" else value)
+            field.setValue(self._shown(each.name))
             field.valueChanged.connect(self._timer.start)
             column, row = divmod(place, rows)
             form.addWidget(parts.label(each.title, wrap=False), row, 2 * column)

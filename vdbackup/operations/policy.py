@@ -15,7 +15,7 @@ from vdbackup.backup import forecast, machine_retention, proving, retention
 from vdbackup.backup.forecast import Fate, Outcome, Outlook
 from vdbackup.backup.machine_retention import Group
 from vdbackup.errors import ChangedMeanwhile, PointsUnknown, Remedy
-from vdbackup.jobs import Plan, Task
+from vdbackup.jobs import Plan, Task, readable_size
 from vdbackup.operations.changed import Changed
 from vdbackup.repository.backup_set import BackupSet
 from vdbackup.repository.machine import KnownMachines
@@ -39,7 +39,8 @@ class Change:
         retarget: whether each new point is made ready to boot.
         boot_test: which new points are boot-tested.
         read_all_every: of how many backups of a tracked source one reads everything, or NEVER.
-        keep_within, daily, weekly, monthly, yearly, at_most: as `Policy` has them, or OFF.
+        keep_within, daily, weekly, monthly, yearly, at_most, at_most_bytes: as `Policy` has them,
+            or OFF.
     """
 
     keep: int | Literal["all"] | None = None
@@ -53,6 +54,7 @@ class Change:
     monthly: Number = None
     yearly: Number = None
     at_most: Number = None
+    at_most_bytes: Number = None
 
     def of(self, policy: Policy) -> Policy:
         """The policy with this change; raises UsageError where not even one point is kept."""
@@ -68,6 +70,7 @@ class Change:
             monthly=_number(self.monthly, before.monthly),
             yearly=_number(self.yearly, before.yearly),
             at_most=_number(self.at_most, before.at_most),
+            at_most_bytes=_number(self.at_most_bytes, before.at_most_bytes),
         )
 
     def _read_all_every(self, now: int | None) -> int | None:
@@ -362,11 +365,12 @@ def in_words(policy: Policy) -> str:
     if numbers:
         parts.append(tr("the newest of each of {numbers}", numbers=_listed(numbers)))
     said = _listed(parts) if parts else tr("all points")
-    return (
-        tr("{said}, {at_most} at most", said=said, at_most=_points(policy.at_most))
-        if policy.at_most
-        else said
-    )
+    if policy.at_most:
+        said = tr("{said}, {at_most} at most", said=said, at_most=_points(policy.at_most))
+    if policy.at_most_bytes:
+        size = readable_size(policy.at_most_bytes)
+        said = tr("{said}, {size} together at most", said=said, size=size)
+    return said
 
 
 def _hours_in_words(hours: int) -> str:

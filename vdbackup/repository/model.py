@@ -397,6 +397,7 @@ def unreadable_warning(ranges: Sequence[tuple[int, int]]) -> str:
 
 
 MAX_KEPT = 1_000_000
+MAX_BYTES = 1 << 62
 """Hours, days or points that a rule may keep: more than a century of hours, and within every date
 that there is."""
 READ_ALL_EVERY = 10
@@ -427,6 +428,8 @@ class Policy:
         daily, weekly, monthly, yearly: of so many days, weeks ... with points the newest stays.
         at_most: of those that stay by the other rules only so many of the newest do, the pinned
             ones not counted; None for all of them.
+        at_most_bytes: and only so many of the newest as hold so many bytes together, the pinned
+            ones counted.
 
     Raises UsageError where not even the newest would be kept, or a number makes no sense.
     """
@@ -441,6 +444,7 @@ class Policy:
     monthly: int | None = None
     yearly: int | None = None
     at_most: int | None = None
+    at_most_bytes: int | None = None
 
     @property
     def chooses(self) -> bool:
@@ -451,7 +455,7 @@ class Policy:
     @property
     def takes(self) -> bool:
         """Whether points ever go by it."""
-        return self.chooses or self.at_most is not None
+        return self.chooses or self.at_most is not None or self.at_most_bytes is not None
 
     @property
     def retention(self) -> Policy:
@@ -464,6 +468,7 @@ class Policy:
             monthly=self.monthly,
             yearly=self.yearly,
             at_most=self.at_most,
+            at_most_bytes=self.at_most_bytes,
         )
 
     def retaining(self, other: Policy) -> Policy:
@@ -487,6 +492,11 @@ class Policy:
                     ),
                     tr("Say 1 to {max_kept}, or leave it out.", max_kept=grouped(MAX_KEPT)),
                 )
+        if self.at_most_bytes is not None and not 1 <= self.at_most_bytes < MAX_BYTES:
+            raise UsageError(
+                tr("No points can hold {size} at most.", size=readable_size(self.at_most_bytes)),
+                tr("Say a size such as 500 GiB, or leave it out."),
+            )
         if self.keep is not None and self.keep < 1:
             raise UsageError(
                 tr(

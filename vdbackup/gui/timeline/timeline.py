@@ -49,7 +49,7 @@ class Timeline(TimelineView):
     """Recovery points of one backup set along the time.
 
     Left button: move the cursor; with Ctrl, pick one more; with Shift, pick a range, or pan where
-    it is dragged. Wheel: zoom; with Shift, or middle button: pan. Arrow keys: the neighbouring point,
+    it is dragged. Wheel: zoom; with Shift, or middle button: pan. Arrow keys: the next point,
     or the next lane; Home, End; with Shift they pick, with Ctrl they leave what is picked, and
     Ctrl+Space picks; + and - zoom; Return boots.
 
