@@ -93,6 +93,30 @@ def test_how_many_points_are_verified_each_time_is_chosen_and_stays(
     again.close()
 
 
+def test_merges_get_a_time_of_their_own(
+    with_source: User, by_systemd: Path, repository: Path
+) -> None:
+    user = with_source
+    dialog = opened(user)
+    chooses(user, dialog, "hourly")
+    assert not dialog.merge_at.isEnabled()
+    dialog.merges.setChecked(True)
+    dialog.merge_at.setTime(QTime(4, 15))
+    user.waits_until(lambda: dialog.plan and dialog.plan.schedule.merge_at == "04:15")
+    assert "is merged at 04:15, and not after each backup." in dialog.said.text
+    text = dialog.findChild(QPlainTextEdit, "scheduleUnits").toPlainText()
+    assert "OnCalendar=*-*-* 04:15:00" in text
+    user.agrees("scheduleDialog", "scheduleSave")
+    user.reads("laptop is backed up hourly")
+    assert len(list(by_systemd.glob("vdbackup-merge-*"))) == 2
+    again = opened(user)
+    assert (again.merges.isChecked(), again.merge_at.text()) == (True, "04:15")
+    again.merges.setChecked(False)
+    user.waits_until(lambda: again.plan and not again.plan.schedule.merge_at)
+    user.agrees("scheduleDialog", "scheduleSave")
+    user.waits_until(lambda: not list(by_systemd.glob("vdbackup-merge-*")))
+
+
 def test_a_damaged_schedule_is_said_and_can_be_removed(with_source: User, by_systemd: Path) -> None:
     user = with_source
     dialog = opened(user)

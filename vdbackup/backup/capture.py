@@ -72,6 +72,7 @@ class CapturePlan(Plan):
         read_all: read everything, whatever a tracker says.
         all_blocks: whether what is free is read and kept, too.
         left_out: what of the source is not read, as far as that is known before.
+        merges: the set's policy is applied after it; else at another time.
     """
 
     repository: Repository
@@ -94,6 +95,7 @@ class CapturePlan(Plan):
     read_all: bool
     all_blocks: bool
     left_out: LeftOut
+    merges: bool = True
 
 
 @dataclass(frozen=True)
@@ -272,7 +274,8 @@ def run(plan: CapturePlan, task: Task) -> CaptureResult:
         settled = settle(plan, begun, point)
         notes, warnings = settled.notes, settled.warnings
         # a mistake must not cost the other source its backups
-        if not plan.confirmed and not begun.interrupted and not settled.failed:
+        doubt = plan.confirmed or begun.interrupted or settled.failed
+        if plan.merges and not doubt:
             try:
                 applied = retention.apply(repository, plan.set_name, task)
                 notes += applied.done

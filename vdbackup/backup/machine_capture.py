@@ -40,12 +40,14 @@ class MachinePlan(Plan):
         machine: as it will be.
         known: as it is; None where it is new.
         disks: what would be done for each, in the machine's order.
+        merges: the machine's policy is applied after it; else at another time.
     """
 
     repository: Repository
     machine: Machine
     known: Machine | None
     disks: tuple[CapturePlan, ...]
+    merges: bool = True
 
 
 @dataclass(frozen=True)
@@ -237,7 +239,7 @@ def run(plan: MachinePlan, task: Task) -> MachineResult:
         notes: tuple[str, ...] = ()
         warnings: tuple[str, ...] = ()
         doubt = any(each.confirmed for each in disks) or any(each.interrupted for each in begun)
-        if not doubt and not any(each.failed for each in settled):
+        if plan.merges and not doubt and not any(each.failed for each in settled):
             try:
                 applied = machine_retention.apply(repository, plan.machine, task)
                 notes, warnings = applied.done, applied.damaged

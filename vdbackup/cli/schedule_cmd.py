@@ -45,6 +45,7 @@ def add_schedule(subparsers: Subparsers) -> None:
     _add_show(actions)
     _add_remove(actions)
     _add_run(actions)
+    _add_merge(actions)
 
 
 def _add_list(actions: Subparsers) -> None:
@@ -121,6 +122,10 @@ def _add_set(actions: Subparsers) -> None:
         metavar="N",
         help=tr("after each backup, verify the N points that were the longest ago, or never"),
     )
+    parser.add_argument(
+        "--merge-at", default="", metavar="HH:MM",
+        help=tr("merge what the policy keeps no more at that time, and not after each backup"),
+    )  # fmt: skip
     dry_run_option(parser)
     json_option(parser)
 
@@ -140,6 +145,7 @@ def set_schedule(options: argparse.Namespace) -> int:
         options.random_delay,
         options.all_blocks,
         verify=options.verify,
+        merge_at=options.merge_at,
     )
     plan = arrange.plan(schedules_store(), wanted)
     warn([plan.warning] if plan.warning else [])
@@ -305,6 +311,42 @@ def run_schedule(options: argparse.Namespace) -> int:
     return WARNINGS if made.warnings or made.trouble or damaged or not boots else DONE
 
 
+def _add_merge(actions: Subparsers) -> None:
+    parser = new_command(
+        actions,
+        "merge",
+        merge_by_schedule,
+        tr("merge what the policy of a set keeps no more: what timers call"),
+        example="schedule merge -r /mnt/backups --set laptop --json",
+        failed=tr("nothing was merged"),
+        warned=tr("something is due to go and stays"),
+    )
+    repository_options(parser)
+    json_option(parser)
+
+
+def merge_by_schedule(options: argparse.Namespace) -> int:
+    """Merge what the policy of a schedule's set keeps no more."""
+    from vdbackup.operations.schedules import merging
+
+    store = schedules_store()
+    schedule = store.get(*_set_named(options))
+    folder, pace = machines().sessions_folder, Pace(gives_way=True)
+    merged = work(
+        tr("Merge in {set_name}", set_name=schedule.set_name),
+        lambda task: merging.run(store, schedule, folder, task.at(pace)),
+        as_json=options.json,
+    )
+    if options.json:
+        data = {"set": schedule.set_name, "done": list(merged.done)}
+        print_json({"event": "result", **data})
+    else:
+        for sentence in merging.words(merged):
+            say(sentence)
+    warn([*merged.warnings, *said_of(merged.trouble)])
+    return WARNINGS if merged.warnings or merged.trouble else DONE
+
+
 def _verify(schedule: Schedule, pace: Pace, *, as_json: bool) -> bool:
     """Verify as many points as the schedule says; whether that found, or met, what is said.
 
@@ -371,6 +413,7 @@ def _json(store: Store, schedule: Schedule) -> dict[str, Any]:
         "random_delay": schedule.random_delay,
         "all_blocks": schedule.all_blocks,
         "verify": schedule.verify,
+        "merge_at": schedule.merge_at or None,
         "last_run": run_json(last) if last else None,
     }
 

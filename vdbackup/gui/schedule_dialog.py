@@ -7,7 +7,7 @@ from functools import partial
 
 from PySide6.QtCore import QTime
 from PySide6.QtGui import QFontDatabase
-from PySide6.QtWidgets import QCheckBox, QFormLayout, QPlainTextEdit, QWidget
+from PySide6.QtWidgets import QCheckBox, QFormLayout, QHBoxLayout, QPlainTextEdit, QWidget
 
 from vdbackup.errors import VdbackupError
 from vdbackup.gui import parts, remedies, words
@@ -25,6 +25,7 @@ WIDTH = 560  # pixels
 _HEIGHT = 190  # pixels of the units' text
 NEVER = ""
 MOST_VERIFIED = 100_000
+USUAL_MERGE = "03:00"
 VERIFIED = markedn(" point", " points")
 CHOICES = {
     NEVER: tr("Only when I say so"),
@@ -60,7 +61,7 @@ class ScheduleDialog(parts.Dialog):
     """Shows a set's schedule; accepted, `plan` or `removes` says what is to be done.
 
     Attributes:
-        every, at, on_mains, delay, verify: the fields.
+        every, at, on_mains, delay, verify, merges, merge_at: the fields.
         said: what it would mean, or why it cannot be.
         plan: what is to be set; None where nothing is, or it is not known yet.
     """
@@ -116,6 +117,7 @@ class ScheduleDialog(parts.Dialog):
             on_mains=self.on_mains.isChecked(),
             random_delay=self.delay.value() * 60,
             verify=self.verify.value(),
+            merge_at=self.merge_at.time().toString("HH:mm") if self.merges.isChecked() else "",
         )
 
     def _form(self) -> QFormLayout:
@@ -150,6 +152,7 @@ class ScheduleDialog(parts.Dialog):
         form.addRow(parts.label(tr("At"), wrap=False), self.at)
         form.addRow(parts.label(tr("Random delay"), wrap=False), self.delay)
         form.addRow(parts.label(tr("Then verify"), wrap=False), self.verify)
+        form.addRow(parts.label("", wrap=False), self._merge_row())
         form.addRow(parts.label("", wrap=False), self.on_mains)
         self._rows = form
         self.every.currentIndexChanged.connect(self._on_chosen)
@@ -158,6 +161,25 @@ class ScheduleDialog(parts.Dialog):
         self.verify.valueChanged.connect(self._on_chosen)
         self.on_mains.toggled.connect(self._on_chosen)
         return form
+
+    def _merge_row(self) -> QWidget:
+        """When the policy is applied, where that is not after each backup."""
+        merge_at = self._wanted.merge_at
+        self.merges = QCheckBox(tr("Merge older points not after each backup, but at"))
+        self.merges.setChecked(bool(merge_at))
+        self.merge_at = parts.TimeField("scheduleMergeAt", tr("When older points are merged"))
+        self.merge_at.setDisplayFormat("HH:mm")
+        self.merge_at.setTime(QTime.fromString(merge_at or USUAL_MERGE, "HH:mm"))
+        self.merge_at.setEnabled(bool(merge_at))
+        self.merges.toggled.connect(self.merge_at.setEnabled)
+        self.merges.toggled.connect(self._on_chosen)
+        self.merge_at.timeChanged.connect(self._on_chosen)
+        made = self._merging = QWidget()
+        row = QHBoxLayout(made)
+        row.setContentsMargins(0, 0, 0, 0)
+        row.addWidget(self.merges)
+        row.addWidget(self.merge_at)
+        return made
 
     def _add_last_run(self) -> None:
         last = self._store.history_of(self._wanted.id).last
@@ -174,6 +196,7 @@ class ScheduleDialog(parts.Dialog):
         self._rows.setRowVisible(self.at, wanted is not None and wanted.timing.has_time)
         self._rows.setRowVisible(self.delay, wanted is not None and wanted.every != "plug")
         self._rows.setRowVisible(self.verify, wanted is not None)
+        self._rows.setRowVisible(self._merging, wanted is not None)
         self._rows.setRowVisible(self.on_mains, wanted is not None)
         self._fold.setVisible(wanted is not None)
         self.plan = None

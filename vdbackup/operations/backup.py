@@ -122,6 +122,7 @@ def planned(request: BackupRequest) -> Iterator[CapturePlan]:
             all_blocks=request.all_blocks or is_files,  # nothing is read of what is free there
         )
         _check_alone(repository, plan)
+        plan = replace(plan, merges=request.merges)
         yield _placed(_with_policy(plan, request.policy), request)
 
 

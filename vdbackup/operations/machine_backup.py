@@ -115,7 +115,7 @@ def planned(request: MachineRequest) -> Iterator[MachinePlan]:
             read_all=request.read_all,
             all_blocks=request.all_blocks,
         )
-        yield _with_policy(plan, request.policy)
+        yield _with_policy(replace(plan, merges=request.merges), request.policy)
 
 
 def _known(request: MachineRequest) -> tuple[tuple[str, ...], tuple[SourceRef, ...]]:

@@ -23,6 +23,7 @@ class Request:
         consistency: what the points are to be.
         read_all: read everything, whatever a tracker of changes says.
         all_blocks: whether what is free is read and kept, too.
+        merges: the policy is applied after the backup; else it is at another time.
     """
 
     kind: str = AUTO
@@ -33,3 +34,4 @@ class Request:
     consistency: Wanted = Wanted.AUTO
     read_all: bool = False
     all_blocks: bool = False
+    merges: bool = True

@@ -94,7 +94,7 @@ def test_what_systemd_calls_no_program_is_started_by_another_one(tmp_path: Path)
 def test_systemd_finds_nothing_wrong_with_the_units(tmp_path: Path, every: str, name: str) -> None:
     schedule = Schedule(Path("/" + ODD), name, every, on_mains=True, random_delay=600)
     made = units(schedule, ["/bin/true", "-r", str(schedule.repository), f"--set={name}"])
-    assert made.wanted.endswith(".timer")
+    assert made.wanted[0].endswith(".timer")
     verify(tmp_path, made.texts, "")
     (timer,) = [text for unit, text in made.texts.items() if unit.endswith(".timer")]
     assert ("Persistent=true" in timer) == (every != "login")
@@ -107,7 +107,7 @@ def test_a_drive_that_is_plugged_in_starts_the_service_by_its_mount(tmp_path: Pa
     made = units(schedule, ["/bin/true"])
     (text,) = made.texts.values()
     assert "WantedBy=media-me-My\\x20Disk.mount" in text
-    assert made.wanted.endswith(".service")
+    assert made.wanted[0].endswith(".service")
     verify(tmp_path, made.texts, "")
 
 

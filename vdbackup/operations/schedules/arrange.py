@@ -14,7 +14,14 @@ from vdbackup.jobs import Plan, Task
 from vdbackup.operations.schedules import systemd
 from vdbackup.operations.schedules.store import Schedule, Store, schedule_id
 from vdbackup.operations.schedules.timing import PLUG
-from vdbackup.operations.schedules.units import Units, crontab_line, name_of, units
+from vdbackup.operations.schedules.units import (
+    BACKUP,
+    MERGE,
+    Units,
+    crontab_line,
+    name_of,
+    units,
+)
 from vdbackup.repository.repository import Repository
 from vdbackup.sources.reference import SourceRef
 from vdbackup.translation import tr, trn
@@ -31,7 +38,7 @@ class SchedulePlan(Plan):
 
     Attributes:
         texts: path of each unit to its text; none where systemd does not run.
-        cron: a line for crontab(1) that does the same; "" where cron cannot.
+        cron: lines for crontab(1) that do the same; "" where cron cannot.
         by_systemd: whether systemd runs here, and will start it.
         lingers: whether this user's systemd is to run from then on whoever is logged in.
         warning: what speaks against it, a sentence; "" where nothing does.
@@ -73,13 +80,14 @@ def plan(store: Store, wanted: Schedule) -> SchedulePlan:
     backup_set = Repository.open(wanted.repository).set(wanted.set_name)
     source = SourceRef.parse(backup_set.settings.source.path)
     _check_readable(source)
+    wanted.merging  # noqa: B018 - raises where it makes no sense
     mount_point = mount_point_of(wanted.repository) if wanted.every == PLUG else ""
     return planned(store, replace(wanted, mount_point=mount_point))
 
 
 def planned(store: Store, wanted: Schedule) -> SchedulePlan:
     """The same of a schedule that there is: its drive need not be plugged in."""
-    made = units(wanted, _command(wanted))
+    made = units(wanted, _command(wanted), _command(wanted, MERGE))
     paths = {name: systemd.folder() / name for name in made.texts}
     by_systemd = systemd.runs()
     # of a login, or of a drive that a desktop mounts, there is nothing to be seen without one
@@ -92,14 +100,15 @@ def planned(store: Store, wanted: Schedule) -> SchedulePlan:
             words=wanted.timing.words,
             always=always,
         )
-        + _verifying(wanted.verify),
+        + _verifying(wanted.verify)
+        + _merging(wanted),
         creates=tuple(str(path) for path in paths.values() if not path.exists()),
         replaces=tuple(str(path) for path in paths.values() if path.exists()),
         store=store,
         schedule=wanted,
         units=made,
         texts={str(path): made.texts[name] for name, path in paths.items()},
-        cron=crontab_line(wanted, _command(wanted)),
+        cron=crontab_line(wanted, _command(wanted), _command(wanted, MERGE)),
         by_systemd=by_systemd,
         lingers=lingers,
         warning=_others_may_change() if os.geteuid() == 0 else "",
@@ -113,6 +122,15 @@ def _verifying(count: int) -> str:
         " Each time the point is verified whose last verification is the longest ago.",
         " Each time the {count} points are verified whose last verification is the longest ago.",
         count,
+    )
+
+
+def _merging(wanted: Schedule) -> str:
+    if not wanted.merge_at:
+        return ""
+    return tr(
+        " What its policy keeps no more is merged at {merge_at}, and not after each backup.",
+        merge_at=wanted.merge_at,
     )
 
 
@@ -159,18 +177,18 @@ def remove(store: Store, repository: Path, set_name: str) -> Removal:
         return Removal(set_name, trouble=trouble)
     if schedule is None:
         return Removal(set_name, by_cron=True)
-    return Removal(set_name, crontab_line(schedule, _command(schedule)))
+    return Removal(set_name, crontab_line(schedule, _command(schedule), _command(schedule, MERGE)))
 
 
 def _names(which: str) -> list[str]:
-    return [name_of(which, kind) for kind in ("timer", "service")]
+    return [name_of(which, kind, what) for what in (BACKUP, MERGE) for kind in ("timer", "service")]
 
 
-def _command(schedule: Schedule) -> Sequence[str]:
+def _command(schedule: Schedule, what: str = BACKUP) -> Sequence[str]:
     """What runs it: it finds the schedule in the same folders as who has set it."""
     own = [f"{name}={os.environ[name]}" for name in VARIABLES if os.environ.get(name)]
     where = ("-r", str(schedule.repository), f"--set={schedule.set_name}")
-    run = (*PROGRAM, "schedule", "run", *where, "--json")
+    run = (*PROGRAM, "schedule", "merge" if what == MERGE else "run", *where, "--json")
     return ("/usr/bin/env", *own, *run) if own else run
 
 

@@ -55,7 +55,7 @@ def run(store: Store, schedule: Schedule, machines: Machines, task: Task) -> Run
             )(task)
         except (VdbackupError, OSError) as error:
             problem = from_os(error) if isinstance(error, OSError) else error
-            store.note(schedule.id, _failed(began, problem))
+            store.note(schedule.id, failed(began, problem))
             raise
         store.note(schedule.id, result.run)
         return result
@@ -73,7 +73,12 @@ def _backed_up(schedule: Schedule, began: datetime, machines: Machines, task: Ta
         )
         return RunResult(_noted(began, Outcome.SKIPPED, sentence))
     if machine := KnownMachines.of(Repository.open(schedule.repository)).with_set(backup_set):
-        of_all = MachineRequest(machine.name, schedule.repository, all_blocks=schedule.all_blocks)
+        of_all = MachineRequest(
+            machine.name,
+            schedule.repository,
+            all_blocks=schedule.all_blocks,
+            merges=not schedule.merge_at,
+        )
         moment = machine_backup.back_up(of_all, machines, task)
         points = moment.moment.points
         own = points.get(schedule.set_name, moment.point)
@@ -84,6 +89,7 @@ def _backed_up(schedule: Schedule, began: datetime, machines: Machines, task: Ta
         set_name=schedule.set_name,
         seen=True,
         all_blocks=schedule.all_blocks,
+        merges=not schedule.merge_at,
     )
     made = backup.back_up(request, machines, task)
     return RunResult(_done(began, made, made.point, [made.point]), made)
@@ -123,7 +129,8 @@ def _done(
     )
 
 
-def _failed(began: datetime, error: VdbackupError) -> Run:
+def failed(began: datetime, error: VdbackupError) -> Run:
+    """What is noted of a run that failed."""
     sentence = f"{error.title} {error.advice}".rstrip()
     return replace(_noted(began, Outcome.FAILED, sentence), code=error.code)
 

@@ -22,7 +22,7 @@ from pathlib import Path
 
 from vdbackup import durable, records
 from vdbackup.errors import ScheduleNotFound, VdbackupError
-from vdbackup.operations.schedules.timing import Timing
+from vdbackup.operations.schedules.timing import DAILY, Timing
 from vdbackup.translation import marked, tr
 
 log = logging.getLogger(__name__)
@@ -44,6 +44,8 @@ class Schedule:
         all_blocks: what is free is read and kept, too.
         mount_point: of the drive that it waits for, where it is run when that is plugged in.
         verify: how many points are verified after each backup: those that were the longest ago.
+        merge_at: "HH:MM", by the local clock, when the set's policy is applied each day; "" where
+            it is after each backup.
     """
 
     repository: Path
@@ -55,6 +57,7 @@ class Schedule:
     all_blocks: bool = False
     mount_point: str = ""
     verify: int = 0
+    merge_at: str = ""
 
     @property
     def id(self) -> str:
@@ -65,6 +68,11 @@ class Schedule:
     def timing(self) -> Timing:
         """When; raises UsageError where the record makes no sense."""
         return Timing(self.every, self.at)
+
+    @property
+    def merging(self) -> Timing | None:
+        """When its policy is applied, if not after each backup; raises UsageError as `timing`."""
+        return Timing(DAILY, self.merge_at) if self.merge_at else None
 
 
 def schedule_id(repository: Path, set_name: str) -> str:
@@ -132,7 +140,7 @@ _NO_SENSE = (OSError, VdbackupError, ValueError, TypeError, RecursionError)
 def _schedule(path: Path) -> Schedule:
     """A record's; raises FileNotFoundError where there is none, and what _NO_SENSE names."""
     schedule = records.tolerant(Schedule, json.loads(durable.read_own(path)))
-    schedule.timing  # noqa: B018 - raises where it makes no sense
+    schedule.timing, schedule.merging  # noqa: B018 - they raise where it makes no sense
     return schedule
 
 

@@ -57,7 +57,7 @@ def install(units: Units) -> str:
         path.parent.mkdir(parents=True, exist_ok=True)
         durable.replace(path, text.encode("utf-8"))
         os.chmod(path, 0o644)
-    return _control("daemon-reload") or _control("enable", "--now", units.wanted)
+    return _control("daemon-reload") or _control("enable", "--now", *units.wanted)
 
 
 def remove(names: list[str]) -> str:

@@ -23,6 +23,8 @@ _REFUSED = frozenset(range(0x20)) | frozenset(b"\"'\\\x7f")
 """What systemd has in no program's path, however it is written: env(1) starts such a one."""
 _ENV = "/usr/bin/env"
 _DOUBLED = {"%": "%%", "$": "$$"}
+BACKUP, MERGE = "backup", "merge"
+"""What a unit does."""
 _AFTER_LOGIN = "2min"
 """What a desktop does first."""
 
@@ -33,44 +35,67 @@ class Units:
 
     Attributes:
         texts: name of each unit to its text.
-        wanted: the one that is enabled, so that systemd starts it.
+        wanted: those that are enabled, so that systemd starts them.
     """
 
     texts: dict[str, str]
-    wanted: str
+    wanted: tuple[str, ...]
 
 
-def name_of(schedule_id: str, kind: str) -> str:
-    """A unit of a schedule; `kind` is "service" or "timer"."""
-    return f"vdbackup-backup-{schedule_id}.{kind}"
+def name_of(schedule_id: str, kind: str, what: str = BACKUP) -> str:
+    """A unit of a schedule; `kind` is "service" or "timer", `what` BACKUP or MERGE."""
+    return f"vdbackup-{what}-{schedule_id}.{kind}"
 
 
-def units(schedule: Schedule, command: Sequence[str]) -> Units:
+def units(schedule: Schedule, command: Sequence[str], merge: Sequence[str] = ()) -> Units:
     """What systemd is told.
 
     Args:
         schedule: when.
         command: what is run, an argument each.
+        merge: what is run to apply the policy, where that has a time of its own.
     """
+    made = _backing_up(schedule, command)
+    if schedule.merging is None:
+        return made
+    service, timer = (name_of(schedule.id, kind, MERGE) for kind in ("service", "timer"))
+    about = tr(
+        "Merging of old backups of {set_name} by vdbackup, {words}",
+        set_name=_words(schedule.set_name),
+        words=schedule.merging.words,
+    )
+    when = [*(f"OnCalendar={each}" for each in schedule.merging.calendar), "Persistent=true"]
+    texts = {
+        service: _service_text(about, merge, on_mains=schedule.on_mains),
+        timer: _timer_text(about, when),
+    }
+    return Units({**made.texts, **texts}, (*made.wanted, timer))
+
+
+def _backing_up(schedule: Schedule, command: Sequence[str]) -> Units:
     service, timer = (name_of(schedule.id, kind) for kind in ("service", "timer"))
     if schedule.every == PLUG:
         wanted_by = f"{escaped_path(schedule.mount_point)}.mount"
         text = _service(schedule, command, f"\n[Install]\nWantedBy={wanted_by}\n")
-        return Units({service: text}, service)
-    return Units({service: _service(schedule, command, ""), timer: _timer(schedule)}, timer)
+        return Units({service: text}, (service,))
+    return Units({service: _service(schedule, command, ""), timer: _timer(schedule)}, (timer,))
 
 
 def _service(schedule: Schedule, command: Sequence[str], install: str) -> str:
+    about = tr(
+        "Backup of {set_name} by vdbackup, {words}",
+        set_name=_words(schedule.set_name),
+        words=schedule.timing.words,
+    )
+    return _service_text(about, command, on_mains=schedule.on_mains) + install
+
+
+def _service_text(about: str, command: Sequence[str], *, on_mains: bool) -> str:
     lines = [
         "# Written by vdbackup. What it says is lost when the schedule is changed or removed.",
         "[Unit]",
-        "Description="
-        + tr(
-            "Backup of {set_name} by vdbackup, {words}",
-            set_name=_words(schedule.set_name),
-            words=schedule.timing.words,
-        ),
-        *(["ConditionACPower=true"] if schedule.on_mains else []),
+        f"Description={about}",
+        *(["ConditionACPower=true"] if on_mains else []),
         "",
         "[Service]",
         "Type=oneshot",
@@ -80,7 +105,7 @@ def _service(schedule: Schedule, command: Sequence[str], install: str) -> str:
         "Nice=10",
         "IOSchedulingClass=idle",
     ]
-    return "\n".join(lines) + "\n" + install
+    return "\n".join(lines) + "\n"
 
 
 def _timer(schedule: Schedule) -> str:
@@ -92,15 +117,19 @@ def _timer(schedule: Schedule) -> str:
         when.append("Persistent=true")
     if schedule.random_delay:
         when.append(f"RandomizedDelaySec={schedule.random_delay}s")
+    about = tr(
+        "Backups of {set_name} by vdbackup, {words}",
+        set_name=_words(schedule.set_name),
+        words=schedule.timing.words,
+    )
+    return _timer_text(about, when)
+
+
+def _timer_text(about: str, when: Sequence[str]) -> str:
     lines = [
         "# Written by vdbackup. What it says is lost when the schedule is changed or removed.",
         "[Unit]",
-        "Description="
-        + tr(
-            "Backups of {set_name} by vdbackup, {words}",
-            set_name=_words(schedule.set_name),
-            words=schedule.timing.words,
-        ),
+        f"Description={about}",
         "",
         "[Timer]",
         *when,
@@ -149,12 +178,15 @@ def _words(text: str) -> str:
     return printable(text).replace("%", "%%").rstrip("\\")
 
 
-def crontab_line(schedule: Schedule, command: Sequence[str]) -> str:
-    """The same for cron, as crontab(5) has it; "" where cron cannot do that.
+def crontab_line(schedule: Schedule, command: Sequence[str], merge: Sequence[str] = ()) -> str:
+    """The same for cron, as crontab(5) has it, a line each; "" where cron cannot do that.
 
     There `%` is a line end, unless escaped, and a line end ends all, whatever is quoted.
     """
-    when, words = schedule.timing.cron, shlex.join(command)
-    if not when or "\n" in words:
+    wanted = [(schedule.timing.cron, command)]
+    if schedule.merging is not None:
+        wanted.append((schedule.merging.cron, merge))
+    lines = [(when, shlex.join(words)) for when, words in wanted]
+    if any(not when or "\n" in words for when, words in lines):
         return ""
-    return f"{when} {words}".replace("%", "\\%")
+    return "\n".join(f"{when} {words}".replace("%", "\\%") for when, words in lines)

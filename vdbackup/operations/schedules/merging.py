@@ -1,0 +1,68 @@
+"""A schedule's merges: what its set's policy keeps no more goes at a time of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+from vdbackup.backup import machine_retention, merge, retention
+from vdbackup.backup.retention import Applied
+from vdbackup.errors import RepositoryLocked, VdbackupError, from_os
+from vdbackup.jobs import Task, retry_when_cleared
+from vdbackup.operations.relinking import relink
+from vdbackup.operations.schedules.run import PATIENCE, failed
+from vdbackup.operations.schedules.store import Schedule, Store
+from vdbackup.repository.machine import KnownMachines
+from vdbackup.repository.repository import Repository
+from vdbackup.translation import tr
+
+
+@dataclass(frozen=True)
+class Merged:
+    """What was merged or deleted.
+
+    Attributes:
+        done: a sentence each.
+        warnings: what had to stay, and why.
+        trouble: what went wrong after it, and costs no point.
+    """
+
+    done: tuple[str, ...]
+    warnings: tuple[str, ...]
+    trouble: tuple[VdbackupError, ...]
+
+
+def run(store: Store, schedule: Schedule, sessions_folder: Path, task: Task) -> Merged:
+    """Apply the policy of a schedule's set; who writes to the repository meanwhile is waited for.
+
+    Raises what a merge does, once that is noted beside the schedule's runs.
+    """
+    began = datetime.now(UTC)
+    work = retry_when_cleared(lambda task: _applied(schedule, task), PATIENCE, of=RepositoryLocked)
+    try:
+        applied = work(task)
+    except (VdbackupError, OSError) as error:
+        problem = from_os(error) if isinstance(error, OSError) else error
+        store.note(schedule.id, failed(began, problem))
+        raise
+    return Merged(applied.done, applied.damaged, relink(schedule.repository, sessions_folder))
+
+
+def _applied(schedule: Schedule, task: Task) -> Applied:
+    repository = Repository.open(schedule.repository)
+    backup_set = repository.set(schedule.set_name)
+    what = tr("merging in {set_name}", set_name=schedule.set_name)
+    with repository.lock(what, task.cancel):
+        machine = KnownMachines.of(repository).with_set(backup_set)
+        for name in machine.sets if machine else (schedule.set_name,):
+            merge.finish_interrupted(repository, name, task)
+        if machine is not None:
+            return machine_retention.apply(repository, machine, task)
+        return retention.apply(repository, schedule.set_name, task)
+
+
+def words(merged: Merged) -> Sequence[str]:
+    """What was done, for a person."""
+    return merged.done or (tr("Nothing was to be merged."),)
