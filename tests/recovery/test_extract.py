@@ -20,7 +20,7 @@ from tests.volumes import volumes
 from tests.volumes.volumes import MIB, browsing, overwritten
 from vdbackup.errors import Cancelled, RecoveryError
 from vdbackup.jobs import CancelToken, Job, JobState, Progress, Task, silent
-from vdbackup.recovery.extract import DEEPEST, is_name
+from vdbackup.recovery.tree_walk import DEEPEST, is_name
 
 
 @pytest.fixture

@@ -129,6 +129,8 @@ class Mount:
         device: its path, or whatever else the file system calls its source.
         read_only: whether the file system itself is; one mount of it may be that alone.
         layers: folders that an overlay is made of, by their names where it was mounted.
+        root: the folder of the file system that is seen there: "/", of a bind mount or a subvolume
+            another.
     """
 
     id: int
@@ -138,6 +140,7 @@ class Mount:
     device: str
     read_only: bool
     layers: tuple[Path, ...] = ()
+    root: str = "/"
 
     @property
     def numbers(self) -> set[str]:
@@ -159,7 +162,7 @@ def mounts() -> list[Mount]:
         read_only = b"ro" in options.split(b",")
         mount = Mount(
             int(fields[0]), fields[2].decode(), name_of(fields[4]), kind.decode(), name_of(device),
-            read_only, _layers(options) if kind == b"overlay" else (),
+            read_only, _layers(options) if kind == b"overlay" else (), name_of(fields[3]),
         )  # fmt: skip
         found.append(mount)
     return found

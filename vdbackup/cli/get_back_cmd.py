@@ -6,11 +6,12 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from vdbackup.cli.common import DONE, WARNINGS, announce, open_repository
+from vdbackup.cli.common import DONE, WARNINGS, announce, confirm, open_repository
 from vdbackup.cli.console import print_json, say, warn, work
 from vdbackup.cli.json_values import (
     files_plan_json,
     files_restored_json,
+    put_back_plan_json,
     restore_plan_json,
     restored_json,
 )
@@ -27,7 +28,7 @@ from vdbackup.cli.options import (
     state_options,
 )
 from vdbackup.errors import UsageError
-from vdbackup.translation import tr
+from vdbackup.translation import tr, trn
 
 if TYPE_CHECKING:
     from vdbackup.repository.repository import Repository
@@ -278,8 +279,23 @@ def add_extract(subparsers: Subparsers) -> None:
         warned=tr("not all of it was written as it is in the point"),
     )
     state_options(parser)
-    parser.add_argument("paths", nargs="+", metavar="PATH", help=tr("files or folders in it"))
-    parser.add_argument("destination", type=Path, metavar="DESTINATION", help=tr("a folder"))
+    parser.add_argument(
+        "paths", nargs="+", metavar="PATH",
+        help=tr("files or folders in it, and behind them a folder that they are copied into"),
+    )  # fmt: skip
+    parser.add_argument(
+        "--to-original", action="store_true",
+        help=tr(
+            "put them back to where they came from, in the file systems that are mounted here; no "
+            "folder is named then, and what is there stays"
+        ),
+    )  # fmt: skip
+    parser.add_argument(
+        "--overwrite", action="store_true",
+        help=tr("with --to-original: replace what is there and differs, after asking"),
+    )  # fmt: skip
+    parser.add_argument("--yes", action="store_true", help=tr("replace it without asking"))
+    dry_run_option(parser)
     parser.add_argument(
         "--ignore-damage", action="store_true", help=tr("take what is damaged, too, as it is")
     )
@@ -289,8 +305,23 @@ def add_extract(subparsers: Subparsers) -> None:
 
 def extract(options: argparse.Namespace) -> int:
     """Copy files out of a point."""
+    if options.to_original:
+        return _put_back(options)
+    for given, name in ((options.overwrite, "--overwrite"), (options.yes, "--yes"),
+                        (options.dry_run, "--dry-run")):  # fmt: skip
+        if given:
+            raise UsageError(
+                tr("{name} goes with --to-original alone.", name=name), tr("Leave it out.")
+            )
+    if len(options.paths) < 2:
+        raise UsageError(
+            tr("It is not said which folder the files are to be copied into."),
+            tr("Name it behind them, or say --to-original."),
+        )
     from vdbackup.recovery.browse import FileBrowser
     from vdbackup.repository import checked
+
+    *paths, destination = options.paths
 
     repository = open_repository(options.repository, as_json=options.json)
     backup_set, point = repository.find_state(options.point, options.set)
@@ -304,7 +335,7 @@ def extract(options: argparse.Namespace) -> int:
             browser.unlock(secrets)
         warnings = work(
             tr("Extract"),
-            lambda task: browser.extract(options.paths, options.destination, task),
+            lambda task: browser.extract(paths, Path(destination), task),
             as_json=options.json,
         )
     warnings = (*warnings, *disk.damage)
@@ -312,3 +343,41 @@ def extract(options: argparse.Namespace) -> int:
         print_json({"event": "result", "warnings": warnings})
     warn(warnings)
     return WARNINGS if warnings else DONE
+
+
+def _put_back(options: argparse.Namespace) -> int:
+    """Put files back to where they came from."""
+    from vdbackup.operations import put_back
+
+    repository = open_repository(options.repository, as_json=options.json)
+    backup_set, point = repository.find_state(options.point, options.set)
+    request = put_back.PutBackRequest(
+        repository,
+        backup_set.name,
+        point.id,
+        tuple(options.paths),
+        overwrite=options.overwrite,
+        ignore_damage=options.ignore_damage,
+        secrets=secrets_of(options),
+    )
+    plan = work(
+        tr("Look what is there"),
+        lambda task: put_back.plan(request, task),
+        as_json=options.json,
+    )
+    if not announce(plan, options, **put_back_plan_json(plan)):
+        return DONE
+    if plan.replaces and not options.yes:
+        confirm(
+            tr("Replace what is there?"),
+            tr("Files that are there would be replaced, and nobody can be asked."),
+            tr("Nothing was replaced."),
+        )
+    done = work(tr("Put back"), lambda task: put_back.run(plan, task), as_json=options.json)
+    if options.json:
+        result = {"files": done.files, "same": done.same, "warnings": done.warnings}
+        print_json({"event": "result", **result})
+    else:
+        say(trn("{count} file put back.", "{count} files put back.", done.files))
+    warn(done.warnings)
+    return WARNINGS if done.warnings else DONE

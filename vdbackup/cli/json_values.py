@@ -14,6 +14,7 @@ from vdbackup.sources.reference import SourceRef
 
 if TYPE_CHECKING:
     from vdbackup.backup.forecast import Fate
+    from vdbackup.operations.put_back import PutBackPlan
     from vdbackup.operations.restore import Restored, RestorePlan
     from vdbackup.operations.restore_files import FilesPlan, FilesRestored
     from vdbackup.repository.backup_set import BackupSet
@@ -106,6 +107,17 @@ def files_plan_json(plan: FilesPlan) -> dict[str, Any]:
         "blocked": outlook.blocked.first,
         "not_writable": outlook.closed.first,
         "cannot_restore": outlook.refused,
+    }
+
+
+def put_back_plan_json(plan: PutBackPlan) -> dict[str, Any]:
+    """What putting files back would do besides."""
+    return {
+        "places": [str(place.path) for place in plan.places],
+        "files": plan.files,
+        "same": plan.same,
+        "differing": plan.other,
+        "newer": plan.newer,
     }
 
 

@@ -10,7 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from vdbackup.errors import GuestUnreadable, NotInPoint, RecoveryError, TooManyFiles
+from vdbackup.guest import identity
 from vdbackup.jobs import Task
+from vdbackup.recovery.tree_walk import Item
 from vdbackup.text import iso, printable
 from vdbackup.translation import grouped, tr
 from vdbackup.volumes.filesystems.node import Kind, Node, Stat, guarded, reading
@@ -150,8 +152,19 @@ class FileBrowser:
             Cancelled: on request; what was written until then stays, except for half a file.
             OSError: the destination cannot be written.
         """
-        from vdbackup.recovery.extract import Item, extract
+        from vdbackup.recovery.extract import extract
 
+        items, unreadable = self.items(paths)
+        if unreadable and not items:
+            raise GuestUnreadable(unreadable[0], tr("Nothing was extracted."))
+        left_out = extract(items, destination, task)
+        return (*self.warnings(paths), *unreadable, *left_out)
+
+    def items(self, paths: Sequence[str]) -> tuple[list[Item], list[str]]:
+        """What paths lead to, and why what of "/" cannot be read, a sentence each.
+
+        Raises RecoveryError: a path leads to nothing, or cannot be read.
+        """
         items: list[Item] = []
         unreadable: list[str] = []
         for path in paths:
@@ -165,10 +178,12 @@ class FileBrowser:
                     items.append(Item(f"/{name}", name, self._volumes.root(name), name))
                 except RecoveryError as error:
                     unreadable.append(error.title)
-        if unreadable and not items:
-            raise GuestUnreadable(unreadable[0], tr("Nothing was extracted."))
-        left_out = extract(items, destination, task)
-        return (*self.warnings(paths), *unreadable, *left_out)
+        return items, unreadable
+
+    def identity(self, volume: str) -> str:
+        """The UUID or serial number of a volume's file system; "" where that is not known."""
+        kind = self._volumes.open(volume)[0].filesystem
+        return identity.of(kind, self._volumes.head(volume))[0]
 
     @property
     def _volumes(self) -> Volumes:

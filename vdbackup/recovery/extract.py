@@ -1,15 +1,13 @@
 """Copy files out of a file system that may be hostile into a folder that must not suffer from it.
 
 - What the destination cannot hold, a name or a file, is left out, with all that lies in it.
-- A name is one name: "", ".", "..", what holds a slash or a zero byte, and what no file can be
-  called are left out.
+- What names can be, and how deep folders lie in folders, tree_walk.py says.
 - Every file and folder is made anew (O_EXCL, mkdir), by its name in a folder that is open; the way
   there is never walked again, so no link, stored or slipped in, can lead it astray.
 - Links are made when nothing more will be written into their folder, and point where they pointed.
 - No devices, pipes or sockets. What else is known of a file is given as metadata.py says.
 - Names of one file are names of one file again; the way to the first of them is walked through
   folders that are opened as folders, and it is looked whether it is that file still.
-- Folders in folders end at a depth of DEEPEST, and where one of them holds itself.
 """
 
 from __future__ import annotations
@@ -19,10 +17,9 @@ import errno
 import logging
 import os
 import stat as posix
-from collections.abc import Hashable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
 
 import numpy as np
 
@@ -35,8 +32,9 @@ from vdbackup.errors import (
     TargetExists,
     UnfitTarget,
 )
-from vdbackup.jobs import CancelToken, Progress, Task
+from vdbackup.jobs import Progress, Task
 from vdbackup.recovery.metadata import Giver, give_mode
+from vdbackup.recovery.tree_walk import Item, Walk, is_name
 from vdbackup.text import printable
 from vdbackup.translation import tr
 from vdbackup.volumes.filesystems.node import (
@@ -45,14 +43,11 @@ from vdbackup.volumes.filesystems.node import (
     Node,
     Stat,
     Unreadable,
-    guarded,
     reading,
 )
 
 log = logging.getLogger(__name__)
 
-DEEPEST = 255
-"""Folders in folders; each one takes a file descriptor."""
 CHUNK = 1 << 20
 """Bytes that are read and written at once."""
 _HOLE = 4096
@@ -69,35 +64,20 @@ _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _FILE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
-@dataclass(frozen=True)
-class Item:
-    """What to extract: the node at `path`, under `name`; what is in it if that is empty.
-
-    Attributes:
-        path, name, node: these.
-        volume: the name of its volume: numbers of files count in it alone.
-    """
-
-    path: str
-    name: str
-    node: Node
-    volume: str = ""
-
-
 def extract(items: Sequence[Item], destination: Path, task: Task) -> tuple[str, ...]:
     """Copy items into a folder; see `FileBrowser.extract`."""
     _check_space(items, destination)
     task.phase(tr("Counting"), 0, 0)
     measure = _Measure()
     for item in items:
-        _Walk(measure, task.cancel).run(item)
+        Walk(measure, task.cancel).run(item)
     destination.mkdir(parents=True, exist_ok=True)
     top = os.open(destination, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     writer = _Writer(top, measure.total, task)
     try:
         for item in items:
             writer.volume = item.volume
-            _Walk(writer, task.cancel).run(item)
+            Walk(writer, task.cancel).run(item)
         writer.finish()
     except Cancelled:
         raise Cancelled(
@@ -110,20 +90,6 @@ def extract(items: Sequence[Item], destination: Path, task: Task) -> tuple[str, 
     if writer.warnings and not writer.made:
         raise NothingExtracted(writer.warnings[0], tr("Nothing was extracted."))
     return (*writer.warnings, *writer.giver.warnings())
-
-
-def is_name(name: str, longest: int = 255) -> bool:
-    """Whether a file can have this name, of so many bytes at most, here and in one folder."""
-    try:
-        encoded = os.fsencode(name)
-    except UnicodeEncodeError:
-        return False
-    return (
-        encoded not in (b"", b".", b"..")
-        and len(encoded) <= longest
-        and b"/" not in encoded
-        and b"\0" not in encoded
-    )
 
 
 def _check_space(items: Sequence[Item], destination: Path) -> None:
@@ -153,94 +119,7 @@ def _check_space(items: Sequence[Item], destination: Path) -> None:
             )
 
 
-# ----------------------------------------------------------------------------------- walking
-
-
-class _Visitor(Protocol):
-    """What is done with what a walk meets."""
-
-    def enter(self, path: str, name: str, stat: Stat) -> bool:
-        """A folder; False if its contents are to be passed by."""
-
-    def leave(self, path: str, node: Node, stat: Stat) -> None:
-        """The end of the folder entered last."""
-
-    def leaf(self, path: str, name: str, node: Node, stat: Stat) -> None:
-        """Something that is no folder."""
-
-    def warn(self, sentence: str) -> None:
-        """Something is left out."""
-
-
-class _Walk:
-    """Shows a tree to a visitor, a folder before what is in it.
-
-    Two walks meet the same things in the same order.
-    """
-
-    def __init__(self, visitor: _Visitor, cancel: CancelToken) -> None:
-        self._visitor = visitor
-        self._cancel = cancel
-        self._seen: set[Hashable] = set()
-        self._open: list[tuple[str, tuple[Node, Stat] | None, Iterator[Node]]] = []
-
-    def run(self, item: Item) -> None:
-        if item.name:
-            self._visit(item.path, item.name, item.node)
-        else:
-            self._open.append(("", None, guarded(item.node, "/")))
-        while self._open:
-            path, entered, children = self._open[-1]
-            child = self._next(children)
-            if child is not None:
-                self._visit(f"{path}/{child.name}", child.name, child)
-                continue
-            self._open.pop()
-            if entered is not None:
-                self._visitor.leave(path, *entered)
-
-    def _next(self, children: Iterator[Node]) -> Node | None:
-        try:
-            return next(children, None)
-        except RecoveryError as error:
-            self._visitor.warn(error.title)
-            return None
-
-    def _visit(self, path: str, name: str, node: Node) -> None:
-        self._cancel.check()
-        try:
-            with reading(path):
-                stat = _checked(name, node)
-        except Damaged as error:
-            self._visitor.warn(
-                tr("{path} is left out: {error}", path=printable(path), error=error.title)
-            )
-            return
-        except RecoveryError as error:
-            self._visitor.warn(error.title)
-            return
-        if stat.kind != Kind.FOLDER:
-            self._visitor.leaf(path, name, node, stat)
-        elif node.identity in self._seen:
-            self._visitor.warn(
-                tr("{path} is left out: it is also elsewhere in the tree.", path=printable(path))
-            )
-        elif len(self._open) >= DEEPEST:
-            self._visitor.warn(
-                tr("{path} is left out: it lies too deep in folders.", path=printable(path))
-            )
-        elif self._visitor.enter(path, name, stat):
-            self._seen.add(node.identity)
-            self._open.append((path, (node, stat), guarded(node, path)))
-
-
-def _checked(name: str, node: Node) -> Stat:
-    if not is_name(name):
-        raise Unreadable(tr("{name!r} is not a name that a file can have", name=name))
-    stat = node.stat()
-    if not 0 <= stat.size < 1 << 63:
-        raise Unreadable(tr("its size is impossible"))
-    return stat
+# --------------------------------------------------------------------------------- measuring
 
 
 class _Measure:

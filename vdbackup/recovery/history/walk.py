@@ -7,8 +7,8 @@ from typing import NamedTuple
 
 from vdbackup.errors import RecoveryError
 from vdbackup.jobs import Task
-from vdbackup.recovery.extract import is_name
 from vdbackup.recovery.mount.tree import LONGEST_NAME
+from vdbackup.recovery.tree_walk import is_name
 from vdbackup.translation import tr
 from vdbackup.volumes.filesystems.node import Kind, Node, Stat, guarded, reading
 from vdbackup.volumes.places import Place

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from hashlib import blake2b
 
 from vdbackup.errors import NotInPoint, RecoveryError
-from vdbackup.recovery.extract import is_name
+from vdbackup.recovery.tree_walk import is_name
 from vdbackup.text import printable
 from vdbackup.translation import tr
 from vdbackup.volumes.filesystems.node import (
