@@ -12,6 +12,7 @@ import shiboken6
 from PySide6.QtCore import QSize, Qt, Signal
 from PySide6.QtWidgets import (
     QFileDialog,
+    QMenu,
     QSplitter,
     QStackedWidget,
     QTreeWidgetItem,
@@ -55,6 +56,7 @@ class BrowseDialog(parts.Dialog):
     Attributes:
         tree: the files.
         extract_button: copies the chosen ones out.
+        put_back_button: offers to put them back to where they came from.
         results: what a search has found, in the tree's place.
         search_edit: what is searched for.
         preview: what the chosen file holds.
@@ -63,9 +65,12 @@ class BrowseDialog(parts.Dialog):
 
     Signals:
         versions_wanted(str): those of the file at this path.
+        put_back_wanted(paths, keys, bool): files are to go back to where they came from; keys are
+            of what is encrypted, and whether what is there is replaced.
     """
 
     versions_wanted = Signal(str)
+    put_back_wanted = Signal(object, object, bool)
 
     def __init__(
         self,
@@ -120,7 +125,12 @@ class BrowseDialog(parts.Dialog):
         self.extract_button.setEnabled(False)
         self.extract_button.clicked.connect(self._on_extract_clicked)
         self._make_buttons()
-        others = (self._open_button, self._versions_button, self.folder_bar.mount_button)
+        others = (
+            self.put_back_button,
+            self._open_button,
+            self._versions_button,
+            self.folder_bar.mount_button,
+        )
         self.add_buttons(self.extract_button, tr("Close"), *others)
         self.extract_button.setDefault(False)  # Enter searches
         self._copies = TemporaryDirectory(prefix="vdbackup-", ignore_cleanup_errors=True)
@@ -159,6 +169,19 @@ class BrowseDialog(parts.Dialog):
         )
         self._open_button.setEnabled(False)
         self._open_button.clicked.connect(self._on_open_clicked)
+
+        self.put_back_button = parts.button(tr("Put back"), "putBackButton")
+        self.put_back_button.setToolTip(
+            tr("Put the chosen files back to where they came from, on this computer")
+        )
+        self.put_back_button.setEnabled(False)
+        menu = QMenu(self.put_back_button)
+        for text, overwrite in (
+            (tr("What is there stays…"), False),
+            (tr("What is there and differs is replaced…"), True),
+        ):
+            menu.addAction(text).triggered.connect(partial(self._on_put_back, overwrite))
+        self.put_back_button.setMenu(menu)
 
     @property
     def chosen(self) -> list[str]:
@@ -260,6 +283,7 @@ class BrowseDialog(parts.Dialog):
     def _on_selection_changed(self) -> None:
         chosen = self.chosen
         self.extract_button.setEnabled(bool(chosen))
+        self.put_back_button.setEnabled(bool(chosen))
         self._versions_button.setEnabled(len(chosen) == 1)
         file = self._chosen_file
         self._open_button.setEnabled(file is not None)
@@ -325,6 +349,9 @@ class BrowseDialog(parts.Dialog):
 
         copying = partial(self._browser.copy, path, folder)
         self._worker.submit(Job(tr("Open {path}", path=path), copying), opened)
+
+    def _on_put_back(self, overwrite: bool, _checked: bool = False) -> None:
+        self.put_back_wanted.emit(self.chosen, self._browser.secrets, overwrite)
 
     def _on_versions_clicked(self) -> None:
         self.versions_wanted.emit(self.chosen[0])

@@ -73,6 +73,11 @@ class Dialogs(QObject):
         mounts = self._store.locations.data / "points"
         dialog = BrowseDialog(entry, point, self._workers, self._theme, mounts, self._window)
         dialog.versions_wanted.connect(partial(self._show_versions, entry))
+
+        def put_back(paths: list[str], keys: tuple[bytes, ...], overwrite: bool) -> None:
+            self._operations.put_back(entry, point, paths, keys, overwrite=overwrite)
+
+        dialog.put_back_wanted.connect(put_back)
         dialog.show()
 
     def explain_size(self, entry: Entry, point: RecoveryPoint) -> None:

@@ -27,6 +27,7 @@ from vdbackup.operations import (
     merge,
     policy,
     promote,
+    put_back,
     restore,
     retarget,
     several,
@@ -257,6 +258,31 @@ class Operations(QObject):
 
         dialog.accepted.connect(ask)
         dialog.open()
+
+    def put_back(
+        self,
+        entry: Entry,
+        point: RecoveryPoint,
+        paths: Sequence[str],
+        secrets: tuple[bytes, ...],
+        *,
+        overwrite: bool,
+    ) -> None:
+        """Put files of a point back to where they came from."""
+
+        def plan(repository: Repository, name: str) -> put_back.PutBackPlan:
+            request = put_back.PutBackRequest(
+                repository, name, point.id, tuple(paths), overwrite=overwrite, secrets=secrets
+            )
+            return put_back.plan(request, Task())
+
+        self._change(
+            entry,
+            tr("Put back files of #{point} of {entry}", point=point.sequence, entry=entry.title),
+            tr("Replace and put back") if overwrite else tr("Put back"),
+            plan,
+            restoring.put_files_back,
+        )
 
     def change_choice(self, entry: Entry, wanted: Choice) -> None:
         """Have a set be of other files, once the user has seen what changes."""

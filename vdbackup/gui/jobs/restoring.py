@@ -9,11 +9,13 @@ from vdbackup.gui.jobs.outcome import Outcome
 from vdbackup.jobs import Task
 from vdbackup.operations import (
     machine_restore,
+    put_back,
     restore,
     restore_files,
 )
 from vdbackup.operations.changed import NOTHING
 from vdbackup.operations.machine_restore import MachineRestorePlan
+from vdbackup.operations.put_back import PutBack, PutBackPlan
 from vdbackup.operations.restore import Restored, RestorePlan, RestoreTarget
 from vdbackup.operations.restore_files import FilesPlan, FilesRequest, FilesRestored
 from vdbackup.repository.repository import Repository
@@ -86,3 +88,10 @@ def restore_chosen_files(plan: FilesPlan, task: Task) -> Outcome[FilesRestored]:
     same = tr("{count} were there as they are in the point.", count=grouped(restored.same))
     sentence = f"{where} {same}" if restored.same else where
     return Outcome(sentence, (plan.summary,), restored.warnings, value=restored, changed=NOTHING)
+
+
+def put_files_back(plan: PutBackPlan, task: Task) -> Outcome[PutBack]:
+    """Put files of a point back to where they came from."""
+    done = put_back.run(plan, task)
+    sentence = trn("{count} file put back.", "{count} files put back.", done.files)
+    return Outcome(sentence, (plan.summary,), done.warnings, value=done, changed=NOTHING)
