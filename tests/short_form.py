@@ -23,7 +23,7 @@ import pytest
 from vdbackup.disks.formats import FORMATS
 
 TESTS = Path(__file__).parent
-ENGINE = frozenset(("backup", "crash", "test_many_points.py"))
+ENGINE = frozenset(("backup", "crash", "recovery", "test_many_points.py"))
 """Places below `tests/` whose claims are about the engine, many times over in each format."""
 
 Case = tuple[tuple[str, int], ...]

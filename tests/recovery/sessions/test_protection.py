@@ -83,6 +83,7 @@ def opened(lab: Lab, reference: str) -> Chain:
 # ------------------------------------------------------------------------------------ moments
 
 
+@pytest.mark.each_format
 def test_each_moment_holds_exactly_the_records_that_were_written_by_then(
     lab: Lab, folder: Path
 ) -> None:

@@ -150,6 +150,7 @@ def test_a_session_is_reopened_after_its_layers_got_other_names(
     assert (tmp_path / "seen.raw").read_bytes()[128 * 512] == 6
 
 
+@pytest.mark.each_format
 def test_what_a_machine_wrote_is_promoted_byte_for_byte(
     lab: Lab, boot: Boot, folder: Path, tmp_path: Path
 ) -> None:

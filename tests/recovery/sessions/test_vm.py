@@ -101,6 +101,7 @@ def test_message_of_the_point_comes_on_screen_and_serial_port(
     assert chains.digests(demo) == before
 
 
+@pytest.mark.each_format
 @pytest.mark.parametrize("disk_format", FORMATS)
 def test_chain_of_any_format_boots_and_stays_as_it_is(
     tmp_path: Path, sessions: Path, disk_format: str
