@@ -179,6 +179,41 @@ def test_a_point_of_a_protected_session_leaves_its_moments_or_takes_them_along(
     assert vdbackup("delete", 1, "-r", repository, "--yes").status == 1
 
 
+def test_kept_writes_are_thinned_and_gone_on_with(
+    vdbackup: Vdbackup, repository: Path, disk: Path, tmp_path: Path
+) -> None:
+    assert vdbackup("boot", 1, "-r", repository, "--protect", "--keep", *WATCHED).status == 0
+    (session,) = vdbackup("sessions", "list", "--json").json
+    thin = ("unprotect", "--thin", session["id"], "-r", repository)
+    whole = (*thin, "--all-within", "1h")
+    assert "Nothing of the kept writes" in vdbackup(*whole).out
+    every = (*thin, "--all-within", 0, "--every", "1d")
+    planned = vdbackup(*every, "--dry-run")
+    assert f"of {RECORDS + 1} consistent moments go" in planned.out
+    result = vdbackup(*every, "--json")
+    assert result.status == 0, result.err
+    assert json.loads(result.out.splitlines()[-1])["forgotten_bytes"] > 0
+    (log,) = vdbackup("moments", "-r", repository, "--json").json
+    there = [each["write"] for each in log["moments"]]
+    assert (there[0], there[-1]) == (0, 2 * RECORDS)
+    assert len(there) in (2, 3), "midnight may lie between"
+    for write in there:
+        assert restored(vdbackup, repository, tmp_path, f"1@w{write}") == expected(disk, write)
+    said = vdbackup("restore", "1@w3", tmp_path / "x", "-r", repository)
+    assert (said.status, "were thinned" in said.err) == (1, True)
+    again = ("--headless", "--timeout", 240, "--until", "all written")
+    said = vdbackup("sessions", "reopen", session["id"], *again)
+    assert f"its log goes on behind write {2 * RECORDS}." in said.out
+    (log,) = vdbackup("moments", "-r", repository, "--json").json
+    assert (log["writes"], log["trouble"]) == (4 * RECORDS, None)
+    assert [each["write"] for each in log["moments"]][: len(there)] == there
+    assert restored(vdbackup, repository, tmp_path, f"1@w{4 * RECORDS}") == expected(
+        disk, 2 * RECORDS
+    )
+    for wrong in (("--thin", session["id"], "--every", "soon"), ("--forget", "x", "--every", "1m")):
+        assert vdbackup("unprotect", *wrong, "-r", repository).status == 2
+
+
 def test_a_log_that_is_damaged_is_listed_holds_every_point_and_is_forgotten(
     vdbackup: Vdbackup, repository: Path, protected: str
 ) -> None:

@@ -98,6 +98,18 @@ def add_unprotect(subparsers: Subparsers) -> None:
     which.add_argument(
         "--forget", metavar="ID", help=tr("delete what is kept of that session's machine")
     )
+    which.add_argument(
+        "--thin", metavar="ID",
+        help=tr("of what is kept of that session's machine delete moments that lie close together"),
+    )  # fmt: skip
+    parser.add_argument(
+        "--all-within", type=_seconds, metavar="TIME",
+        help=tr("with --thin: all of so long before its end stays, such as 90m (1h is usual)"),
+    )  # fmt: skip
+    parser.add_argument(
+        "--every", type=_seconds, metavar="TIME",
+        help=tr("with --thin: before that one consistent moment of so long, such as 5m (1m)"),
+    )  # fmt: skip
     dry_run_option(parser)
     json_option(parser)
 
@@ -106,6 +118,12 @@ def unprotect(options: argparse.Namespace) -> int:
     """Keep no more writes, or delete them."""
     from vdbackup.operations import protection
 
+    if options.thin is not None:
+        return _thin(options)
+    if options.all_within is not None or options.every is not None:
+        raise UsageError(
+            tr("Without --thin all moments stay."), tr("Leave out --all-within and --every.")
+        )
     if options.forget is None and options.dry_run:
         raise UsageError(
             tr("What ends is not planned; nothing that is kept is lost by it."),
@@ -136,6 +154,36 @@ def unprotect(options: argparse.Namespace) -> int:
     else:
         say(said)
     return DONE
+
+
+def _thin(options: argparse.Namespace) -> int:
+    """Delete moments of a log that lie close together."""
+    from vdbackup.operations import protection, thinning
+
+    repository = open_repository(options.repository, as_json=options.json)
+    name, found = protection.find_kept(repository, options.thin)
+    within = thinning.WITHIN if options.all_within is None else options.all_within
+    every = thinning.EVERY if options.every is None else options.every
+    plan = thinning.plan(repository, name, found.session, sessions_folder(), within, every)
+    if not announce(plan, options):
+        return DONE
+    freed: int = work(
+        tr("Thin"), lambda task: thinning.run(plan, sessions_folder(), task), as_json=options.json
+    )
+    if options.json:
+        print_json({"event": "result", "session": found.session, "forgotten_bytes": freed})
+    else:
+        say(tr("They take {size} less.", size=size(freed)))
+    return DONE
+
+
+def _seconds(text: str) -> int:
+    """A time such as 90s, 5m or 2h, in seconds; raises ArgumentTypeError."""
+    units = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+    number, unit = (text[:-1], text[-1:]) if text[-1:] in units else (text, "s")
+    if not (number.isascii() and number.isdigit() and 0 < len(number) < 9):
+        raise argparse.ArgumentTypeError(tr("{text} is no time, such as 90m", text=text))
+    return int(number) * units[unit]
 
 
 def _session(options: argparse.Namespace) -> SavedSession:

@@ -95,7 +95,7 @@ def plan_forget(
     found = next(each for each in logs if each.kept.session == session)
     hindrance = ""
     try:
-        _check_may_go(backup_set, kept, sessions_folder)
+        check_may_go(backup_set, kept, sessions_folder)
     except PointInUse as error:
         hindrance = f"{error.title} {error.advice}"
     return ForgetPlan(
@@ -125,7 +125,7 @@ def forget(repository: Repository, set_name: str, session: str, sessions_folder:
     """
     backup_set = repository.set(set_name)
     kept = _log_of(backup_set, session)
-    _check_may_go(backup_set, kept, sessions_folder)
+    check_may_go(backup_set, kept, sessions_folder)
     taken = kept.stored
     kept.remove()
     return taken
@@ -137,7 +137,7 @@ def _log_of(backup_set: BackupSet, session: str) -> KeptLog | UnreadLog:
     return found if found is not None else kept_log(backup_set.folder, session)
 
 
-def _check_may_go(backup_set: BackupSet, kept: KeptLog | UnreadLog, sessions_folder: Path) -> None:
+def check_may_go(backup_set: BackupSet, kept: KeptLog | UnreadLog, sessions_folder: Path) -> None:
     """Raise PointInUse where somebody reads a log, or it still goes on."""
     _check_at_its_end(backup_set, kept, sessions_folder)
     holds.check_not_read(backup_set, kept)

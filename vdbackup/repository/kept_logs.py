@@ -150,7 +150,7 @@ class LogFiles:
         if os.path.lexists(self.record):
             os.replace(self.record, going)  # what is left is nobody's from here on
             sync_folder(self.folder)
-        for each in (self.path, self.index, going):
+        for each in (self.path, self.index, _in_flight(self.path), _in_flight(self.index), going):
             remove(each)
         sync_folder(self.folder)
 
@@ -189,6 +189,10 @@ class KeptLog(LogFiles):
         """Its entries as of now; raises RepositoryError, DiskError, OSError."""
         self.check()
         log = _read(self.path, self.protection.disk_size, self.index, self._as_of())
+        if log.lost and os.path.lexists(self.new_index):  # cut off between two names (replace_by)
+            check_regular(self.new_index)
+            other = _read(self.path, self.protection.disk_size, self.new_index, self._as_of())
+            log = log if other.lost else other
         if log.writes < self.protection.before:
             raise DamagedMetadata(
                 tr("{path} is damaged: it holds fewer writes than it began with.", path=self.path),
@@ -206,6 +210,24 @@ class KeptLog(LogFiles):
         """What changes with whatever is added to it."""
         found = [os.stat(each) for each in (self.path, self.index) if each.exists()]
         return tuple(number for each in found for number in (each.st_size, each.st_mtime_ns))
+
+    @property
+    def new_log(self) -> Path:
+        """The name in flight of what is to take the log's place."""
+        return _in_flight(self.path)
+
+    @property
+    def new_index(self) -> Path:
+        """The same of its notes; until they have their name, they count where the old ones fail."""
+        return _in_flight(self.index)
+
+    def replace_by_new(self) -> None:
+        """Give what is in flight, and durable, the names of log and notes; raises OSError."""
+        sync_folder(self.folder)
+        os.replace(self.new_log, self.path)
+        sync_folder(self.folder)  # the notes fit the new log alone
+        os.replace(self.new_index, self.index)
+        sync_folder(self.folder)
 
     def announce(self) -> None:
         """Say durably that a log is about to be begun with: what is cut off then is nobody's."""
@@ -230,8 +252,8 @@ def record_path(set_folder: Path, session: str) -> Path:
     return set_folder / f"writes-{session}.json"
 
 
-def _in_flight(record: Path) -> Path:
-    return record.with_name(record.name + PARTIAL)
+def _in_flight(path: Path) -> Path:
+    return path.with_name(path.name + PARTIAL)
 
 
 def kept_logs(set_folder: Path) -> list[KeptLog]:

@@ -84,6 +84,20 @@ class WrittenPoint(RecoveryPoint):
                 tr("Choose an earlier one."),
                 remedy=Remedy.LIST_MOMENTS,
             )
+        if not log.holds(before + write):
+            left = max(0, (log.newest_at_or_before(before + write) or before) - before)
+            raise PointNotFound(
+                tr(
+                    "The moment after write {write} is not kept any more: the kept writes of the "
+                    "session {session} were thinned. The one before it that is kept is after write "
+                    "{left}.",
+                    write=grouped(write),
+                    session=kept.session,
+                    left=grouped(left),
+                ),
+                tr("Choose that one, or a later one."),
+                remedy=Remedy.LIST_MOMENTS,
+            )
         if log.lost and write > (sound := max(0, log.sound_writes - before)):
             raise DamagedMetadata(damage(kept, sound), tr("Choose an earlier moment."))
         until = log.time_of(before + write)[1] if write else 0

@@ -19,9 +19,12 @@ from vdbackup.disks.read_only import ReadOnlyDisk
 from vdbackup.disks.write_log.entries import Entries, found
 from vdbackup.disks.write_log.fold import fold
 from vdbackup.disks.write_log.index import Index
+from vdbackup.disks.write_log.stations import Stations, begins, is_ours, stations
 from vdbackup.disks.write_log.structs import ENTRY, Flag, SuperBlock
 from vdbackup.translation import tr
 
+_NONE = -1
+_NOTHING = np.empty(0, np.int64)
 _LOOKED_AT = 64
 """Entries of which it is seen whether a log and the notes beside it belong together."""
 
@@ -31,7 +34,8 @@ class WriteLog:
     """What a log holds, as of when it was read: others may go on writing to it.
 
     Writes are counted from 1; the state after write 0 is that before the first of them. A discard
-    counts as one, a flush and a mark do not.
+    counts as one, a flush and a mark do not. Where a log was thinned (stations.py), what is left
+    keeps its numbers.
 
     Attributes:
         path: of the log.
@@ -40,6 +44,7 @@ class WriteLog:
         disk_size: of the disk that was written to, in bytes.
         named: how many of the entries the super block names: those were written out with a flush.
         lost: how many entries were noted and are not there any more, or not as they were.
+        stations: of one that was thinned, which moments stayed.
     """
 
     path: Path
@@ -48,6 +53,7 @@ class WriteLog:
     disk_size: int
     named: int
     lost: int = 0
+    stations: Stations | None = None
     _folded: dict[int, BlockMap] = field(default_factory=dict)
 
     @classmethod
@@ -65,8 +71,9 @@ class WriteLog:
                 noted = known.count
                 known = known.first(_agreeing(known, fd, head.sector_size, file.size, disk_size))
                 entries = found(fd, known.headers, head.sector_size, file.size, disk_size)
+                stayed = _stations(entries, fd)
         named = min(head.entries, len(entries))
-        return cls(path, entries, known, disk_size, named, noted - known.count)
+        return cls(path, entries, known, disk_size, named, noted - known.count, stayed)
 
     @property
     def proven(self) -> int:
@@ -79,25 +86,83 @@ class WriteLog:
 
     @property
     def writes(self) -> int:
-        """How many there are."""
-        return len(self._writes)
+        """The number of the last there is."""
+        return self.number_after(len(self.entries))
 
     @property
     def sound_writes(self) -> int:
-        """How many of them, from the first on, may be what was written.
+        """That of the last which may be what was written.
 
         Behind what is lost of the entries that had been noted, nothing is.
         """
-        return int(np.searchsorted(self._writes, self.proven)) if self.lost else self.writes
+        return self.number_after(self.proven) if self.lost else self.writes
+
+    def number_after(self, count: int) -> int:
+        """The number of the newest state that the first `count` entries hold."""
+        numbers = self._numbers[: int(np.searchsorted(self._writes, count)) + 1]
+        there = numbers[numbers != _NONE]
+        return int(there[-1]) if len(there) else 0
+
+    @property
+    def thinned_until(self) -> int:
+        """The number of the last moment before which it was thinned; -1 where it was not."""
+        return self.stations.found[-1][1] if self.stations and self.stations.found else _NONE
+
+    def is_as(self, other: WriteLog) -> bool:
+        """Whether it has the same entries."""
+        mine, its = self.entries, other.entries
+        return mine.end == its.end and bool(np.array_equal(mine.headers, its.headers))
+
+    def end_of(self, write: int) -> int:
+        """How many entries make the state after a write, the flush behind it among them.
+
+        Raises ValueError where that is not there.
+        """
+        place = self._place_of(write)
+        if place is None:
+            raise ValueError(tr("{path} does not hold write {write}", path=self.path, write=write))
+        count = int(self._writes[place - 1]) + 1 if place else 0
+        flush = int(np.searchsorted(self._flushes[0], place))
+        if flush < len(self._flushes[0]) and int(self._flushes[0][flush]) == place:
+            return int(self._flushes[1][flush]) + 1
+        return count
+
+    def newest_at_or_before(self, write: int) -> int | None:
+        """The last number at or before that of a write whose state is there."""
+        kept = self._numbers[(self._numbers != _NONE) & (self._numbers <= write)]
+        return int(kept[-1]) if len(kept) else None
+
+    def holds(self, write: int) -> bool:
+        """Whether the state after a write is there: of a log that was thinned not each is."""
+        return self._place_of(write) is not None
+
+    def _place_of(self, write: int) -> int | None:
+        """How many of the log's writes make the state after one; None where none do."""
+        at = np.flatnonzero(self._numbers == write)
+        return int(at[0]) if write >= 0 and len(at) else None
 
     @cached_property
     def _writes(self) -> Int64s:
         return np.flatnonzero(self.entries.changing)
 
     @cached_property
+    def _numbers(self) -> Int64s:
+        """int64[n + 1]: which write's the state is after so many of those that are in the log."""
+        places = np.arange(len(self._writes) + 1, dtype=np.int64)
+        if self.stations is None:
+            return places
+        numbers = np.full(len(places), _NONE, np.int64)
+        for place, number in self.stations.found:
+            numbers[place] = number
+        if self.stations.complete:
+            last, number = self.stations.found[-1]
+            numbers[last:] = number + places[last:] - last
+        return numbers
+
+    @cached_property
     def flushes(self) -> Int64s:
         """int64[n]: after which writes a flush came, ascending, each once."""
-        return self._flushes[0]
+        return self._numbers[self._flushes[0]]
 
     @cached_property
     def flushed(self) -> Int64s:
@@ -106,22 +171,23 @@ class WriteLog:
 
     @cached_property
     def _flushes(self) -> tuple[Int64s, Int64s]:
-        """After which writes the first flush came, and which entries those flushes are."""
+        """After how many writes the first flush came, and which entries those flushes are."""
         entries = np.flatnonzero(self.entries.having(Flag.FLUSH))
         after = np.searchsorted(self._writes, entries)  # its own data may not have been written out
         first = np.append(True, after[1:] != after[:-1])[: len(after)]
+        first &= self._numbers[after] != _NONE
         return after[first], entries[first]
 
     def marks(self) -> list[tuple[int, str]]:
         """After which write each mark came, and what it says, external text; raises OSError."""
-        entries = np.flatnonzero(self.entries.having(Flag.MARK)).tolist()
         with closing(HostFile.open(self.path)) as file, file.descriptor() as fd:
-            texts = [self.entries.text(each, fd) for each in entries]
-        return list(zip(np.searchsorted(self._writes, entries).tolist(), texts, strict=True))
+            marks = _marks(self.entries, fd)
+        return [(int(self._numbers[place]), text) for place, text in marks if not is_ours(text)]
 
     def time_of(self, write: int) -> tuple[int, int]:
         """After when and until when a write came, ns since 1970; 0 and 0 where nobody knows."""
-        since, until = self.index.times(self._writes[write - 1 : write])
+        place = self._place_of(write) or 0
+        since, until = self.index.times(self._writes[place - 1 : place] if place else _NOTHING)
         return (int(since[0]), int(until[0])) if len(since) else (0, 0)
 
     def newest_flush(self, until: int) -> int | None:
@@ -136,9 +202,9 @@ class WriteLog:
 
     def is_proven(self, write: int) -> bool:
         """Whether a flush came between that write and the next, and is surely on the storage."""
-        after, entries = self._flushes
-        at = int(np.searchsorted(after, write))
-        return at < len(after) and int(after[at]) == write and int(entries[at]) < self.proven
+        at = int(np.searchsorted(self.flushes, write))
+        found = at < len(self.flushes) and int(self.flushes[at]) == write
+        return found and int(self._flushes[1][at]) < self.proven
 
     def folded(self, count: int) -> BlockMap:
         """The map of the first `count` entries; that asked for last is kept."""
@@ -152,7 +218,8 @@ class WriteLog:
 
         Raises ValueError where there are fewer, OSError.
         """
-        if not 0 <= write <= self.writes:
+        place = self._place_of(write)
+        if place is None:
             raise ValueError(
                 tr(
                     "{path} holds {writes} writes, and {write} were asked for",
@@ -161,8 +228,24 @@ class WriteLog:
                     write=write,
                 )
             )
-        count = int(self._writes[write - 1]) + 1 if write else 0
+        count = int(self._writes[place - 1]) + 1 if place else 0
         return LoggedDisk(HostFile.open(self.path), self, count)
+
+
+def _marks(entries: Entries, descriptor: int) -> list[tuple[int, str]]:
+    """After how many writes each mark came, and what it says."""
+    found = np.flatnonzero(entries.having(Flag.MARK))
+    places = np.searchsorted(np.flatnonzero(entries.changing), found)
+    texts = [entries.text(each, descriptor) for each in found.tolist()]
+    return list(zip(places.tolist(), texts, strict=True))
+
+
+def _stations(entries: Entries, descriptor: int) -> Stations | None:
+    """Which moments of a log stayed that was thinned; its first entry says whether it was."""
+    first = entries.having(Flag.MARK)[:1]
+    if not first.any() or not begins(entries.text(0, descriptor)):
+        return None
+    return stations(_marks(entries, descriptor))
 
 
 def _agreeing(

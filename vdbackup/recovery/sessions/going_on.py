@@ -111,7 +111,7 @@ def go_on(
     _check(kept, log, limit)
     same_run = bool(record.boot) and record.boot == this_boot()
     count = len(log.entries) if same_run else log.proven
-    writes = int(np.count_nonzero(log.entries.changing[:count]))
+    writes = log.number_after(count)
     with ExitStack() as stack:
         was = stack.enter_context(
             Chain.topped(backup_set.open_machine_disk(point), log.disk(writes))

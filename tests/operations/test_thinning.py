@@ -1,0 +1,210 @@
+"""Kept writes are thinned: what stays reads as it did, and bears its name."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import os
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from tests.backup.lab import Lab
+from tests.disks.write_log import logs
+from tests.disks.write_log.logs import Entry, mark
+from tests.repository.kept import BEGAN, SECOND, SESSION, expected, keep, some_writes
+from vdbackup.disks.write_log.index import IndexWriter
+from vdbackup.disks.write_log.log import WriteLog
+from vdbackup.errors import PlanOutdated, PointInUse, PointNotFound, VdbackupError
+from vdbackup.jobs import Task
+from vdbackup.operations import protection, thinning
+from vdbackup.repository import holds
+from vdbackup.repository.kept_logs import KeptLog, kept_log
+
+SIZE = 1 << 20
+WRITES = 120
+ENDED = "2026-11-30T09:15:00+00:00"
+STEP = 20
+"""Seconds from one flush to the next."""
+
+
+@pytest.fixture
+def lab(tmp_path: Path) -> Lab:
+    lab = Lab(tmp_path, SIZE)
+    lab.poke(0, os.urandom(SIZE // 2))
+    lab.backup()
+    return lab
+
+
+@functools.cache
+def entries() -> list[Entry]:
+    made = [Entry(flags=1), *some_writes(WRITES, SIZE)]
+    made.insert(70, mark(b"upgrade"))
+    return made
+
+
+def logged(lab: Lab, before: int = 0) -> KeptLog:
+    """A log with a flush behind each third write, and a note each time."""
+    (point,) = lab.set.points
+    kept = keep(lab, point, entries(), ended=ENDED, cause="machine", before=before)
+    found = WriteLog.read(kept.path, SIZE).entries
+    kept.index.unlink()
+    with closing(IndexWriter(kept.index)) as writer:
+        ends = [each + 1 for each in range(len(found)) if int(found.headers["flags"][each]) & 1]
+        for turn, (begin, end) in enumerate(zip((0, *ends[:-1]), ends, strict=True)):
+            now = BEGAN + STEP * turn
+            headers = found.headers[begin:end].tobytes()
+            writer.note(headers, (now - 1) * SECOND, now * SECOND)
+    return kept
+
+
+def offered(lab: Lab) -> list[tuple[int, int]]:
+    (found,) = protection.moments(lab.repository, None, None, None)
+    assert not found.trouble
+    return [(each.write, each.time) for each in found.moments]
+
+
+def state(lab: Lab, write: int) -> str:
+    backup_set, moment = lab.repository.find_state(f"1@{SESSION}.w{write}")
+    with backup_set.open_chain(moment) as disk:
+        view = memoryview(bytearray(disk.size))
+        disk.readinto(0, view)
+        return hashlib.sha256(view).hexdigest()
+
+
+def truth(lab: Lab, write: int, before: int = 0) -> str:
+    (point,) = lab.set.points
+    raw = lab.moments[point.id].read_bytes()
+    return hashlib.sha256(expected(entries(), raw, write + before)).hexdigest()
+
+
+def plan(lab: Lab, tmp_path: Path, within: int = 300, every: int = 60) -> thinning.ThinPlan:
+    return thinning.plan(lab.repository, "disk", SESSION, tmp_path / "sessions", within, every)
+
+
+def thin(lab: Lab, tmp_path: Path, within: int = 300, every: int = 60) -> int:
+    return thinning.run(plan(lab, tmp_path, within, every), tmp_path / "sessions", Task())
+
+
+@pytest.mark.parametrize("before", [0, 9])
+def test_what_stays_reads_as_it_did_and_has_its_name_and_time(
+    lab: Lab, tmp_path: Path, before: int
+) -> None:
+    kept = logged(lab, before)
+    was, length = offered(lab), kept.path.stat().st_size
+    freed = thin(lab, tmp_path)
+    assert freed == length - kept.path.stat().st_size > 0
+    now = offered(lab)
+    assert set(now) < set(was)
+    end = was[-1][1]
+    assert [each for each in was if each[1] > end - 300 * SECOND] == [
+        each for each in now if each[1] > end - 300 * SECOND
+    ]
+    old = [each for each in now[1:] if each[1] <= end - 300 * SECOND]
+    periods = [time // (60 * SECOND) for _, time in old]
+    assert len(set(periods)) == len(periods), "one of each minute"
+    for write, _ in now:
+        assert state(lab, write) == truth(lab, write, before), write
+    last = WRITES - before
+    for write in (last, last - 1, last - 2):
+        assert state(lab, write) == truth(lab, write, before), "write by write at the end"
+    log = kept_log(lab.set.folder, SESSION).read()
+    assert [text for _, text in log.marks()] == (["upgrade"] if log.marks() else [])
+
+
+def test_what_went_is_refused_and_the_one_before_is_named(lab: Lab, tmp_path: Path) -> None:
+    logged(lab)
+    was = offered(lab)
+    thin(lab, tmp_path)
+    there = [write for write, _ in offered(lab)]
+    gone = [write for write, _ in was if write not in there]
+    assert gone
+    for write in gone:
+        left = max(each for each in there if each < write)
+        with pytest.raises(PointNotFound, match=f"after write {left}"):
+            lab.repository.find_state(f"1@w{write}")
+    by_then = lab.repository.find_state("1@2030-01-01")[1]
+    assert by_then.id.endswith(f".w{was[-1][0]}")
+
+
+def test_the_plan_says_what_goes_and_nothing_is_done_by_it(lab: Lab, tmp_path: Path) -> None:
+    kept = logged(lab)
+    before = lab.files
+    was = offered(lab)
+    planned = plan(lab, tmp_path)
+    assert lab.files == before
+    thinning.run(planned, tmp_path / "sessions", Task())
+    gone = len(was) - len(offered(lab))
+    assert f"{gone} of {len(was)} consistent moments" in planned.summary
+    assert planned.invalidates
+    assert planned.replaces == (kept.path.name, kept.index.name)
+    assert kept.path.stat().st_size <= planned.bytes_to_copy
+
+
+def test_it_is_thinned_again_and_again(lab: Lab, tmp_path: Path) -> None:
+    logged(lab)
+    for within, every in ((500, 60), (600, 120), (100, 120), (0, 1000)):
+        thin(lab, tmp_path, within, every)
+        for write, _ in offered(lab):
+            assert state(lab, write) == truth(lab, write), (within, every, write)
+    assert len(offered(lab)) < 5
+    assert not plan(lab, tmp_path, 0, 1000).replaces, "nothing is left to go"
+
+
+def test_what_is_cut_off_between_two_names_is_whole(
+    lab: Lab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept = logged(lab)
+    real = os.replace
+
+    def cut(source: Path, target: Path) -> None:
+        if Path(target) == kept.index:
+            raise OSError(5, "power cut")
+        real(source, target)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "replace", cut)
+        with pytest.raises(OSError, match="power cut"):
+            thin(lab, tmp_path)
+    there = offered(lab)
+    assert len(there) > 3
+    for write, _ in there:
+        assert state(lab, write) == truth(lab, write)
+    thin(lab, tmp_path, 0, 1000)
+    for write, _ in offered(lab):
+        assert state(lab, write) == truth(lab, write)
+
+
+def test_a_thinned_log_that_is_cut_off_names_no_state_that_never_was(
+    lab: Lab, tmp_path: Path
+) -> None:
+    kept = logged(lab)
+    thin(lab, tmp_path)
+    whole = kept.path.read_bytes()
+    for length in range(512, len(whole), len(whole) // 9):
+        kept.path.write_bytes(whole[:length])
+        log = WriteLog.read(kept.path, SIZE, kept.index)
+        for write in range(0, WRITES + 1, 3):
+            if log.holds(write) and write <= log.sound_writes:
+                assert state(lab, write) == truth(lab, write)
+
+
+def test_what_is_read_or_goes_on_or_is_damaged_stays_as_it_is(lab: Lab, tmp_path: Path) -> None:
+    kept = logged(lab)
+    planned = plan(lab, tmp_path)
+    _, moment = lab.repository.find_state("1@w9")
+    folder = tmp_path / "20261130-080000-abcdef"
+    folder.mkdir()
+    holds.place(lab.set, moment, folder.name, "reads", folder)
+    before = lab.files
+    for do in (lambda: plan(lab, tmp_path), lambda: thinning.run(planned, tmp_path, Task())):
+        with pytest.raises(PointInUse, match="runs from a moment"):
+            do()
+    assert lab.files == before
+    holds.release(lab.set.folder, folder.name)
+    logs.make(kept.path, entries()[:-1])
+    with pytest.raises(VdbackupError, match="damaged"):
+        plan(lab, tmp_path)
+    with pytest.raises((PlanOutdated, VdbackupError)):
+        thinning.run(planned, tmp_path, Task())

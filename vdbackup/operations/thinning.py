@@ -1,0 +1,184 @@
+"""Thin the writes that are kept of a machine: all of its last time stay, then one moment each."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from vdbackup.backup.space import RESERVE
+from vdbackup.disks.write_log.log import WriteLog
+from vdbackup.disks.write_log.thin import Thinning
+from vdbackup.durable import give_to_owner_of_folder
+from vdbackup.errors import Damaged, NotProtected, PlanOutdated, Remedy, UsageError
+from vdbackup.jobs import Plan, Task, readable_size
+from vdbackup.operations.protection import check_may_go
+from vdbackup.repository.files import check_space, remove
+from vdbackup.repository.kept_logs import NS, KeptLog, kept_log
+from vdbackup.repository.repository import Repository
+from vdbackup.repository.written import damage
+from vdbackup.translation import grouped, tr
+
+WITHIN, EVERY = 3600, 60
+"""Seconds, of what stays where nobody says otherwise."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ThinPlan(Plan):
+    """What thinning a log would do.
+
+    Attributes:
+        thinning: how; None where all of it stays.
+        kept: the log.
+    """
+
+    repository: Repository
+    set_name: str
+    kept: KeptLog
+    thinning: Thinning | None
+
+
+def plan(
+    repository: Repository,
+    set_name: str,
+    session: str,
+    sessions_folder: Path,
+    within: int = WITHIN,
+    every: int = EVERY,
+) -> ThinPlan:
+    """What thinning the writes that are kept of a session's machine would do.
+
+    Args:
+        repository: where they are.
+        set_name: beside which set.
+        session: whose.
+        sessions_folder: where this user's sessions lie.
+        within: seconds before its end of which every write stays.
+        every: seconds of which one consistent moment stays before, the newest.
+
+    Raises:
+        NotWritten: none are kept. PointInUse: they still come, or somebody reads them.
+        NotProtected: they are damaged. DiskError, RepositoryError, OSError: they cannot be read.
+    """
+    if within < 0 or every < 1:
+        raise UsageError(
+            tr("That is no time."), tr("Give seconds, and one at least between two moments.")
+        )
+    backup_set = repository.set(set_name)
+    kept = kept_log(backup_set.folder, session)
+    check_may_go(backup_set, kept, sessions_folder)
+    log = kept.read()
+    if log.lost:
+        raise NotProtected(
+            damage(kept, max(0, log.sound_writes - kept.protection.before)),
+            tr("It is left as it is."),
+            remedy=Remedy.LIST_MOMENTS,
+        )
+    numbers = _staying(log, kept.protection.before, within, every)
+    thinning = Thinning.of(log, numbers) if numbers else None
+    if thinning is not None and thinning.length >= log.entries.end:
+        thinning = None
+    return ThinPlan(
+        summary=_summary(kept, log, thinning),
+        bytes_to_copy=thinning.length if thinning else 0,
+        replaces=(kept.path.name, kept.index.name) if thinning else (),
+        invalidates=(_gone(log, thinning),) if thinning else (),
+        repository=repository,
+        set_name=set_name,
+        kept=kept,
+        thinning=thinning,
+    )
+
+
+def _staying(log: WriteLog, before: int, within: int, every: int) -> list[int]:
+    """The numbers of the moments that stay of what is old, and the one that all stays behind."""
+    proven = [
+        (number, time)
+        for number, time in zip(log.flushes.tolist(), log.flushed.tolist(), strict=True)
+        if time > 0 and number > before
+    ]
+    if not proven:
+        return []
+    last = proven[-1][1]
+    newest: dict[tuple[bool, int], int] = {}
+    for number, time in proven:
+        if time <= last - within * NS:
+            newest[True, time // (every * NS)] = number  # within a period the last stays
+        elif number <= log.thinned_until:  # what lies between is not there write by write
+            newest[False, number] = number
+    return [before, *newest.values()] if newest else []
+
+
+def _moments(log: WriteLog, thinning: Thinning) -> tuple[int, int]:
+    """How many consistent moments go, and how many there are."""
+    there = log.flushes[log.flushed > 0]
+    last = thinning.numbers[-1]
+    going = set(there[there <= last].tolist()) - set(thinning.numbers)
+    return len(going), len(there)
+
+
+def _gone(log: WriteLog, thinning: Thinning) -> str:
+    going, every = _moments(log, thinning)
+    return tr(
+        "{going} of {every} consistent moments, and each between them", going=grouped(going),
+        every=grouped(every),
+    )  # fmt: skip
+
+
+def _summary(kept: KeptLog, log: WriteLog, thinning: Thinning | None) -> str:
+    title = kept.protection.title
+    if thinning is None:
+        return tr("Nothing of the kept writes of {title} is to go.", title=title)
+    going, every = _moments(log, thinning)
+    return tr(
+        "The kept writes of {title} become {size} of {before} long: {going} of {every} consistent "
+        "moments go, and what lies between; all behind write {last} stays.",
+        title=title,
+        size=readable_size(thinning.length),
+        before=readable_size(log.entries.end),
+        going=grouped(going),
+        every=grouped(every),
+        last=grouped(thinning.numbers[-1] - kept.protection.before),
+    )
+
+
+def run(plan: ThinPlan, sessions_folder: Path, task: Task) -> int:
+    """Do it; how many bytes the log is shorter. If it fails, the log is as it was.
+
+    Raises as `plan`; PlanOutdated where the log is another one by now, NoSpace, Damaged.
+    """
+    thinning, kept = plan.thinning, plan.kept
+    if thinning is None:
+        return 0
+    repository = plan.repository
+    doing = tr("thinning the kept writes of {title}", title=kept.protection.title)
+    with repository.lock(doing, task.cancel):
+        backup_set = repository.set(plan.set_name)
+        now = kept_log(backup_set.folder, kept.session)
+        check_may_go(backup_set, now, sessions_folder)
+        if now != kept or not now.read().is_as(thinning.log):
+            raise PlanOutdated(
+                tr("The kept writes of {title} are others now.", title=kept.protection.title),
+                tr("Look at what would be done now, and decide again."),
+            )
+        check_space(backup_set.folder, thinning.length + RESERVE, tr("Thinning kept writes"))
+        for each in (kept.new_log, kept.new_index):
+            remove(each)
+        try:
+            thinning.write(kept.new_log, kept.new_index)
+            if not thinning.is_kept_by(kept.new_log, kept.new_index):
+                raise Damaged(
+                    tr(
+                        "What {title} wrote reads otherwise when it is thinned.",
+                        title=kept.protection.title,
+                    ),
+                    tr("All stays as it was. Have the storage checked."),
+                )
+            task.check()
+        except BaseException:
+            for each in (kept.new_log, kept.new_index):
+                remove(each)
+            raise
+        for each in (kept.new_log, kept.new_index):
+            give_to_owner_of_folder(each)
+        kept.replace_by_new()
+    return thinning.log.entries.end - kept.path.stat().st_size
