@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from tests.backup.lab import Lab, noise
+from tests.backup.machines import Disks
 from tests.backup.merge_cut_off import cut_off_before
 from tests.backup.once import once
 from tests.backup.sessions import begin, promoted, writes
@@ -23,7 +24,9 @@ from tests.repository.kept import SESSION, expected, keep, some_writes
 from vdbackup.backup import convert, delete, merge, repair
 from vdbackup.errors import PointInUse, Remedy, VdbackupError
 from vdbackup.jobs import Task
-from vdbackup.operations import protection
+from vdbackup.operations import policy, protection, several
+from vdbackup.operations.schedules import merging
+from vdbackup.operations.schedules.store import Schedule, Store
 from vdbackup.recovery.retarget import retarget
 from vdbackup.repository import holds
 from vdbackup.repository.journal import JOURNAL_NAME
@@ -226,6 +229,70 @@ def test_a_merge_that_was_cut_off_ends_and_its_moments_stay(
     moments.check()
 
 
+# ------------------------------------------------------------------- several at once, by the clock
+
+
+def several_that_take_its_point(lab: Lab, sessions: Path) -> list[Callable[[], object]]:
+    """A range that ends above it, and a deletion of it among others."""
+    ids = {each.sequence: each.id for each in lab.set.points}
+    merged = several.plan_merge(lab.repository, "disk", [ids[2], ids[3]])
+    deleted = several.plan_delete(lab.repository, "disk", [ids[2]])
+    assert SESSION in merged.hindrance
+    assert SESSION in deleted.hindrance
+    return [
+        lambda: several.merge_range(merged, sessions, Task()),
+        lambda: several.delete_several(deleted, sessions, Task()),
+    ]
+
+
+def test_a_range_and_several_points_are_not_taken_with_it(
+    points: Lab, moments: Moments, tmp_path: Path
+) -> None:
+    before = points.files
+    for take in several_that_take_its_point(points, tmp_path):
+        with pytest.raises(PointInUse, match="every write"):
+            take()
+    assert points.files == before
+    below = several.plan_merge(
+        points.repository, "disk", [point(points, 1).id, point(points, 2).id]
+    )
+    assert below.hindrance == ""
+    several.merge_range(below, tmp_path, Task())
+    moments.check()
+
+
+@DAMAGES
+def test_a_range_and_several_points_stay_beside_a_damaged_log(
+    points: Lab, damage: Callable[[Path], None], tmp_path: Path
+) -> None:
+    damage(logged(points).kept.record)
+    before = points.files
+    for take in several_that_take_its_point(points, tmp_path):
+        with pytest.raises(PointInUse, match="nobody can tell"):
+            take()
+    assert points.files == before
+
+
+@pytest.mark.parametrize("wanted", [KEEP_ONE, Policy(at_most_bytes=1)], ids=["one", "bytes"])
+@pytest.mark.parametrize("damage", [None, spoilt.torn, moved], ids=["whole", "torn", "gone"])
+def test_what_a_schedule_merges_at_its_time_is_not_its_point(
+    points: Lab, wanted: Policy, damage: Callable[[Path], None] | None, tmp_path: Path
+) -> None:
+    found = logged(points)
+    stored = found.kept.record.read_bytes()
+    with points.repository.lock("a test"):
+        points.repository.set_policy("disk", wanted)
+    if damage is not None:
+        damage(found.kept.record)
+    schedule = Schedule(points.repository.path, "disk", "1m", merge_at="03:00")
+    merged = merging.run(Store(tmp_path / "c", tmp_path / "d"), schedule, tmp_path, Task())
+    assert any(SESSION in each for each in merged.done)
+    there = [each.sequence for each in points.set.points]
+    assert there == ([2, 3] if damage is None else [1, 2, 3])
+    put_back(found.kept.record, stored)
+    found.check()
+
+
 # --------------------------------------------------------------------------- when it is damaged
 
 
@@ -305,6 +372,20 @@ def test_a_damaged_log_is_listed_with_its_trouble_and_can_be_forgotten(
     protection.forget(points.repository, name, unread.session, tmp_path)
     assert not [each for each in os.listdir(points.set_folder) if each.startswith("writes-")]
     points.delete(point(points, 2))
+
+
+def test_a_machines_moments_stay_whole_where_one_disk_has_a_damaged_log(tmp_path: Path) -> None:
+    disks = Disks(tmp_path)
+    for _ in range(3):
+        disks.back_up()
+    folder = disks.repository.set("home").folder
+    (folder / f"writes-{SESSION}.json").write_text("{")
+    policy.run(policy.plan(disks.repository, "root", policy.Change(keep=1)), Task())
+    disks.back_up()
+    assert [len(each.points) for each in disks.repository.sets()] == [4, 4]
+    (folder / f"writes-{SESSION}.json").unlink()
+    disks.back_up()
+    assert [len(each.points) for each in disks.repository.sets()] == [1, 1]
 
 
 def test_what_was_not_begun_to_the_end_holds_nothing(points: Lab, tmp_path: Path) -> None:
