@@ -125,8 +125,8 @@ class Fuzzer:
 class LogFuzzer:
     """A log of writes with its notes; what is offered of it has to be right, too."""
 
-    def __init__(self, folder: Path) -> None:
-        self._subject = lies.Subject(folder)
+    def __init__(self, folder: Path, *, thinned: bool) -> None:
+        self._subject = lies.Subject(folder, thinned=thinned)
         self.refused = self.opened = self.written = 0
 
     def one(self, data: bytes) -> None:
@@ -154,20 +154,21 @@ class LogFuzzer:
                 yield name, place, draw.ConsumeBytes(draw.PickValueInList([1, 2, 4, 8])) or b"\0"
 
 
-WRITE_LOG = "write-log"
+LOGS = {"write-log": False, "write-log-thinned": True}
+"""Whether each was thinned."""
 
 
 def main() -> None:
     """Fuzz one target for a while, and print how many lies came to what."""
     parser = argparse.ArgumentParser(prog="python -m tests.fuzz")
-    parser.add_argument("target", choices=[*TARGETS, WRITE_LOG])
+    parser.add_argument("target", choices=[*TARGETS, *LOGS])
     parser.add_argument("--seconds", type=int, default=60)
     options, rest = parser.parse_known_args()
     resource.setrlimit(resource.RLIMIT_DATA, (MEMORY, MEMORY))
     with tempfile.TemporaryDirectory(prog := "vdbackup-fuzz-", dir=_memory()) as folder:
         fuzzer = (
-            LogFuzzer(Path(folder))
-            if options.target == WRITE_LOG
+            LogFuzzer(Path(folder), thinned=LOGS[options.target])
+            if options.target in LOGS
             else Fuzzer(TARGETS[options.target](Path(folder)))
         )
         started = time.monotonic()

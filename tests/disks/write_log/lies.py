@@ -16,8 +16,10 @@ from tests.disks.write_log import logs
 from tests.disks.write_log.logs import Entry, mark
 from vdbackup.disks.chain import Chain
 from vdbackup.disks.raw import RawDisk
+from vdbackup.disks.write_log.entries import Entries
 from vdbackup.disks.write_log.index import IndexWriter
 from vdbackup.disks.write_log.log import WriteLog
+from vdbackup.disks.write_log.thin import Thinning
 
 SECTORS = 64
 SIZE = SECTORS * 512
@@ -34,7 +36,7 @@ class Subject:
         structures: where, in each, something else stands than the data of a write.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *, thinned: bool = False) -> None:
         self._paths = {name: folder / name for name in ("log", "index")}
         self._parent = folder / "parent"
         self._parent.write_bytes(random.Random(1).randbytes(SIZE))
@@ -45,11 +47,25 @@ class Subject:
             for second, first in enumerate(range(0, len(found), 25)):
                 headers = found.headers[first : first + 25].tobytes()
                 writer.note(headers, second * SECOND, (second + 1) * SECOND)
+        self._states = self._replayed()
+        if thinned:
+            found = self._thinned(folder)
         self.sound = {name: path.read_bytes() for name, path in self._paths.items()}
         places = [0, *found.places[:-1].tolist()]
         inside = [place + at for place in places for at in range(64)]
         self.structures = {"log": inside, "index": list(range(len(self.sound["index"])))}
-        self._states = self._replayed()
+
+    def _thinned(self, folder: Path) -> Entries:
+        """Have every seventh moment of the first half stay; the entries that are left."""
+        log = WriteLog.read(self._paths["log"], SIZE, self._paths["index"])
+        stay = [0, *log.flushes[: len(log.flushes) // 2 : 7].tolist()[1:]]
+        made = [folder / "new", folder / "notes"]
+        thinning = Thinning.of(log, stay)
+        thinning.write(*made)
+        assert thinning.is_kept_by(*made)
+        for new, path in zip(made, self._paths.values(), strict=True):
+            new.replace(path)
+        return WriteLog.read(self._paths["log"], SIZE, self._paths["index"]).entries
 
     def _replayed(self) -> list[bytes]:
         """The disk after each write, by replaying one after the other."""
@@ -76,7 +92,9 @@ class Subject:
         log.marks()
         assert log.sound_writes <= log.writes
         for write in sorted({0, log.writes // 2, log.writes, *log.flushes[-3:].tolist()}):
-            log.time_of(write) if write else None
+            if not log.holds(write):
+                continue
+            log.time_of(write)
             state = self._state(log, write)
             if log.is_proven(write):
                 assert state == self._states[write], f"moment {write} is offered, and wrong"

@@ -279,20 +279,21 @@ def test_a_header_is_as_long_as_it_is() -> None:
 # -------------------------------------------------------------------------------------- lies
 
 
+@pytest.mark.parametrize("thinned", [False, True], ids=["whole", "thinned"])
 @pytest.mark.parametrize("seed", range(6))
 def test_whatever_lies_a_log_and_its_notes_tell_no_wrong_moment_is_offered(
-    tmp_path: Path, seed: int
+    tmp_path: Path, seed: int, *, thinned: bool
 ) -> None:
     """The short form of `python -m tests.fuzz write-log`."""
-    subject, choose = lies.Subject(tmp_path), random.Random(seed)
+    subject, choose = lies.Subject(tmp_path, thinned=thinned), random.Random(seed)
     subject.tell([])
     for _ in range(60):
         told = []
         for _ in range(choose.randint(1, 4)):
             name = choose.choice(["log", "index"])
             lie = choose.choice(
-                [choose.randbytes(8), (1 << choose.randrange(64)).to_bytes(8, "little"), bytes(8),
-                 bytes([choose.randrange(256)])]
+                [b"1", choose.randbytes(8), (1 << choose.randrange(64)).to_bytes(8, "little"),
+                 bytes(8), bytes([choose.randrange(256)])]
             )  # fmt: skip
             told.append((name, choose.choice(subject.structures[name]), lie))
         if choose.random() < 0.2:

@@ -19,7 +19,7 @@ from vdbackup.disks.read_only import ReadOnlyDisk
 from vdbackup.disks.write_log.entries import Entries, found
 from vdbackup.disks.write_log.fold import fold
 from vdbackup.disks.write_log.index import Index
-from vdbackup.disks.write_log.stations import Stations, begins, is_ours, stations
+from vdbackup.disks.write_log.stations import Stations, are_ours, stations
 from vdbackup.disks.write_log.structs import ENTRY, Flag, SuperBlock
 from vdbackup.translation import tr
 
@@ -71,9 +71,8 @@ class WriteLog:
                 noted = known.count
                 known = known.first(_agreeing(known, fd, head.sector_size, file.size, disk_size))
                 entries = found(fd, known.headers, head.sector_size, file.size, disk_size)
-                stayed = _stations(entries, fd)
         named = min(head.entries, len(entries))
-        return cls(path, entries, known, disk_size, named, noted - known.count, stayed)
+        return cls(path, entries, known, disk_size, named, noted - known.count, stations(entries))
 
     @property
     def proven(self) -> int:
@@ -180,9 +179,11 @@ class WriteLog:
 
     def marks(self) -> list[tuple[int, str]]:
         """After which write each mark came, and what it says, external text; raises OSError."""
+        marks = np.flatnonzero(self.entries.having(Flag.MARK) & ~are_ours(self.entries))
         with closing(HostFile.open(self.path)) as file, file.descriptor() as fd:
-            marks = _marks(self.entries, fd)
-        return [(int(self._numbers[place]), text) for place, text in marks if not is_ours(text)]
+            texts = [self.entries.text(each, fd) for each in marks.tolist()]
+        places = self._numbers[np.searchsorted(self._writes, marks)]
+        return list(zip(places.tolist(), texts, strict=True))
 
     def time_of(self, write: int) -> tuple[int, int]:
         """After when and until when a write came, ns since 1970; 0 and 0 where nobody knows."""
@@ -230,22 +231,6 @@ class WriteLog:
             )
         count = int(self._writes[place - 1]) + 1 if place else 0
         return LoggedDisk(HostFile.open(self.path), self, count)
-
-
-def _marks(entries: Entries, descriptor: int) -> list[tuple[int, str]]:
-    """After how many writes each mark came, and what it says."""
-    found = np.flatnonzero(entries.having(Flag.MARK))
-    places = np.searchsorted(np.flatnonzero(entries.changing), found)
-    texts = [entries.text(each, descriptor) for each in found.tolist()]
-    return list(zip(places.tolist(), texts, strict=True))
-
-
-def _stations(entries: Entries, descriptor: int) -> Stations | None:
-    """Which moments of a log stayed that was thinned; its first entry says whether it was."""
-    first = entries.having(Flag.MARK)[:1]
-    if not first.any() or not begins(entries.text(0, descriptor)):
-        return None
-    return stations(_marks(entries, descriptor))
 
 
 def _agreeing(

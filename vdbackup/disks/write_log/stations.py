@@ -3,16 +3,25 @@
 A log that was thinned begins with a mark, which says how many moments stayed, and behind each of
 them comes another one with the number of the write that it is after: what changed since the moment
 before lies between. Behind the last of them the log is as it was, write by write.
+
+The numbers stand where an entry's header has its place on the disk, which means nothing of a mark:
+headers are noted beside the log, and so what is damaged of them is seen. The texts are for people.
 """
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterable
 from dataclasses import dataclass
 
-_BEGIN = re.compile(r"vdbackup:thinned=([0-9]{1,9})")
-_STATION = re.compile(r"vdbackup:w=([0-9]{1,18})")
+import numpy as np
+from numpy.typing import NDArray
+
+from vdbackup.disks.write_log.entries import Entries
+from vdbackup.disks.write_log.structs import HEADER, Flag
+
+_TAG_AT = np.uint64(48)
+_BEGIN, _STATION = 0x7662, 0x7677
+"""In the upper bits of that number, so that it is no other program's."""
+_NUMBER = (1 << 48) - 1
 
 
 @dataclass(frozen=True)
@@ -29,43 +38,44 @@ class Stations:
     complete: bool
 
 
-def begin(count: int) -> str:
-    """The text of the mark that a log begins with of which so many moments stayed."""
-    return f"vdbackup:thinned={count}"
+def begin(count: int) -> tuple[bytes, bytes]:
+    """Header and text of the mark that a log begins with of which so many moments stayed."""
+    return _mark(_BEGIN, count, b"vdbackup: thinned, moments that stay: %d" % count)
 
 
-def station(number: int) -> str:
-    """The text of the mark behind a moment that stays."""
-    return f"vdbackup:w={number}"
+def station(number: int) -> tuple[bytes, bytes]:
+    """Header and text of the mark behind a moment that stays."""
+    return _mark(_STATION, number, b"vdbackup: write %d" % number)
 
 
-def is_ours(text: str) -> bool:
-    """Whether a mark is one of these, and nobody's own."""
-    return any(each.fullmatch(text) is not None for each in (_BEGIN, _STATION))
+def _mark(tag: int, number: int, text: bytes) -> tuple[bytes, bytes]:
+    return HEADER.pack((tag << int(_TAG_AT)) | number, 0, Flag.MARK, len(text)), text
 
 
-def begins(text: str) -> bool:
-    """Whether a log was thinned that begins with such a mark."""
-    return _BEGIN.fullmatch(text) is not None
+def are_ours(entries: Entries) -> NDArray[np.bool_]:
+    """bool[n]: which entries are such marks, and nobody's own."""
+    tags = entries.headers["sector"] >> _TAG_AT
+    return np.asarray(entries.having(Flag.MARK) & ((tags == _BEGIN) | (tags == _STATION)))
 
 
-def stations(marks: Iterable[tuple[int, str]]) -> Stations | None:
-    """What the marks of a log say: (after how many of its writes, text), from the first on.
+def stations(entries: Entries) -> Stations | None:
+    """What the marks of a log say; None of one that was not thinned.
 
-    None of one that was not thinned. What makes no sense is not there, nor what comes behind.
+    What makes no sense is not there, nor what comes behind.
     """
-    every = iter(marks)
-    _, first = next(every, (0, ""))
-    if (count := _BEGIN.fullmatch(first)) is None:
+    marks = np.flatnonzero(are_ours(entries))
+    if not len(marks):
         return None
-    found: list[tuple[int, int]] = []
-    for place, text in every:
-        if len(found) == int(count[1]):
+    sectors = [int(each) for each in entries.headers["sector"][marks]]
+    if marks[0] != 0 or sectors[0] >> int(_TAG_AT) != _BEGIN:
+        return Stations((), complete=False)
+    places = np.searchsorted(np.flatnonzero(entries.changing), marks).tolist()
+    count, found = sectors[0] & _NUMBER, list[tuple[int, int]]()
+    for place, sector in zip(places[1:], sectors[1:], strict=True):
+        if len(found) == count or sector >> int(_TAG_AT) != _STATION:
             break
-        if (match := _STATION.fullmatch(text)) is None:
-            continue
-        number, last = int(match[1]), found[-1] if found else (-1, -1)
+        number, last = sector & _NUMBER, found[-1] if found else (-1, -1)
         if place <= last[0] or number <= last[1]:
             break
         found.append((place, number))
-    return Stations(tuple(found), 0 < len(found) == int(count[1]))
+    return Stations(tuple(found), complete=0 < len(found) == count)

@@ -80,11 +80,12 @@ class Thinning:
         ):
             file.write(SuperBlock(0, sector).pack())
             count = _put(
-                file, sector, [_mark(stations.begin(len(self.numbers)))], own := bytearray()
+                file, sector, [(*stations.begin(len(self.numbers)), b"")], own := bytearray()
             )
             for end, number, each in zip(self.ends, self.numbers, self.maps, strict=True):
                 count += _put(file, sector, _net(old, each, sector), own)
-                count += _put(file, sector, [_FLUSH, _mark(stations.station(number))], own)
+                mark = (*stations.station(number), b"")
+                count += _put(file, sector, [_FLUSH, mark], own)
                 until = int(log.index.times(np.array([end - 1], np.int64))[1][0]) if end else 0
                 notes.append((bytes(own), since, max(since, until)))
                 since, own = max(since, until), bytearray()
@@ -163,10 +164,6 @@ def _equal(one: Path, at: int, other: Path, there: int, length: int) -> bool:
 _Piece = tuple[bytes, bytes, bytes]
 """An entry: its header, what follows that in its sector, and its data."""
 _FLUSH: _Piece = (HEADER.pack(0, 0, Flag.FLUSH, 0), b"", b"")
-
-
-def _mark(text: str) -> _Piece:
-    return HEADER.pack(0, 0, Flag.MARK, len(text)), text.encode(), b""
 
 
 def _part(entries: Entries, begin: int, end: int) -> Entries:
