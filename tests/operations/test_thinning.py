@@ -190,6 +190,29 @@ def test_a_thinned_log_that_is_cut_off_names_no_state_that_never_was(
                 assert state(lab, write) == truth(lab, write)
 
 
+def test_a_moment_whose_number_is_damaged_is_not_offered_under_another(
+    lab: Lab, tmp_path: Path
+) -> None:
+    """Whether the mark behind it is one of those that are looked at, or its note is gone by."""
+    kept = logged(lab)
+    thin(lab, tmp_path)
+    log, whole = kept.read(), kept.path.read_bytes()
+    assert log.stations is not None
+    lost = 0
+    for _, number in log.stations.found:
+        at = int(log.entries.places[log.end_of(number)])
+        kept.path.write_bytes(whole[:at] + b"\x50" + whole[at + 1 :])
+        damaged = WriteLog.read(kept.path, SIZE, kept.index)
+        lost += damaged.lost > 0
+        offered_now = [n for n in damaged.flushes.tolist() if damaged.is_proven(n)]
+        assert set(offered_now) <= {number for _, number in log.stations.found} | set(
+            log.flushes.tolist()
+        )
+        if damaged.lost:
+            assert all(each < number for each in offered_now)
+    assert lost, "at least one was looked at"
+
+
 def test_what_is_read_or_goes_on_or_is_damaged_stays_as_it_is(lab: Lab, tmp_path: Path) -> None:
     kept = logged(lab)
     planned = plan(lab, tmp_path)

@@ -72,7 +72,9 @@ class WriteLog:
                 known = known.first(_agreeing(known, fd, head.sector_size, file.size, disk_size))
                 entries = found(fd, known.headers, head.sector_size, file.size, disk_size)
         named = min(head.entries, len(entries))
-        return cls(path, entries, known, disk_size, named, noted - known.count, stations(entries))
+        lost = noted - known.count
+        stayed = stations(entries, known.count if lost else len(entries))
+        return cls(path, entries, known, disk_size, named, lost, stayed)
 
     @property
     def proven(self) -> int:
@@ -182,8 +184,9 @@ class WriteLog:
         marks = np.flatnonzero(self.entries.having(Flag.MARK) & ~are_ours(self.entries))
         with closing(HostFile.open(self.path)) as file, file.descriptor() as fd:
             texts = [self.entries.text(each, fd) for each in marks.tolist()]
-        places = self._numbers[np.searchsorted(self._writes, marks)]
-        return list(zip(places.tolist(), texts, strict=True))
+        numbers = self._numbers[np.searchsorted(self._writes, marks)].tolist()
+        found = zip(numbers, texts, strict=True)
+        return [(number, text) for number, text in found if number != _NONE]
 
     def time_of(self, write: int) -> tuple[int, int]:
         """After when and until when a write came, ns since 1970; 0 and 0 where nobody knows."""

@@ -58,14 +58,22 @@ def are_ours(entries: Entries) -> NDArray[np.bool_]:
     return np.asarray(entries.having(Flag.MARK) & ((tags == _BEGIN) | (tags == _STATION)))
 
 
-def stations(entries: Entries) -> Stations | None:
+def stations(entries: Entries, sound: int) -> Stations | None:
     """What the marks of a log say; None of one that was not thinned.
 
     What makes no sense is not there, nor what comes behind.
+
+    Args:
+        entries: of the log.
+        sound: so many of them may be what was written: the mark behind a moment may be damaged,
+            though all that makes it is whole.
     """
     marks = np.flatnonzero(are_ours(entries))
     if not len(marks):
         return None
+    marks = marks[marks < sound]
+    if not len(marks):
+        return Stations((), complete=False)
     sectors = [int(each) for each in entries.headers["sector"][marks]]
     if marks[0] != 0 or sectors[0] >> int(_TAG_AT) != _BEGIN:
         return Stations((), complete=False)
