@@ -11,7 +11,7 @@ from pathlib import Path
 
 from vdbackup.backup import following, merge, retention, space, unread
 from vdbackup.backup.belonging import belonging
-from vdbackup.backup.copying import Copying, Wish
+from vdbackup.backup.copying import Copying, Wish, check_wanted
 from vdbackup.backup.differences import to_read
 from vdbackup.backup.kind import AUTO, Choice, choose, not_possible
 from vdbackup.backup.set_format import format_for
@@ -340,7 +340,9 @@ def rounds_of(plan: CapturePlan, begun: Begun, task: Task) -> Rounds:
     if plan.consistency is Wanted.AS_IS:
         return OneReading(plan.source)
     parent = begun.choice.parent
-    return plan.source.rounds(following.follow(plan.repository, plan.set_name, parent, task))
+    rounds = plan.source.rounds(following.follow(plan.repository, plan.set_name, parent, task))
+    check_wanted(plan.source, plan.consistency, rounds.hindrance)  # before all is read in vain
+    return rounds
 
 
 def copying(plan: CapturePlan, begun: Begun, rounds: Rounds, doing: str, task: Task) -> Copying:

@@ -176,16 +176,20 @@ class Copying:
         return ChangesFrom.FILES if self._source.ref.is_files else ChangesFrom.TRACKER
 
     def _check_wanted(self, hindrance: str) -> None:
-        """Raise NotFrozen where a single moment is wanted, and something is in its way."""
-        if hindrance and self._wish.consistency is Wanted.FROZEN:
-            raise NotFrozen(
-                tr(
-                    "{source} cannot be backed up as of one moment: {hindrance}",
-                    source=self._source.title,
-                    hindrance=hindrance,
-                ),
-                tr("Do what that says, unmount it, or have it backed up as well as can be."),
-            )
+        check_wanted(self._source, self._wish.consistency, hindrance)
+
+
+def check_wanted(source: Source, wanted: Wanted, hindrance: str) -> None:
+    """Raise NotFrozen where a single moment is wanted, and something is in its way."""
+    if hindrance and wanted is Wanted.FROZEN:
+        raise NotFrozen(
+            tr(
+                "{source} cannot be backed up as of one moment: {hindrance}",
+                source=source.title,
+                hindrance=hindrance,
+            ),
+            tr("Do what that says, unmount it, or have it backed up as well as can be."),
+        )
 
 
 def _of_the_moment(outcome: Outcome, source: Source) -> list[str]:

@@ -57,6 +57,7 @@ class _Paths(QTreeWidget):
         for column in (1, 2):
             header.setSectionResizeMode(column, QHeaderView.ResizeMode.Fixed)
             header.resizeSection(column, NUMBERS)
+            self.headerItem().setTextAlignment(column, Qt.AlignmentFlag.AlignRight)
 
     @property
     def paths(self) -> tuple[str, ...]:

@@ -263,3 +263,18 @@ def test_the_disk_of_a_whole_subvolume_is_the_subvolume(btrfs: Path, tmp_path: P
     with kept.mounted() as there:
         assert (there / "file").read_bytes() == b"file"
         assert sorted(os.listdir(there)) == ["file", "link"]
+
+
+def test_where_no_single_moment_can_be_had_nothing_is_read_before_that_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    (folder / "file").write_bytes(b"file")
+
+    def read(*_: object) -> None:
+        raise AssertionError("it was read")
+
+    monkeypatch.setattr(sync.Sync, "run", read)
+    with pytest.raises(NotFrozen, match="files are read one after the other"):
+        back_up(folder, to=tmp_path / "backups", consistency=Wanted.FROZEN)
