@@ -8,15 +8,18 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from PySide6.QtWidgets import QDialog, QPushButton
+from PySide6.QtWidgets import QDialog, QPlainTextEdit, QPushButton
+from pytestqt.qtbot import QtBot
 
 from tests.gui.test_source_dialog import drop
 from tests.gui.user import User
 from vdbackup.gui.add_source import AddSourceDialog
 from vdbackup.gui.choice_dialog import ChoiceDialog
+from vdbackup.gui.parts import Fold
 from vdbackup.gui.plan_dialog import PlanDialog
 from vdbackup.gui.restore_files_dialog import RestoreFilesDialog
 from vdbackup.gui.source_dialog import SourceDialog, facts
+from vdbackup.jobs import Plan
 from vdbackup.operations import file_choice
 from vdbackup.sources.file_sets.choice import Choice
 from vdbackup.sources.file_sets.tree import Tree
@@ -229,3 +232,14 @@ def test_folders_that_are_dropped_are_counted_and_offered(
     wanted = Choice((str(folder), str(other)))
     assert form.source_edit.text() == str(file_choice.reference(wanted))
     user.sees(QDialog, "addSourceDialog").close()
+
+
+def test_many_files_that_are_replaced_are_a_list_that_scrolls(qtbot: QtBot) -> None:
+    names = tuple(f"/home/me/{number}" for number in range(100))
+    dialog = PlanDialog("Restore?", "Restore", Plan("100 are replaced.", replaces=names))
+    qtbot.addWidget(dialog)
+    dialog.show()
+    dialog.findChild(Fold).click()
+    (listed,) = [each for each in dialog.findChildren(QPlainTextEdit) if each.isVisible()]
+    assert listed.toPlainText().count("\n") == 99
+    assert dialog.sizeHint().height() < 600

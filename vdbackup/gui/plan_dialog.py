@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from PySide6.QtWidgets import QCheckBox, QPlainTextEdit, QWidget
 
@@ -13,6 +13,7 @@ from vdbackup.translation import grouped, tr
 
 WIDTH = 460  # pixels
 FEW = 6  # names that are read in a sentence; more are a list
+MANY = 12  # lines of a list that has room of its own
 
 
 class PlanDialog(parts.Dialog):
@@ -57,17 +58,16 @@ class PlanDialog(parts.Dialog):
                 )
             )
         if len(plan.invalidates) > FEW:
-            names = QPlainTextEdit("\n".join(map(printable, plan.invalidates)))
-            names.setReadOnly(True)
-            names.setAccessibleName(tr("What is no longer there afterwards"))
-            names.setFixedHeight(150)
-            column.addWidget(names)
+            gone = tr("What is no longer there afterwards")
+            column.addWidget(_scrolled(map(printable, plan.invalidates), gone))
         details = [
             *_listed(tr("Makes"), plan.creates),
             *_listed(tr("Changes or deletes"), plan.replaces),
         ]
         if details:
-            lines = parts.label("\n".join(details), "muted", selectable=True)
+            lines: QWidget = parts.label("\n".join(details), "muted", selectable=True)
+            if len(details) > MANY:
+                lines = _scrolled(details, tr("Files"))
             column.addWidget(parts.Fold(tr("Files"), lines))
             column.addWidget(lines)
         self.never_again = QCheckBox(tr("Do not ask again before a backup"))
@@ -82,6 +82,15 @@ class PlanDialog(parts.Dialog):
         if dangerous or plan.hindrance:
             self.press_by_enter(self.cancel_button)
             self.cancel_button.setFocus()
+
+
+def _scrolled(lines: Iterable[str], accessible_name: str) -> QPlainTextEdit:
+    """A list that may be longer than there is room for."""
+    made = QPlainTextEdit("\n".join(lines))
+    made.setReadOnly(True)
+    made.setAccessibleName(accessible_name)
+    made.setFixedHeight(150)
+    return made
 
 
 def _few(names: Sequence[str]) -> str:
