@@ -13,6 +13,7 @@ import pytest
 
 from tests.recovery.chosen import as_restored, back_up, planned, restore, restored
 from tests.sources.loops import loop, run, unmount
+from tests.sources.ordinary_user import NOBODY, as_an_ordinary_user, open_folder
 from vdbackup.errors import Cancelled
 from vdbackup.jobs import Progress, Task
 from vdbackup.operations import restore_files
@@ -232,23 +233,42 @@ def test_what_another_restore_is_writing_is_not_swept(folder: Path, tmp_path: Pa
 
 
 @pytest.mark.usefixtures("as_root")
-def test_who_is_not_root_is_told_before_what_cannot_come_back(
-    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
-    """And is told the truth: it is what could not be done afterwards."""
-    os.chown(folder / "letter", 4321, 4321)
-    (folder / "letter").chmod(0o4755)
-    os.mknod(folder / "device", 0o020600, os.makedev(1, 3))
-    os.setxattr(folder / "inner" / "large", "trusted.t", b"1")
-    repository = back_up(folder)
-    target = tmp_path / "back"
-    monkeypatch.setattr(os, "geteuid", lambda: 4711)
-    refused = planned(repository, target).outlook.refused
-    assert [each.partition(":")[2] for each in refused] == [
-        " owners: who is not root gets them as their own (25).",
-        " devices: only root can make them (1).",
-        " capabilities and attributes that only root may give (1).",
-    ]
+def test_who_is_not_root_is_told_before_what_cannot_come_back_and_gets_the_rest():
+    with open_folder() as place:
+        folder = place / "chosen"
+        (folder / "inner").mkdir(parents=True)
+        for name in ("mine", "also mine"):
+            (folder / name).write_bytes(b"mine")
+            os.chown(folder / name, NOBODY, 0)
+        for path in (folder, folder / "inner"):
+            os.chown(path, NOBODY, 0)
+        (folder / "another's").write_bytes(b"another's")
+        os.chown(folder / "another's", 4321, 4321)
+        (folder / "another's").chmod(0o4755)
+        os.mknod(folder / "device", 0o020600, os.makedev(1, 3))
+        os.chown(folder / "device", NOBODY, 0)
+        os.setxattr(folder / "mine", "trusted.t", b"1")
+        repository = back_up(folder)
+        for path in [repository.path, *repository.path.rglob("*")]:
+            os.chown(path, NOBODY, 0)
+        with as_an_ordinary_user():
+            plan = planned(Repository.open(repository.path), place / "back")
+            done = restore_files.run(plan, Task())
+        assert sorted(each.partition(":")[2] for each in plan.outlook.refused) == [
+            " capabilities and attributes that only root may give (1).",
+            " devices: only root can make them (1).",
+            " owners: who is not root gets them as their own (3).",  # two folders lead there
+        ]
+        refused, described = sorted(done.warnings, reverse=True)
+        assert refused == f"These could not be made there: {folder}/device."
+        assert described == (
+            "Owners or attributes of these could not be restored: "
+            f"{folder}/another's, {folder}/mine, {place}, /tmp."
+        )
+        back = Path(f"{place}/back{folder}")
+        assert (back / "another's").stat().st_mode & 0o7777 == 0o755
+        assert (back / "mine").read_bytes() == b"mine"
+        assert partials(back) == []
 
 
 @pytest.mark.usefixtures("as_root")

@@ -130,7 +130,7 @@ class Outlooking:
     def _look(self, places: Places, path: bytes, number: int, is_there: bool) -> None:
         try:
             entries = belonging(self._image, number)
-            if not self._tree.leads(path):
+            if number != ROOT and not (is_there and self._tree.leads(path)):  # it is described
                 self._foretell(number, self._image.read(number))
             place = places.to(path) if is_there else None
         except Damaged:
