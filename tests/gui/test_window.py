@@ -328,9 +328,11 @@ def test_the_files_of_a_folder_are_backed_up_again_and_again(
     folder.mkdir()
     (folder / "letter.txt").write_text("Dear all")
     user.clicks("chooseFilesButton")
+    user.clicks("addFolder")
     dialog = user.sees(QFileDialog, "QFileDialog")
-    dialog.fileSelected.emit(str(folder))
+    dialog.filesSelected.emit([str(folder)])
     dialog.close()
+    user.clicks("choiceAccept")
     form = user.window.first_run.form
     assert form.source_edit.text() == f"files:'{folder}'"
     form.repository_edit.setText(str(repository))

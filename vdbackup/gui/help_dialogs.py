@@ -105,7 +105,6 @@ class ShortcutsDialog(parts.Dialog):
         grid = QGridLayout(inside)
         grid.setContentsMargins(0, 0, 8, 0)
         grid.setHorizontalSpacing(18)
-        grid.setVerticalSpacing(3)
         grid.setColumnStretch(1, 1)
         self._add(grid, tr("Everywhere"), {_keys(action): action.text() for action in actions})
         self._add(grid, tr("In the timeline"), IN_TIMELINE)
