@@ -7,6 +7,7 @@ may do with any computer's.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -20,7 +21,7 @@ import pytest
 from tests.backup.in_use.running_system import RUNNING, TARGET, USER, allow, built, install_agent
 from tests.guests import lab
 from tests.guests.lab import Guest
-from vdbackup.operations.schedules.store import schedule_id
+from vdbackup.operations.schedules.store import Outcome, schedule_id
 from vdbackup.operations.schedules.units import name_of
 
 pytestmark = [
@@ -93,11 +94,9 @@ class Scheduled:
         """The newest of them."""
         return self._points[-1]
 
-    @property
-    def last(self) -> dict[str, Any]:
+    def last(self) -> Outcome:
         """How the last run ended."""
-        run: dict[str, Any] = self._asked("schedule show").json["runs"][-1]
-        return run
+        return Outcome(json.loads(self.runs())["runs"][-1]["outcome"])
 
     @property
     def _id(self) -> str:
@@ -177,15 +176,16 @@ def test_each_night_has_one_point_whether_the_user_is_there_or_the_computer_is_o
         assert guest.run("loginctl list-sessions --no-legend").said == ""  # nobody is there
         with disk.run_once():
             put_clock(guest, "2035-03-10 02:29:55")
-        assert disk.last["outcome"] == "done"
+        assert disk.last() is Outcome.DONE
         with disk.run_once():  # for a night that has no 02:30
             put_clock(guest, "2035-03-10 03:29:55")
-        assert disk.last["outcome"] == "skipped"
+        assert disk.last() is Outcome.SKIPPED
         assert len(disk.points) == 2
 
     with computer(tmp_path, "2035-03-13T09:00:00") as guest:
         disk = Scheduled(guest, "disk")
-        guest.wait_until("what was missed", lambda: disk.last["outcome"] == "done")
+        guest.wait_until("what was missed", lambda: disk.last() is not Outcome.SKIPPED)
+        assert disk.last() is Outcome.DONE
         *_, last = disk.points
         assert (len(disk.points), f"{last:%F}") == (3, "2035-03-13")  # one of three nights
         due = disk.systemctl("show --value -p NextElapseUSecRealtime", "timer")
@@ -212,12 +212,12 @@ def spend_nights_in_which_clocks_are_changed(guest: Guest, disk: Scheduled) -> N
         put_clock(guest, "2035-10-27 12:00:00")
     with disk.run_once():
         put_clock(guest, "2035-10-28 00:29:55 UTC")
-    assert disk.last["outcome"] == "done"
+    assert disk.last() is Outcome.DONE
     put_clock(guest, "2035-10-28 01:29:55 UTC")
     guest.wait_for("the second 02:30", "test $(date -u +%H%M) -ge 0130")
     with disk.run_once():
         put_clock(guest, "2035-10-28 02:29:55 UTC")
-    assert disk.last["outcome"] == "skipped"
+    assert disk.last() is Outcome.SKIPPED
     *_, day, autumn = disk.points
     assert f"{day.astimezone(zone):%F}" == "2035-10-27"
     assert f"{autumn.astimezone(zone):%F %H %Z}" == "2035-10-28 02 CEST"
@@ -237,11 +237,11 @@ def test_the_system_backs_up_its_own_disk_and_a_user_by_the_agent(tmp_path: Path
         annas.set()
         with own.run_once():
             put_clock(guest, "2035-03-10 11:14:55")
-        assert own.last["outcome"] == "done"
+        assert own.last() is Outcome.DONE
         with annas.run_once(), own.run_once():  # both are due
             put_clock(guest, "2035-03-10 11:29:55")
         for each in (own, annas):
-            assert each.last["outcome"] == "done"
+            assert each.last() is Outcome.DONE
             newest = each.newest
             assert (newest["consistency"]["how"], newest["changes_from"]) == ("frozen", "tracker")
 
@@ -259,7 +259,7 @@ def test_a_login_and_a_drive_that_is_plugged_in_begin_a_backup(tmp_path: Path) -
         put_clock(guest, "2035-03-10 13:00:00")
         with at_login.run_once():
             guest.run(_LOGIN)
-        assert at_login.last["outcome"] == "done"
+        assert at_login.last() is Outcome.DONE
 
         guest.plug("stick", drive)
         guest.wait_for("the drive", f"mkfs.ext4 -qF -L BACKUPS {STICK}")
@@ -273,12 +273,12 @@ def test_a_login_and_a_drive_that_is_plugged_in_begin_a_backup(tmp_path: Path) -
         guest.plug("stick", drive)
         with plugged.run_once():
             mount(guest)
-        assert plugged.last["outcome"] == "done"
+        assert plugged.last() is Outcome.DONE
         unmount(guest)
         guest.plug("stick", drive)
         with plugged.run_once():  # and so soon again
             mount(guest)
-        assert plugged.last["outcome"] == "skipped"
+        assert plugged.last() is Outcome.SKIPPED
         assert len(plugged.points) == 2
 
 
