@@ -1,10 +1,11 @@
-"""How long a machine is waited for: by what it was given to work with, not by the clock alone.
+"""How long a machine is waited for: not while it waits itself, for a processor of this computer.
 
 Where QEMU only translates, and others want the processors, too, a boot takes forty seconds or forty
-minutes. What it costs of processor time stays about the same, so that is what a limit is of. One
-that does nothing at all takes none: there the clock goes on, slower. Long before its limit a
-machine is given up that neither says anything nor reads or writes its disks: it is stuck, and said
-to be so, with where.
+minutes. What differs is how long its threads stand in the kernel's queue, which that counts
+(/proc/PID/task/TID/schedstat): without it a boot takes about the same each time, and one that has
+nothing to do is found out as soon as on an idle computer. Long before its limit a machine is given
+up that neither says anything nor reads or writes its disks: it is stuck, and said to be so, with
+where.
 """
 
 from __future__ import annotations
@@ -13,27 +14,27 @@ import os
 import re
 import socket
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from vdbackup.errors import MachineFailed
 from vdbackup.qemu.monitor import tell
 
-_SHARE = 6.0
-"""A machine has this part of a processor at the least, where it wants one."""
 _STUCK = 600.0
 """Seconds without a sign of life, as a `Clock` counts them."""
 _LOOKS_AGAIN = 5.0
-_TICKS = os.sysconf("SC_CLK_TCK")
-_PROCESSORS = re.compile(r"CPU#(\d+)|RIP=([0-9a-f]+)|HLT=(\d)")
+_NANOSECONDS = 1e9
+_PROCESSORS = re.compile(r"CPU#(\d+)|[ER]IP=([0-9a-f]+)|HLT=(\d)")
 
 
 class Clock:
-    """Goes with a machine: as fast as QEMU has processor time, or a sixth as fast as others."""
+    """Goes with a machine, and stands while what runs it waits for a processor."""
 
     def __init__(self, pid: int) -> None:
         self._pid = pid
-        self._began, self._had = time.monotonic(), _processor_time(pid)
+        self._began, self._then = time.monotonic(), _queued(pid)
+        self._longest = 0.0
 
     @property
     def on_the_wall(self) -> float:
@@ -41,17 +42,15 @@ class Clock:
         return time.monotonic() - self._began
 
     @property
-    def of_processor(self) -> float:
-        """Those that QEMU has had since then, on all processors."""
-        return _processor_time(self._pid) - self._had
-
-    @property
     def seconds(self) -> float:
-        """What limits are compared with."""
-        return max(self.of_processor, self.on_the_wall / _SHARE)
+        """Those without the ones in which the machine could not go on: what limits are of."""
+        now = _queued(self._pid)
+        waited = [each - self._then.get(thread, 0.0) for thread, each in now.items()]
+        self._longest = max([self._longest, *waited])
+        return self.on_the_wall - self._longest
 
     def __str__(self) -> str:
-        return f"{self.on_the_wall:.0f} seconds, {self.of_processor:.0f} of them of a processor"
+        return f"{self.seconds:.0f} seconds, and {self._longest:.0f} without a processor"
 
 
 class Patience:
@@ -106,13 +105,16 @@ def _fact(processor: str, place: str, halted: str) -> str:
     return "halted" if halted == "1" else "runs"
 
 
-def _processor_time(pid: int) -> float:
-    """Seconds of a process and of all its threads; 0 once it has ended."""
-    try:
-        fields = Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()
-    except (FileNotFoundError, ProcessLookupError):
-        return 0.0
-    return (int(fields[11]) + int(fields[12])) / _TICKS
+def _queued(pid: int) -> dict[str, float]:
+    """How long each thread of a process has waited for a processor, in seconds; {} once it ended.
+
+    Two that run a machine's processors wait at once: the longest counts, and not their sum.
+    """
+    found: dict[str, float] = {}
+    for path in Path(f"/proc/{pid}/task").glob("*/schedstat"):
+        with suppress(FileNotFoundError, ProcessLookupError):  # it has ended
+            found[path.parent.name] = int(path.read_text().split()[1]) / _NANOSECONDS
+    return found
 
 
 def _moved(monitor: Path) -> int:

@@ -69,7 +69,7 @@ class Console:
         while self._read(patience, "its end"):
             pass
         assert self._process.wait(60) == 0
-        self._note(f"its end took {patience.clock.on_the_wall:.0f} seconds")
+        self._note(f"its end took {patience.clock}")
 
     def _read(self, patience: Patience, what: str) -> bool:
         """Take what comes within a moment; False once the machine has ended."""
