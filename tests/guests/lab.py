@@ -47,7 +47,7 @@ _UP_WITHIN, _DONE_WITHIN, _COMES_WITHIN = 900.0, 900.0, 300.0
 """Seconds of a machine that only translates, as its `Clock` counts them."""
 _TRIES_AGAIN, _ANSWERS_WITHIN = 5.0, 900.0
 """Seconds on the wall, on a busy computer."""
-_LOOKS_AGAIN = 2.0
+_LOOKS_AGAIN, _SELDOM = 2.0, 8.0
 _LAST_WORDS = 3000
 """Characters of the console that are said where something did not come."""
 _ENVIRONMENT = [
@@ -202,10 +202,11 @@ class Guest:
         self, what: str, there: Callable[[], bool], limit: float = _COMES_WITHIN
     ) -> None:
         """The same for what is found out in another way."""
-        patience = self._patience(limit)
+        patience, pause = self._patience(limit), _LOOKS_AGAIN
         while not there():
             self._check(patience, what)
-            time.sleep(_LOOKS_AGAIN)
+            time.sleep(pause)
+            pause = min(1.2 * pause, _SELDOM)  # each look takes from what is waited for
 
     def write(self, path: str, text: str, mode: str = "644") -> None:
         """A file of root's."""
