@@ -47,7 +47,7 @@ class Clock:
         now = _queued(self._pid)
         waited = [each - self._then.get(thread, 0.0) for thread, each in now.items()]
         self._longest = max([self._longest, *waited])
-        return self.on_the_wall - self._longest
+        return max(self.on_the_wall - self._longest, 0.0)
 
     def __str__(self) -> str:
         return f"{self.seconds:.0f} seconds, and {self._longest:.0f} without a processor"
