@@ -21,6 +21,7 @@ from pathlib import Path
 
 import appdirs
 
+from vdbackup import durable
 from vdbackup.text import PrintableFormatter
 
 APPLICATION = "vdbackup"
@@ -62,6 +63,21 @@ class Locations:
     def settings_file(self) -> Path:
         """The file that `Settings` are kept in."""
         return self.config / "settings.json"
+
+    @property
+    def window_lock(self) -> Path:
+        """The file that the window holds while it is open."""
+        return self.config / "window.lock"
+
+    def window_is_open(self) -> bool:
+        """Whether somebody has the window open with these settings."""
+        try:
+            os.close(durable.hold_lock(os.open(self.window_lock, os.O_RDWR | os.O_CLOEXEC)))
+        except BlockingIOError:
+            return True
+        except OSError:  # none was ever open
+            return False
+        return False
 
     def names_file(self, repository_id: str, set_name: str) -> Path:
         """The file that keeps the names of the files in a set's points."""

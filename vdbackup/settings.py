@@ -118,6 +118,9 @@ class Settings:
         animations: a merge is seen happening.
         window: how it was left.
         tray: the program stays in the desktop's tray when the window is closed.
+        mail_to: an address to which mail is sent when a scheduled backup fails; "" for none.
+        trouble_command: a program with its arguments, as a shell takes them apart, that is told of
+            that; "" for none.
     """
 
     repositories: tuple[Path, ...] = ()
@@ -133,6 +136,8 @@ class Settings:
     animations: bool = True
     window: WindowState = field(default=WindowState(), metadata=records.LENIENT)
     tray: bool = False
+    mail_to: str = ""
+    trouble_command: str = ""
 
     @classmethod
     def load(cls, file: Path) -> Settings:

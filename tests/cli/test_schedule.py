@@ -11,9 +11,13 @@ from pathlib import Path
 import pytest
 
 from tests.cli.conftest import Vdbackup
+from tests.notified import desktop
+from vdbackup import durable
 from vdbackup.errors import PointNotFound
+from vdbackup.locations import Locations
 from vdbackup.operations.schedules import systemd
 from vdbackup.recovery import verify
+from vdbackup.settings import Settings
 
 SYSTEMCTL = """#!/bin/sh
 echo "$*" >> "$0.asked"
@@ -172,6 +176,52 @@ def test_a_failure_is_json_and_stands_in_the_list(
         "failed",
         "source-not-found",
     )
+
+
+def test_people_are_told_of_a_failure_once_and_that_it_is_over_without_a_window(
+    vdbackup: Vdbackup,
+    backed_up: list[Path],
+    repository: Path,
+    disk: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+):
+    said = tmp_path / "said"
+    alarm = f'/bin/sh -c \'printf "%s\\n" "$2" >> {said}\' alarm'
+    locations = Locations.from_environment()
+    Settings(trouble_command=alarm).save(locations.settings_file)
+    assert vdbackup("schedule", "set", "-r", repository, "--every", "daily").status == 0
+    last_as_old(vdbackup, repository)
+    away = disk.rename(tmp_path / "away.img")
+    run = ("schedule", "run", "-r", repository, "--set", "laptop")
+    with desktop(tmp_path) as (address, shown):
+        monkeypatch.setenv("DBUS_SESSION_BUS_ADDRESS", address)
+        assert vdbackup(*run).status == 1
+        assert vdbackup(*run).status == 1
+        told = said.read_text().splitlines()
+        assert len(told) == 2  # it failed, and it is late: each once
+        assert told == shown.texts()
+        assert any("laptop.img" in each for each in told)
+        away.rename(disk)
+        window = durable.hold_lock(os.open(locations.window_lock, os.O_RDWR | os.O_CREAT))
+        assert vdbackup(*run).status == 0
+        os.close(window)
+        assert set(said.read_text().splitlines()[2:]) == {
+            "It is backed up again: the trouble is over.",
+            "There is a new backup: the trouble is over.",
+        }
+        assert len(shown.told) == 2  # who has the window open is told by that
+
+
+def test_a_mistake_in_the_settings_costs_no_backup(
+    vdbackup: Vdbackup, backed_up: list[Path], repository: Path
+):
+    Settings(mail_to="-X").save(Locations.from_environment().settings_file)
+    assert vdbackup("schedule", "set", "-r", repository, "--every", "daily").status == 0
+    last_as_old(vdbackup, repository)
+    ran = vdbackup("schedule", "run", "-r", repository, "--set", "laptop")
+    assert ran.status == 0
+    assert "Nobody could be told of trouble: '-X' is no address for mail" in ran.err
 
 
 def test_a_schedule_is_shown_while_its_backups_are_away(

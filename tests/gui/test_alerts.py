@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pytest
+from PySide6.QtCore import QThreadPool
 from PySide6.QtDBus import (
     QDBusConnection,
     QDBusMessage,
@@ -18,6 +19,7 @@ from PySide6.QtDBus import (
 )
 from pytestqt.qtbot import QtBot
 
+from tests import notified
 from tests.gui.test_actions import MADE, UNREADABLE
 from tests.gui.user import User
 from vdbackup.errors import VdbackupError
@@ -167,6 +169,27 @@ def test_the_portal_gets_what_it_takes(bus: Desktop, qtbot: QtBot) -> None:
     qtbot.waitUntil(lambda: bool(bus.asked))
     method, signature, arguments = bus.asked[0]
     assert (method, signature, arguments[0]) == ("AddNotification", "sa{sv}", "name")
+
+
+def test_without_a_portal_the_desktop_is_told_otherwise(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, qtbot: QtBot
+) -> None:
+    with notified.desktop(tmp_path) as (address, shown):
+        monkeypatch.setenv("DBUS_SESSION_BUS_ADDRESS", address)
+        monkeypatch.setattr(
+            buses, "session", lambda: QDBusConnection.connectToBus(address, "no portal")
+        )
+        desktop.notify("name", "Failed: Back up a", "The disk is full.")
+        qtbot.waitUntil(lambda: len(shown.told) == 1)
+        QThreadPool.globalInstance().waitForDone()
+        desktop.notify("name", "Failed: Back up a", "This is over.")
+        qtbot.waitUntil(lambda: len(shown.told) == 2)
+        QThreadPool.globalInstance().waitForDone()
+        QDBusConnection.disconnectFromBus("no portal")
+    assert shown.told == [
+        (0, "Failed: Back up a", "The disk is full."),
+        (1, "Failed: Back up a", "This is over."),
+    ]
 
 
 def test_a_file_is_chosen_in_the_file_manager(bus: Desktop, qtbot: QtBot) -> None:

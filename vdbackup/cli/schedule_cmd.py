@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,11 +22,12 @@ from vdbackup.cli.options import (
     repository_options,
     seconds_of,
 )
-from vdbackup.errors import Cancelled, PointInUse, VdbackupError
+from vdbackup.errors import Cancelled, PointInUse, UsageError, VdbackupError
 from vdbackup.pace import Pace
 from vdbackup.translation import again, tr
 
 if TYPE_CHECKING:
+    from vdbackup.operations.machines import Machines
     from vdbackup.operations.schedules.arrange import Removal, SchedulePlan, ScheduleResult
     from vdbackup.operations.schedules.run import RunResult
     from vdbackup.operations.schedules.store import Run, Schedule, Store
@@ -294,20 +296,58 @@ def run_schedule(options: argparse.Namespace) -> int:
     store = schedules_store()
     schedule = store.get(*_set_named(options))
     allowed, pace = machines(), Pace(gives_way=True)
-    result: RunResult = work(
-        tr("Backup of {set_name}", set_name=schedule.set_name),
-        lambda task: run.run(store, schedule, allowed, task.at(pace)),
-        as_json=options.json,
-    )
-    if options.json:
+    try:
+        result: RunResult = work(
+            tr("Backup of {set_name}", set_name=schedule.set_name),
+            lambda task: run.run(store, schedule, allowed, task.at(pace)),
+            as_json=options.json,
+        )
+        status = _ran(schedule, result, allowed, pace, as_json=options.json)
+    finally:
+        _tell_people(store, schedule)
+    return status
+
+
+def _tell_people(store: Store, schedule: Schedule) -> None:
+    """Tell of what has gone wrong, and of what is over; the window does that itself, on screen."""
+    from vdbackup.locations import Locations
+    from vdbackup.operations import health, troubles
+    from vdbackup.operations.telling import Ways
+    from vdbackup.settings import DamagedSettings, Settings
+
+    locations = Locations.from_environment()
+    try:
+        settings = Settings.load(locations.settings_file)
+        ways = Ways(
+            desktop=not locations.window_is_open(),
+            mail=settings.mail_to,
+            command=tuple(shlex.split(settings.trouble_command)),
+        )
+    except (DamagedSettings, UsageError, ValueError) as error:
+        warn([tr("Nobody could be told of trouble: {error}.", error=error)])
+        settings, ways = Settings(), Ways()
+    moment = health.Moment.at_present(settings.remind_after_days)
+    warn(troubles.tell(store, schedule, moment, ways))
+
+
+def _ran(
+    schedule: Schedule,
+    result: RunResult,
+    allowed: Machines,
+    pace: Pace,
+    *,
+    as_json: bool,
+) -> int:
+    """Say how a run ended, and do what follows it."""
+    if as_json:
         print_json({"event": "result", "set": schedule.set_name, **run_json(result.run)})
     else:
         say(again(result.run.sentence))
     if (made := result.made) is None:
         return DONE
     warn([*made.warnings, *said_of(made.trouble)])
-    boots = not made.to_be_tested or prove_new_point(made, allowed, as_json=options.json)
-    damaged = _verify(schedule, pace, as_json=options.json)
+    boots = not made.to_be_tested or prove_new_point(made, allowed, as_json=as_json)
+    damaged = _verify(schedule, pace, as_json=as_json)
     return WARNINGS if made.warnings or made.trouble or damaged or not boots else DONE
 
 

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import logging
+from functools import partial
 from pathlib import Path
 
-from PySide6.QtCore import QUrl
+from PySide6.QtCore import QThreadPool, QUrl
 from PySide6.QtDBus import QDBusMessage
 from PySide6.QtGui import QDesktopServices, QGuiApplication
 
 from vdbackup.gui import buses
 from vdbackup.gui.buses import Address
+from vdbackup.message_bus import NotAnsweredError
+from vdbackup.operations import telling
+
+log = logging.getLogger(__name__)
 
 FILE_MANAGER = Address(
     "org.freedesktop.FileManager1", "/org/freedesktop/FileManager1", "org.freedesktop.FileManager1"
@@ -20,10 +26,9 @@ NOTIFICATIONS = Address(
     "/org/freedesktop/portal/desktop",
     "org.freedesktop.portal.Notification",
 )
-"""https://flatpak.github.io/xdg-desktop-portal/docs/
-
-Not org.freedesktop.Notifications: that takes an unsigned number, which Qt for Python cannot send.
-"""
+"""https://flatpak.github.io/xdg-desktop-portal/docs/"""
+_numbers: dict[str, int] = {}
+"""Of notifications, by the names under which they were told."""
 
 
 def copy(text: str) -> None:
@@ -53,6 +58,19 @@ def show_file(file: Path) -> None:
 
 
 def notify(name: str, title: str, body: str) -> None:
-    """Tell the user something; what was told under the same name is replaced."""
+    """Tell the user something; what was told under the same name is replaced. Returns at once."""
     told = {"title": title, "body": body, "priority": "high"}
-    buses.call(buses.session(), NOTIFICATIONS, "AddNotification", [name, told])
+
+    def answered(reply: QDBusMessage | None) -> None:
+        if reply is None:  # there is no portal
+            QThreadPool.globalInstance().start(partial(_notify_otherwise, name, title, body))
+
+    buses.call(buses.session(), NOTIFICATIONS, "AddNotification", [name, told], answered)
+
+
+def _notify_otherwise(name: str, title: str, body: str) -> None:
+    """By org.freedesktop.Notifications, to which Qt for Python cannot send its unsigned number."""
+    try:
+        _numbers[name] = telling.on_desktop(title, body, _numbers.get(name, 0))
+    except NotAnsweredError as error:
+        log.info("the desktop shows no notifications: %s", error)

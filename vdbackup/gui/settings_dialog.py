@@ -36,7 +36,8 @@ class SettingsDialog(parts.Dialog):
     """Shows settings; `changes()` and `policies()` say what the user made of them.
 
     Attributes:
-        theme, sessions, memory, headless, ask, limit, remind, animations: the fields.
+        theme, sessions, memory, headless, ask, limit, remind, animations, mail_to, command: the
+            fields.
         keep: for each source that has been backed up, how many points to keep.
         boot_test: for each such source, whether new points are boot-tested.
     """
@@ -59,6 +60,7 @@ class SettingsDialog(parts.Dialog):
         column.setSpacing(8)
         self._add_window(column)
         self._add_backups(column, [entry for entry in entries if entry.backup_set])
+        self._add_trouble(column)
         self._add_machines(column)
         self._add_locations(column)
         column.addStretch(1)
@@ -82,6 +84,8 @@ class SettingsDialog(parts.Dialog):
             "remind_after_days": self.remind.value(),
             "animations": self.animations.isChecked(),
             "tray": self.tray.isChecked(),
+            "mail_to": self.mail_to.text().strip(),
+            "trouble_command": self.command.text().strip(),
         }
         return {
             name: value for name, value in wanted.items() if value != getattr(self._settings, name)
@@ -161,6 +165,21 @@ class SettingsDialog(parts.Dialog):
         field = KeepField(present.keep, entry.title)
         form.addRow(_name(tr("{entry} keeps", entry=words.breakable(entry.title))), field)
         self.keep.append((entry, field))
+
+    def _add_trouble(self, column: QVBoxLayout) -> None:
+        form = _section(column, tr("When a scheduled backup fails"))
+        self.mail_to = parts.field(
+            "mailTo", tr("none"), tr("Address to which mail is sent when a scheduled backup fails")
+        )
+        self.mail_to.setText(self._settings.mail_to)
+        self.mail_to.setToolTip(tr("By msmtp or sendmail, which have to be set up here."))
+        form.addRow(_name(tr("Mail to")), self.mail_to)
+        self.command = parts.field(
+            "troubleCommand", tr("none"), tr("Command that is told when a scheduled backup fails")
+        )
+        self.command.setText(self._settings.trouble_command)
+        self.command.setToolTip(tr("It gets a title and a sentence as its last two arguments."))
+        form.addRow(_name(tr("Run")), self.command)
 
     def _add_machines(self, column: QVBoxLayout) -> None:
         form = _section(column, tr("Virtual machines"))

@@ -3,6 +3,7 @@
     <records>/ID.json       the schedule
     <history>/ID.json       its last runs
     <history>/ID.lock       held by a run, so that no other begins
+    <history>/ID.told       the troubles that people were told of
 
 Both folders are the user's own, or root's. An ID is made of the repository's folder and the name of
 the set: there is one schedule of a set on a computer for each user.
@@ -234,7 +235,7 @@ class Store:
 
     def remove(self, schedule_id: str) -> None:
         """Forget a schedule, damaged or not, and its runs."""
-        for path in (self._record(schedule_id), self._runs(schedule_id)):
+        for path in (self._record(schedule_id), self._runs(schedule_id), self.told_of(schedule_id)):
             durable.remove(path)
 
     def history_of(self, schedule_id: str) -> History:
@@ -257,6 +258,10 @@ class Store:
         except _NO_SENSE:
             return True
         return False
+
+    def told_of(self, schedule_id: str) -> Path:
+        """The file that says of which of its troubles people know (troubles.py)."""
+        return self.history / f"{schedule_id}.told"
 
     def changed_at(self) -> int:
         """When a run was noted last, or a schedule forgotten, in ns; 0 where none ever was."""
