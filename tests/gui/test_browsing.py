@@ -6,11 +6,13 @@ from pathlib import Path
 
 import pytest
 from PySide6.QtCore import Qt
+from PySide6.QtGui import QDrag
 from PySide6.QtWidgets import QTreeWidget
 
 from tests.gui.user import User
 from tests.volumes.test_journals import in_use
 from tests.volumes.volumes import MIB
+from vdbackup.gui import dragging
 from vdbackup.gui.browse_dialog import BrowseDialog
 from vdbackup.gui.parts import Notice
 from vdbackup.gui.versions_dialog import VersionsDialog
@@ -39,6 +41,53 @@ def test_the_files_window_says_of_a_file_system_that_its_log_was_not_applied(
     row = with_source.sees_job_end("Extract")
     assert "was not applied" in row.sentence
     assert (tmp_path / "out" / "docs" / "new.txt").is_file()
+
+
+def test_files_are_dragged_out_as_copies_that_go_with_the_window(
+    with_source: User, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dragged: list[list[Path]] = []
+
+    class Drag(QDrag):
+        def exec(self, *_: object) -> Qt.DropAction:
+            urls = self.mimeData().urls()
+            dragged.append([Path(url.toLocalFile()) for url in urls])
+            return Qt.DropAction.CopyAction
+
+    held = [Qt.MouseButton.LeftButton]
+    monkeypatch.setattr(dragging, "QDrag", Drag)
+    monkeypatch.setattr(dragging.QGuiApplication, "mouseButtons", lambda: held[0])
+    with_source.asks_for("actionBrowse")
+    dialog = with_source.sees(BrowseDialog, "browseDialog")
+    with_source.waits_until(
+        lambda: dialog.tree.findItems("docs", Qt.MatchFlag.MatchExactly) and not dialog._looked_at
+    )
+    (docs,) = dialog.tree.findItems("docs", Qt.MatchFlag.MatchExactly)
+    docs.setSelected(True)
+    dialog.tree.startDrag(Qt.DropAction.CopyAction)
+    with_source.waits_until(lambda: dragged)
+    ((folder,),) = dragged
+    assert folder.name == "docs"
+    assert (folder / "new.txt").is_file()
+    assert folder.parent.stat().st_mode & 0o777 == 0o700
+    dialog.tree.startDrag(Qt.DropAction.CopyAction)  # they are there already
+    assert dragged[1] == dragged[0]
+    docs.setSelected(False)
+    other = next(
+        item
+        for row in range(dialog.tree.topLevelItemCount())
+        if (item := dialog.tree.topLevelItem(row)) is not docs and not item.isDisabled()
+    )
+    other.setSelected(True)
+    held[0] = Qt.MouseButton.NoButton  # let go before it was there
+    dialog.tree.startDrag(Qt.DropAction.CopyAction)
+    notice = dialog.findChild(Notice, "browseNotice")
+    with_source.waits_until(lambda: notice.text == "It is copied: drag it once more.")
+    assert len(dragged) == 2
+    dialog.tree.startDrag(Qt.DropAction.CopyAction)
+    assert len(dragged) == 3
+    dialog.close()
+    with_source.waits_until(lambda: not folder.parent.exists())
 
 
 def test_a_point_is_mounted_as_a_folder_and_unmounted_with_the_window(

@@ -22,6 +22,7 @@ from PySide6.QtWidgets import (
 from vdbackup.errors import Remedy, VdbackupError
 from vdbackup.gui import desktop, parts, remedies, words
 from vdbackup.gui.catalogue import Entry
+from vdbackup.gui.dragging import DragOut
 from vdbackup.gui.file_preview import MAX_FILE, NOTHING, FilePreview, Seen, look
 from vdbackup.gui.files_tree import ENTRY, NAME, FilesTree
 from vdbackup.gui.folder_bar import FolderBar
@@ -134,6 +135,11 @@ class BrowseDialog(parts.Dialog):
         self.add_buttons(self.extract_button, tr("Close"), *others)
         self.extract_button.setDefault(False)  # Enter searches
         self._copies = TemporaryDirectory(prefix="vdbackup-", ignore_cleanup_errors=True)
+        self._drag = DragOut(self._browser, self._worker, Path(self._copies.name), self)
+        self._drag.told.connect(lambda sentence: self._notice.say(sentence, ""))
+        self._drag.failed.connect(self._on_folder_failed)
+        for tree in (self.tree, self.results):
+            tree.drag_wanted.connect(lambda: self._drag.drag(self.chosen))
         self._looked_at: Job[Seen] | None = None
         self._search: Job[list[tuple[str, FileEntry]]] | None = None
         self._read(self.tree.invisibleRootItem(), "/")
@@ -371,6 +377,7 @@ class BrowseDialog(parts.Dialog):
         """Give the thread back; it closes the point's disks when it is through."""
         self._stop_searching()
         self._look_at(None)
+        self._drag.stop()
         self._workers.give_back(self._worker)
         self._copies.cleanup()
         super().done(result)

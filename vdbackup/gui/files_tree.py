@@ -14,7 +14,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 import shiboken6
-from PySide6.QtCore import QEvent, QModelIndex, Qt, QTimer
+from PySide6.QtCore import QEvent, QModelIndex, Qt, QTimer, Signal
 from PySide6.QtWidgets import QAbstractItemView, QHeaderView, QTreeWidget, QTreeWidgetItem
 
 from vdbackup.gui import icons, words
@@ -43,7 +43,12 @@ class FilesTree(QTreeWidget):
 
     Attributes:
         unfolds: folders can be unfolded here.
+
+    Signals:
+        drag_wanted(): the chosen files are to be dragged elsewhere.
     """
+
+    drag_wanted = Signal()
 
     def __init__(
         self, name: str, accessible_name: str, worker: Worker, theme: Theme, *, unfolds: bool = True
@@ -63,6 +68,7 @@ class FilesTree(QTreeWidget):
         self._file_icon = icons.icon("icon-file", theme, theme.muted)
         self.setHeaderLabels([tr("Name"), tr("Size"), tr("Modified")])
         self.setSelectionMode(QAbstractItemView.SelectionMode.ExtendedSelection)
+        self.setDragEnabled(True)
         self.setUniformRowHeights(True)  # else 10,000 files are measured one by one
         self.setRootIsDecorated(unfolds)
         header = self.header()
@@ -173,6 +179,10 @@ class FilesTree(QTreeWidget):
             self.model().removeRows(max(0, count - SLICE), min(count, SLICE), index)
             yield
         yield from self._filled(item, files)
+
+    def startDrag(self, _actions: Qt.DropAction) -> None:
+        """Let the window drag files: Qt would drag its items."""
+        self.drag_wanted.emit()
 
     def _size_columns(self) -> None:
         letter = self.fontMetrics().averageCharWidth()

@@ -88,6 +88,18 @@ class Browser:
         made.chmod(0o400)
         return made
 
+    def copy_all(self, paths: Sequence[str], folder: Path, task: Task) -> list[Path]:
+        """Copy files and folders into an empty folder; the copies. Raises what an extraction does.
+
+        Nobody has looked at the point's digests for that: who wants that extracts.
+        """
+        from vdbackup.recovery.browse import FileBrowser
+
+        if self._open is None:
+            self._open = FileBrowser(self._disk)
+        self._open.extract(paths, folder, task)
+        return sorted(folder.iterdir())
+
     def content(self, path: str, task: Task) -> bytes:
         """All that a file holds, which is to be small."""
         with tempfile.TemporaryDirectory(prefix="vdbackup-") as folder:
