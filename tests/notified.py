@@ -10,7 +10,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from jeepney import DBusAddress, HeaderFields, MessageType, new_method_call, new_method_return
+from jeepney import (
+    DBusAddress,
+    HeaderFields,
+    MessageType,
+    new_error,
+    new_method_call,
+    new_method_return,
+)
 from jeepney.io.blocking import open_dbus_connection
 
 BUS = DBusAddress("/org/freedesktop/DBus", "org.freedesktop.DBus", "org.freedesktop.DBus")
@@ -22,9 +29,11 @@ class Shown:
 
     Attributes:
         told: number that is replaced, title, text.
+        answers: of properties and of other methods, by their names: type and value.
     """
 
     told: list[tuple[int, str, str]] = field(default_factory=list)
+    answers: dict[str, tuple[str, object]] = field(default_factory=dict)
 
     def texts(self) -> list[str]:
         return [text for _, _, text in self.told]
@@ -69,3 +78,14 @@ def _serve(bus, shown: Shown) -> None:  # type: ignore[no-untyped-def]
             _, replaced, _, title, text, *_ = message.body
             shown.told.append((replaced, title, text))
             bus.send(new_method_return(message, "u", (replaced or len(shown.told),)))
+            continue
+        member = message.header.fields.get(HeaderFields.member)
+        is_property = member == "Get"
+        name = message.body[1] if is_property else member
+        if name not in shown.answers:
+            bus.send(new_error(message, "org.freedesktop.DBus.Error.UnknownMethod"))
+        elif is_property:
+            bus.send(new_method_return(message, "v", (shown.answers[name],)))
+        else:
+            kind, value = shown.answers[name]
+            bus.send(new_method_return(message, kind, (value,)))

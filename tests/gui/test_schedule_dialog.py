@@ -117,6 +117,28 @@ def test_merges_get_a_time_of_their_own(
     user.waits_until(lambda: not list(by_systemd.glob("vdbackup-merge-*")))
 
 
+def test_on_which_networks_and_beside_what_it_is_made_is_chosen_and_stays(
+    with_source: User, by_systemd: Path, repository: Path
+) -> None:
+    user = with_source
+    dialog = opened(user)
+    chooses(user, dialog, "hourly")
+    user.waits_until(lambda: "Now: " in dialog.networks.toolTip())
+    dialog.networks.setText("Home,  192.168.1.1 ,")
+    dialog.not_metered.setChecked(True)
+    dialog.not_presenting.setChecked(True)
+    user.waits_until(lambda: dialog.plan and dialog.plan.schedule.not_presenting)
+    assert "Only on Home, 192.168.1.1. Not on a metered network." in dialog.said.text
+    user.agrees("scheduleDialog", "scheduleSave")
+    user.reads("laptop is backed up hourly")
+    known = user.window.store.schedules.get(repository, "laptop")
+    assert known.networks == ("Home", "192.168.1.1")
+    assert (known.not_metered, known.not_presenting) == (True, True)
+    again = opened(user)
+    assert again.networks.text() == "Home, 192.168.1.1"
+    again.close()
+
+
 def test_a_damaged_schedule_is_said_and_can_be_removed(with_source: User, by_systemd: Path) -> None:
     user = with_source
     dialog = opened(user)

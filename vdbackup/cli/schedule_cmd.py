@@ -128,6 +128,20 @@ def _add_set(actions: Subparsers) -> None:
         "--merge-at", default="", metavar="HH:MM",
         help=tr("merge what the policy keeps no more at that time, and not after each backup"),
     )  # fmt: skip
+    parser.add_argument(
+        "--network", action="append", default=[], metavar="NAME",
+        help=tr(
+            "only on that network: the name of its connection, the address of its gateway, or the "
+            "interface; repeatable"
+        ),
+    )  # fmt: skip
+    parser.add_argument(
+        "--not-metered", action="store_true", help=tr("not while the network is metered")
+    )
+    parser.add_argument(
+        "--not-presenting", action="store_true",
+        help=tr("not while something keeps the screen on, such as a presentation"),
+    )  # fmt: skip
     dry_run_option(parser)
     json_option(parser)
 
@@ -148,6 +162,9 @@ def set_schedule(options: argparse.Namespace) -> int:
         options.all_blocks,
         verify=options.verify,
         merge_at=options.merge_at,
+        networks=tuple(options.network),
+        not_metered=options.not_metered,
+        not_presenting=options.not_presenting,
     )
     plan = arrange.plan(schedules_store(), wanted)
     warn([plan.warning] if plan.warning else [])
@@ -302,8 +319,11 @@ def run_schedule(options: argparse.Namespace) -> int:
             lambda task: run.run(store, schedule, allowed, task.at(pace)),
             as_json=options.json,
         )
-        status = _ran(schedule, result, allowed, pace, as_json=options.json)
-    finally:
+    except VdbackupError:
+        _tell_people(store, schedule)
+        raise
+    status = _ran(schedule, result, allowed, pace, as_json=options.json)
+    if result.made is not None:
         _tell_people(store, schedule)
     return status
 
@@ -454,6 +474,9 @@ def _json(store: Store, schedule: Schedule) -> dict[str, Any]:
         "all_blocks": schedule.all_blocks,
         "verify": schedule.verify,
         "merge_at": schedule.merge_at or None,
+        "networks": list(schedule.networks),
+        "not_metered": schedule.not_metered,
+        "not_presenting": schedule.not_presenting,
         "last_run": run_json(last) if last else None,
     }
 

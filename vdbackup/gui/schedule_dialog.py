@@ -14,7 +14,7 @@ from vdbackup.gui import parts, remedies, words
 from vdbackup.gui.catalogue import Entry
 from vdbackup.gui.jobs.worker import Worker
 from vdbackup.jobs import Job, JobState
-from vdbackup.operations.schedules import arrange
+from vdbackup.operations.schedules import arrange, conditions
 from vdbackup.operations.schedules.arrange import SchedulePlan
 from vdbackup.operations.schedules.store import Outcome, Run, Schedule, Store
 from vdbackup.operations.schedules.timing import Timing
@@ -61,7 +61,8 @@ class ScheduleDialog(parts.Dialog):
     """Shows a set's schedule; accepted, `plan` or `removes` says what is to be done.
 
     Attributes:
-        every, at, on_mains, delay, verify, merges, merge_at: the fields.
+        every, at, on_mains, delay, verify, merges, merge_at, networks, not_metered,
+            not_presenting: the fields.
         said: what it would mean, or why it cannot be.
         plan: what is to be set; None where nothing is, or it is not known yet.
     """
@@ -117,6 +118,9 @@ class ScheduleDialog(parts.Dialog):
             on_mains=self.on_mains.isChecked(),
             random_delay=self.delay.value() * 60,
             verify=self.verify.value(),
+            networks=_listed(self.networks.text()),
+            not_metered=self.not_metered.isChecked(),
+            not_presenting=self.not_presenting.isChecked(),
             merge_at=self.merge_at.time().toString("HH:mm") if self.merges.isChecked() else "",
         )
 
@@ -153,7 +157,13 @@ class ScheduleDialog(parts.Dialog):
         form.addRow(parts.label(tr("Random delay"), wrap=False), self.delay)
         form.addRow(parts.label(tr("Then verify"), wrap=False), self.verify)
         form.addRow(parts.label("", wrap=False), self._merge_row())
+        form.addRow(parts.label(tr("Only on"), wrap=False), self._network_row())
         form.addRow(parts.label("", wrap=False), self.on_mains)
+        self.not_presenting = QCheckBox(tr("Not while somebody presents, or sees a film"))
+        self.not_presenting.setChecked(self._wanted.not_presenting)
+        self.not_presenting.setToolTip(tr("As long as a program keeps the screen on."))
+        self.not_presenting.toggled.connect(self._on_chosen)
+        form.addRow(parts.label("", wrap=False), self.not_presenting)
         self._rows = form
         self.every.currentIndexChanged.connect(self._on_chosen)
         self.at.timeChanged.connect(self._on_chosen)
@@ -181,6 +191,36 @@ class ScheduleDialog(parts.Dialog):
         row.addWidget(self.merge_at)
         return made
 
+    def _network_row(self) -> QWidget:
+        """On which networks it is made."""
+        hint = tr("any network")
+        self.networks = parts.field("scheduleNetworks", hint, tr("Networks that it is made on"))
+        self.networks.setText(", ".join(self._wanted.networks))
+        self.networks.setMinimumWidth(190)
+        look = Job(tr("Look at the network"), lambda _task: conditions.networks())
+        self._worker.submit(look, self._on_networks_seen)
+        self.not_metered = QCheckBox(tr("not if metered"))
+        self.not_metered.setChecked(self._wanted.not_metered)
+        self.networks.textChanged.connect(self._on_chosen)
+        self.not_metered.toggled.connect(self._on_chosen)
+        made = self._network = QWidget()
+        row = QHBoxLayout(made)
+        row.setContentsMargins(0, 0, 0, 0)
+        row.addWidget(self.networks)
+        row.addWidget(self.not_metered)
+        return made
+
+    def _on_networks_seen(self, job: Job[set[str]]) -> None:
+        self.networks.setToolTip(
+            parts.hint(
+                tr(
+                    "Names of connections, addresses of gateways, or interfaces, with commas. "
+                    "Now: {networks}",
+                    networks=", ".join(sorted(job.result or ())) or tr("none"),
+                )
+            )
+        )
+
     def _add_last_run(self) -> None:
         last = self._store.history_of(self._wanted.id).last
         if self._damaged:
@@ -196,6 +236,8 @@ class ScheduleDialog(parts.Dialog):
         self._rows.setRowVisible(self.at, wanted is not None and wanted.timing.has_time)
         self._rows.setRowVisible(self.delay, wanted is not None and wanted.every != "plug")
         self._rows.setRowVisible(self.verify, wanted is not None)
+        for row in (self._network, self.not_presenting):
+            self._rows.setRowVisible(row, wanted is not None)
         self._rows.setRowVisible(self._merging, wanted is not None)
         self._rows.setRowVisible(self.on_mains, wanted is not None)
         self._fold.setVisible(wanted is not None)
@@ -261,3 +303,8 @@ def run_in_words(run: Run) -> str:
         began=words.when(run.began),
         sentence=sentence,
     )
+
+
+def _listed(text: str) -> tuple[str, ...]:
+    """Names that are typed with commas between them."""
+    return tuple(filter(None, map(str.strip, text.split(","))))

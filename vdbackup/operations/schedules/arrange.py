@@ -101,7 +101,8 @@ def planned(store: Store, wanted: Schedule) -> SchedulePlan:
             always=always,
         )
         + _verifying(wanted.verify)
-        + _merging(wanted),
+        + _merging(wanted)
+        + _waiting(wanted),
         creates=tuple(str(path) for path in paths.values() if not path.exists()),
         replaces=tuple(str(path) for path in paths.values() if path.exists()),
         store=store,
@@ -132,6 +133,17 @@ def _merging(wanted: Schedule) -> str:
         " What its policy keeps no more is merged at {merge_at}, and not after each backup.",
         merge_at=wanted.merge_at,
     )
+
+
+def _waiting(wanted: Schedule) -> str:
+    said = ""
+    if wanted.networks:
+        said += tr(" Only on {networks}.", networks=", ".join(wanted.networks))
+    if wanted.not_metered:
+        said += tr(" Not on a metered network.")
+    if wanted.not_presenting:
+        said += tr(" Not while somebody presents.")
+    return said
 
 
 def run(plan: SchedulePlan, task: Task) -> ScheduleResult:

@@ -12,6 +12,7 @@ from vdbackup.operations import backup, machine_backup
 from vdbackup.operations.backup import BackupRequest, BackupResult
 from vdbackup.operations.machine_backup import MachineRequest, MachineResult
 from vdbackup.operations.machines import Machines
+from vdbackup.operations.schedules import conditions
 from vdbackup.operations.schedules.store import Outcome, Run, Schedule, Store
 from vdbackup.records import MAX_SENTENCE
 from vdbackup.repository.machine import KnownMachines
@@ -72,6 +73,8 @@ def _backed_up(schedule: Schedule, began: datetime, machines: Machines, task: Ta
             "Not due: point {point} was made since the last time it was.", point=point.sequence
         )
         return RunResult(_noted(began, Outcome.SKIPPED, sentence))
+    if why := conditions.hindrance(schedule):
+        return RunResult(_noted(began, Outcome.SKIPPED, why))
     if machine := KnownMachines.of(Repository.open(schedule.repository)).with_set(backup_set):
         of_all = MachineRequest(
             machine.name,

@@ -47,6 +47,8 @@ class Schedule:
         verify: how many points are verified after each backup: those that were the longest ago.
         merge_at: "HH:MM", by the local clock, when the set's policy is applied each day; "" where
             it is after each backup.
+        networks: names of those that it is made on alone (conditions.py); none for any.
+        not_metered, not_presenting: not while the network is metered, or somebody presents.
     """
 
     repository: Path
@@ -59,6 +61,9 @@ class Schedule:
     mount_point: str = ""
     verify: int = 0
     merge_at: str = ""
+    networks: tuple[str, ...] = ()
+    not_metered: bool = False
+    not_presenting: bool = False
 
     @property
     def id(self) -> str:
@@ -69,6 +74,11 @@ class Schedule:
     def timing(self) -> Timing:
         """When; raises UsageError where the record makes no sense."""
         return Timing(self.every, self.at)
+
+    @property
+    def waits(self) -> bool:
+        """Whether something beside its time has to be so, and is looked for until it is."""
+        return bool(self.networks or self.not_metered or self.not_presenting)
 
     @property
     def merging(self) -> Timing | None:

@@ -25,6 +25,7 @@ _ENV = "/usr/bin/env"
 _DOUBLED = {"%": "%%", "$": "$$"}
 BACKUP, MERGE = "backup", "merge"
 """What a unit does."""
+_LOOKS_AGAIN = "15min"
 _AFTER_LOGIN = "2min"
 """What a desktop does first."""
 
@@ -109,12 +110,17 @@ def _service_text(about: str, command: Sequence[str], *, on_mains: bool) -> str:
 
 
 def _timer(schedule: Schedule) -> str:
-    """Missed while the computer was off, it elapses once as soon as that is on (Persistent)."""
+    """Missed while the computer was off, it elapses once as soon as that is on (Persistent).
+
+    Where it may not run now, it looks again: once the slot has its point it finds nothing due.
+    """
     when = [f"OnCalendar={each}" for each in schedule.timing.calendar]
     if schedule.every == LOGIN:
         when = [f"OnStartupSec={_AFTER_LOGIN}"]
     else:
         when.append("Persistent=true")
+    if schedule.waits and schedule.timing.interval is not None:
+        when.append(f"OnUnitInactiveSec={_LOOKS_AGAIN}")
     if schedule.random_delay:
         when.append(f"RandomizedDelaySec={schedule.random_delay}s")
     about = tr(
