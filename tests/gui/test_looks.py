@@ -12,14 +12,17 @@ from PySide6.QtWidgets import QApplication, QScrollArea
 from pytestqt.qtbot import QtBot
 
 from tests.gui.points import many
+from tests.gui.test_actions import MADE
 from tests.gui.user import User
 from vdbackup import translation
 from vdbackup.gui import parts, theme
+from vdbackup.gui.schedule_dialog import ScheduleDialog
 from vdbackup.gui.settings_dialog import SettingsDialog
 from vdbackup.gui.theme import DARK, LIGHT, Theme
 from vdbackup.gui.timeline import points_table
-from vdbackup.gui.timeline.panel import LINE, MOST_LINES, Legend
+from vdbackup.gui.timeline.panel import LINE, MOST_LINES, Legend, TimelinePanel
 from vdbackup.gui.timeline.points_table import PointsTable
+from vdbackup.operations.schedules import systemd
 from vdbackup.translation import tr
 
 GERMAN = Path(__file__).resolve().parents[2] / "resources/locale/de/LC_MESSAGES/vdbackup.po"
@@ -52,6 +55,29 @@ def test_the_settings_are_not_cut_off_at_the_right(with_source: User, german: No
     assert inside.widget().minimumSizeHint().width() <= inside.viewport().width()
     assert inside.widget().width() <= inside.viewport().width()
     assert dialog.width() <= 800
+    dialog.close()
+
+
+def test_a_schedule_has_room_on_a_small_screen_in_german(
+    with_source: User, german: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(systemd, "_RUNS", tmp_path / "no-systemd")  # so that most is said
+    with_source.asks_for("chooseSchedule")
+    dialog = with_source.sees(ScheduleDialog, "scheduleDialog")
+    monkeypatch.setattr(dialog, "_most", lambda: 560)
+    dialog.every.setCurrentIndex(dialog.every.findData("daily"))
+    dialog.merges.setChecked(True)
+    with_source.waits_until(lambda: dialog.plan and dialog.plan.schedule.merge_at)
+    with_source.waits_until(lambda: dialog.height() > 450)  # it grows with what it says
+    QApplication.processEvents()
+    assert dialog.height() <= 560
+    for field in (dialog.every, dialog.at, dialog.delay, dialog.verify, dialog.merge_at):
+        assert field.height() >= LINE, field.objectName()  # and none is squeezed
+    for box in (dialog.merges, dialog.not_metered, dialog.on_mains, dialog.not_presenting):
+        assert box.width() >= box.sizeHint().width(), box.text()
+    room = dialog.findChild(QScrollArea)
+    assert room.widget().width() <= room.viewport().width()
+    assert dialog._save.visibleRegion().boundingRect().height() == dialog._save.height()
     dialog.close()
 
 
@@ -102,6 +128,14 @@ def test_the_legend_goes_on_in_the_next_line(qtbot: QtBot) -> None:
     assert legend.heightForWidth(500) > LINE
     assert legend.heightForWidth(200) == MOST_LINES * LINE  # and the hint says the rest
     assert "does not boot" in legend.toolTip()
+    panel = TimelinePanel(LIGHT)
+    qtbot.addWidget(panel)
+    panel.show_entry(MADE)
+    panel.resize(420, 420)
+    panel.show()
+    shown = panel._legend
+    assert shown.isVisible()
+    assert shown.height() == shown.heightForWidth(shown.width()) > LINE
     placed = list(legend._placed(500))
     assert len(placed) == len(legend._items())
     assert all(left < 500 for _, left, _, _ in placed)

@@ -163,7 +163,7 @@ def test_a_damaged_schedule_is_said_and_can_be_removed(with_source: User, by_sys
 def test_without_systemd_the_line_for_cron_is_said(with_source: User) -> None:
     dialog = opened(with_source)
     chooses(with_source, dialog, "15m")
-    assert "add this line to your crontab" in dialog.said.text.replace("\u200b", "")
+    assert "add this to your crontab" in dialog.said.text.replace("\u200b", "")
     with_source.agrees("scheduleDialog", "scheduleSave")
     with_source.sees_job_end("Schedule of laptop")
     (schedule,) = with_source.window.store.schedules.schedules()

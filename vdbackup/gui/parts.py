@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from PySide6.QtCore import QEvent, QSize, Qt
+from PySide6.QtCore import QEvent, QObject, QSize, Qt
 from PySide6.QtGui import QPainter, QPaintEvent, QShowEvent, QWheelEvent
 from PySide6.QtWidgets import (
     QComboBox,
@@ -199,8 +199,17 @@ class Scrolled(QScrollArea):
 
     def sizeHint(self) -> QSize:
         """All of it; a dialog takes no more than the screen has."""
-        inside = self._inside.sizeHint()
-        return QSize(inside.width() + self._bar, inside.height())
+        inside, layout = self._inside.sizeHint(), self._inside.layout()
+        height = inside.height()
+        if self.isVisible() and layout is not None and layout.hasHeightForWidth():
+            height = layout.totalHeightForWidth(self.viewport().width())  # its texts wrap
+        return QSize(inside.width() + self._bar, height)
+
+    def eventFilter(self, watched: QObject, event: QEvent) -> bool:
+        """Let the dialog grow with what it holds."""
+        if watched is self._inside and event.type() == QEvent.Type.LayoutRequest:
+            self.updateGeometry()
+        return super().eventFilter(watched, event)
 
     def minimumSizeHint(self) -> QSize:
         """As wide as what it holds has to be: it scrolls to no side, so that would be cut off."""
@@ -331,6 +340,7 @@ class Dialog(QDialog):
             needed = min(self._height_at(width), self._most())
             if needed > self.height():
                 self.resize(width, needed)
+                self._stay_on_screen()
         return done
 
     def fit(self) -> None:

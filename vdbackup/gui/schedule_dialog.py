@@ -7,7 +7,15 @@ from functools import partial
 
 from PySide6.QtCore import QTime
 from PySide6.QtGui import QFontDatabase
-from PySide6.QtWidgets import QCheckBox, QFormLayout, QHBoxLayout, QPlainTextEdit, QWidget
+from PySide6.QtWidgets import (
+    QCheckBox,
+    QComboBox,
+    QFormLayout,
+    QHBoxLayout,
+    QPlainTextEdit,
+    QVBoxLayout,
+    QWidget,
+)
 
 from vdbackup.errors import VdbackupError
 from vdbackup.gui import parts, remedies, words
@@ -26,6 +34,8 @@ _HEIGHT = 190  # pixels of the units' text
 NEVER = ""
 MOST_VERIFIED = 100_000
 USUAL_MERGE = "03:00"
+LETTERS = 26
+"""Of a choice that have room; all of it is seen where it is chosen."""
 VERIFIED = markedn(" point", " points")
 CHOICES = {
     NEVER: tr("Only when I say so"),
@@ -80,10 +90,14 @@ class ScheduleDialog(parts.Dialog):
         self._wanted = self._present or Schedule(folder, entry.name, "daily")
         self.plan: SchedulePlan | None = None
         self.column.addWidget(parts.label(title, "heading"))
-        self.column.addWidget(parts.label(_ABOUT, "muted"))
-        self.column.addLayout(self._form())
+        inside = QWidget()
+        self._inside = QVBoxLayout(inside)
+        self._inside.setContentsMargins(0, 0, 8, 0)
+        self._inside.setSpacing(12)
+        self._inside.addWidget(parts.label(_ABOUT, "muted"))
+        self._inside.addLayout(self._form())
         self.said = parts.Notice("", "scheduleSaid")
-        self.column.addWidget(self.said)
+        self._inside.addWidget(self.said)
         self._add_last_run()
         self._units = QPlainTextEdit()
         self._units.setReadOnly(True)
@@ -93,8 +107,10 @@ class ScheduleDialog(parts.Dialog):
         self._units.setLineWrapMode(QPlainTextEdit.LineWrapMode.NoWrap)
         self._units.setFixedHeight(_HEIGHT)
         self._fold = parts.Fold(tr("What systemd is told"), self._units)
-        self.column.addWidget(self._fold)
-        self.column.addWidget(self._units)
+        self._inside.addWidget(self._fold)
+        self._inside.addWidget(self._units)
+        self._inside.addStretch(1)
+        self.column.addWidget(parts.Scrolled(inside, title), 1)
         self._save = parts.button(tr("Save"), "scheduleSave", "primary")
         self._save.clicked.connect(self.accept)
         self.add_buttons(self._save)
@@ -130,6 +146,9 @@ class ScheduleDialog(parts.Dialog):
         form.setVerticalSpacing(8)
         form.setFieldGrowthPolicy(QFormLayout.FieldGrowthPolicy.FieldsStayAtSizeHint)
         self.every = parts.ComboBox("scheduleEvery", tr("How often it is backed up"))
+        adjusts = QComboBox.SizeAdjustPolicy.AdjustToMinimumContentsLengthWithIcon
+        self.every.setSizeAdjustPolicy(adjusts)
+        self.every.setMinimumContentsLength(LETTERS)
         chosen = self._present.every if self._present else NEVER
         choices = CHOICES if chosen in CHOICES else {**CHOICES, chosen: _in_words(self._wanted)}
         for every, name in choices.items():
@@ -156,7 +175,7 @@ class ScheduleDialog(parts.Dialog):
         form.addRow(parts.label(tr("At"), wrap=False), self.at)
         form.addRow(parts.label(tr("Random delay"), wrap=False), self.delay)
         form.addRow(parts.label(tr("Then verify"), wrap=False), self.verify)
-        form.addRow(parts.label("", wrap=False), self._merge_row())
+        form.addRow(parts.label(tr("Merge"), wrap=False), self._merge_row())
         form.addRow(parts.label(tr("Only on"), wrap=False), self._network_row())
         form.addRow(parts.label("", wrap=False), self.on_mains)
         self.not_presenting = QCheckBox(tr("Not while somebody presents, or sees a film"))
@@ -175,7 +194,7 @@ class ScheduleDialog(parts.Dialog):
     def _merge_row(self) -> QWidget:
         """When the policy is applied, where that is not after each backup."""
         merge_at = self._wanted.merge_at
-        self.merges = QCheckBox(tr("Merge older points not after each backup, but at"))
+        self.merges = QCheckBox(tr("not after each backup, but at"))
         self.merges.setChecked(bool(merge_at))
         self.merge_at = parts.TimeField("scheduleMergeAt", tr("When older points are merged"))
         self.merge_at.setDisplayFormat("HH:mm")
@@ -224,12 +243,12 @@ class ScheduleDialog(parts.Dialog):
     def _add_last_run(self) -> None:
         last = self._store.history_of(self._wanted.id).last
         if self._damaged:
-            self.column.addWidget(parts.Notice(DAMAGED, "scheduleDamaged", "bad"))
+            self._inside.addWidget(parts.Notice(DAMAGED, "scheduleDamaged", "bad"))
         if self._store.history_is_damaged(self._wanted.id):
-            self.column.addWidget(parts.Notice(RUNS_DAMAGED, "scheduleRunsDamaged", "warning"))
+            self._inside.addWidget(parts.Notice(RUNS_DAMAGED, "scheduleRunsDamaged", "warning"))
         if last is not None:
             notice = parts.Notice(run_in_words(last), "scheduleLast", RAN[last.outcome])
-            self.column.addWidget(notice)
+            self._inside.addWidget(notice)
 
     def _on_chosen(self) -> None:
         wanted = self.wanted
@@ -278,9 +297,10 @@ def _no_systemd(plan: SchedulePlan) -> str:
     """What is to be done by hand."""
     if not plan.cron:
         return tr("systemd does not run here, and cron cannot do that: choose another time.")
-    line = words.breakable(plan.cron)
+    line = words.breakable_lines(plan.cron)
     return tr(
-        "systemd does not run here: add this line to your crontab (crontab -e): {line}", line=line
+        "systemd does not run here: add this to your crontab (crontab -e): {line}",
+        line=f"\n{line}",
     )
 
 
