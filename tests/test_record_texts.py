@@ -434,7 +434,9 @@ SETTINGS_TEXT = """\
       "b"
     ]
   },
-  "tray": true
+  "tray": true,
+  "mail_to": "",
+  "trouble_command": ""
 }"""
 DEFAULT_SETTINGS_TEXT = """\
 {
@@ -461,7 +463,9 @@ DEFAULT_SETTINGS_TEXT = """\
     ],
     "source": []
   },
-  "tray": false
+  "tray": false,
+  "mail_to": "",
+  "trouble_command": ""
 }"""
 
 
