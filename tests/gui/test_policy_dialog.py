@@ -79,6 +79,8 @@ def test_how_much_the_points_may_hold_is_chosen_and_seen_on_the_timeline(
     user.waits_until(lambda: not timeline.facts.going)
     assert dialog.change == Change(at_most_bytes=7 << 30)
     user.agrees("policyDialog", "policySave")
+    assert "The next backup takes none yet" in user.sees(PlanDialog, "planDialog").plan.summary
+    user.agrees()
     user.sees_job_end("Policy of laptop")
     assert opened.set().settings.policy.at_most_bytes == 7 << 30
 
