@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import sys
@@ -37,7 +38,11 @@ def _started(arguments: list[str]) -> int:
         from vdbackup.locations import Locations, start_log
 
         start_log(Locations.from_environment())
-        return cli.main(arguments)
+        status = cli.main(arguments)
+        # Python ends without a last look for circles in all that it has read: an eighth of the
+        # processor time of a short command (`list`: 140 ms, and 122 so)
+        gc.freeze()
+        return status
     from vdbackup.gui import app
 
     return app.main(arguments)
