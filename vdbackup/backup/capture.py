@@ -72,6 +72,7 @@ class CapturePlan(Plan):
         read_all: read everything, whatever a tracker says.
         all_blocks: whether what is free is read and kept, too.
         left_out: what of the source is not read, as far as that is known before.
+        choice: what was looked at for it.
         merges: the set's policy is applied after it; else at another time.
     """
 
@@ -95,6 +96,7 @@ class CapturePlan(Plan):
     read_all: bool
     all_blocks: bool
     left_out: LeftOut
+    choice: Choice
     merges: bool = True
 
 
@@ -249,6 +251,7 @@ def plan(  # noqa: PLR0913 - each is a thing that is asked for
         read_all=read_all,
         all_blocks=all_blocks,
         left_out=left_out,
+        choice=choice,
     )
 
 
@@ -320,7 +323,7 @@ def begin(plan: CapturePlan, task: Task) -> Begun:
     published = merge.published_sentences(plan.set_name, begun)
     interrupted = _finish_merge(repository, plan.set_name, task)
     backup_set = repository.set(plan.set_name)
-    choice = choose(backup_set, source, plan.kind.value)
+    choice = choose(backup_set, source, plan.kind.value, before=plan.choice)
     changed = plan.known not in (None, backup_set.settings.source)
     if changed or choice.kind != plan.kind:  # the repository, since the plan was shown
         raise ChangedMeanwhile(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -17,6 +18,10 @@ from vdbackup.translation import tr
 
 AUTO = "auto"
 """Incremental where that can be, else full."""
+
+
+Stamps = tuple[tuple[int, ...], ...]
+"""Device, inode, size, and when content and anything at all was changed (stat(2)), of each file."""
 
 
 def _nothing() -> Ranges:
@@ -35,6 +40,7 @@ class Choice:
         held: the stretches of the disk, in bytes, whose blocks the parent's layers hold. A long
             chain's digests are opened once for all that a plan says: a fifth of its time at 2,000
             points went into opening them again.
+        stamps: of each file of the parent's chain what changes with whatever is written to it.
     """
 
     kind: PointType
@@ -42,10 +48,16 @@ class Choice:
     note: str = ""
     damaged: bool = False
     held: Ranges = field(default_factory=_nothing, repr=False, compare=False)
+    stamps: Stamps = field(default=(), repr=False, compare=False)
 
 
-def choose(backup_set: BackupSet, source: Source, kind: str) -> Choice:
+def choose(
+    backup_set: BackupSet, source: Source, kind: str, before: Choice | None = None
+) -> Choice:
     """What the next point will be, and why it cannot be what was asked for.
+
+    A chain that was opened for the choice `before`, and of which no file has changed since, is not
+    opened again: at 2,000 points that took a quarter of a backup.
 
     Raises UsageError for a kind that there is not, and what a damaged set raises where an
     incremental or a differential is asked for.
@@ -68,6 +80,10 @@ def choose(backup_set: BackupSet, source: Source, kind: str) -> Choice:
         )
     try:
         parent = backup_set.chain(latest)[0] if kind == PointType.DIFFERENTIAL else latest
+        wanted = PointType.INCREMENTAL if kind == AUTO else PointType(kind)
+        stamps = _stamps(backup_set, parent)
+        if before and stamps and (before.parent, before.stamps) == (parent, stamps):
+            return Choice(wanted, parent, held=before.held, stamps=stamps)
         backup_set.open_chain(parent).close()
         with backup_set.open_digests(parent) as state:
             held = state.held()
@@ -80,8 +96,18 @@ def choose(backup_set: BackupSet, source: Source, kind: str) -> Choice:
             tr("It has to be a full: {error}", error=error.title),
             damaged=True,
         )
-    wanted = PointType.INCREMENTAL if kind == AUTO else PointType(kind)
-    return Choice(wanted, parent, held=held)
+    return Choice(wanted, parent, held=held, stamps=stamps)
+
+
+def _stamps(backup_set: BackupSet, point: RecoveryPoint) -> Stamps:
+    """Of a point's chain; () where a file is not there, which opening it says in words."""
+    chain = backup_set.chain(point)
+    names = [name for each in chain for name in (each.disk, each.digests)]
+    try:
+        found = [os.lstat(backup_set.folder / name) for name in names]
+    except OSError:
+        return ()
+    return tuple((s.st_dev, s.st_ino, s.st_size, s.st_mtime_ns, s.st_ctime_ns) for s in found)
 
 
 def _resized(source: Source, latest: RecoveryPoint) -> str:
