@@ -8,37 +8,30 @@ number of points is quadratic.
 from __future__ import annotations
 
 import argparse
+import json
 import os
-import resource
 import shutil
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
 from tests.backup.lab import Lab, noise
 from tests.backup.long_sets import lengthen
+from tests.benchmarks.measured import Measured, measured
 from vdbackup.disks.formats import FORMATS
 
 MIB = 1 << 20
 LIMIT = 1024
 
 
-def timed(*words: object) -> float:
-    """Seconds of a command of the program; fails where that does."""
-    command = [sys.executable, "-m", "vdbackup", *map(str, words)]
-    started = time.perf_counter()
-    subprocess.run(
-        command,
-        check=True,
-        stdout=subprocess.DEVNULL,
-        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_NOFILE, (LIMIT, LIMIT)),
-    )
-    return time.perf_counter() - started
+def timed(*words: object) -> Measured:
+    """What a command of the program took; fails where that does."""
+    limited = ["prlimit", f"--nofile={LIMIT}:{LIMIT}"]
+    return measured([*limited, sys.executable, "-m", "vdbackup", *map(str, words)])
 
 
-def measured(lab: Lab, points: int, out: Path) -> Iterator[tuple[str, float]]:
+def works(lab: Lab, points: int, out: Path) -> Iterator[tuple[str, Measured]]:
     """Each piece of work, and what it took."""
     at = ("-r", lab.repository.path)
     yield "list", timed("list", *at, "--json")
@@ -52,12 +45,14 @@ def measured(lab: Lab, points: int, out: Path) -> Iterator[tuple[str, float]]:
 
 
 def main() -> None:
-    """Print a line for each format and number of points."""
+    """Print a line for each format and number of points: wall and processor time, in seconds."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--points", type=int, nargs="+", default=[100, 500, 2000])
     parser.add_argument("--format", choices=FORMATS, nargs="+", default=list(FORMATS))
+    parser.add_argument("--json", type=Path, help="a file that the figures are written to")
     options = parser.parse_args()
+    rows: list[dict[str, object]] = []
     for disk_format in options.format:
         for points in options.points:
             folder = options.folder / f"{disk_format}-{points}"
@@ -70,11 +65,16 @@ def main() -> None:
             lab.poke(8 * MIB, noise(MIB, 1))
             lab.backup()
             lengthen(lab, points)
-            took = [
-                f"{name} {seconds:.2f}" for name, seconds in measured(lab, points, folder / "o")
+            took = dict(works(lab, points, folder / "o"))
+            rows += [
+                {"format": disk_format, "points": points, "work": name, **each.figures()}
+                for name, each in took.items()
             ]
-            print(f"{disk_format:6} {points:6} points  " + "  ".join(took), flush=True)
+            each = [f"{name} {took[name].wall:.2f}/{took[name].processor:.2f}" for name in took]
+            print(f"{disk_format:6} {points:6} points  " + "  ".join(each), flush=True)
             shutil.rmtree(folder)
+    if options.json:
+        options.json.write_text(json.dumps(rows, indent=1) + "\n")
 
 
 if __name__ == "__main__":
