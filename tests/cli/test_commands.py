@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from tests.cli.conftest import Vdbackup
+from tests.guests.lilo import LILO
 from tests.oracles import qemu
 from vdbackup.cli.console import JsonLines
 from vdbackup.sources import demo_disk
@@ -214,6 +215,15 @@ def test_info_describes_a_chain_that_another_program_made(vdbackup: Vdbackup, tm
     described = vdbackup("info", tmp_path / "child.vmdk", "--json").json
     assert [Path(layer["path"]).name for layer in described["chain"]] == ["child.vmdk", "base.vmdk"]
     assert described["virtual_size"] == 10 << 20
+
+
+def test_info_names_what_a_bios_would_start(vdbackup: Vdbackup, tmp_path: Path):
+    disk = tmp_path / "disk.raw"
+    disk.write_bytes(bytes(1 << 20))
+    assert vdbackup("info", disk, "--json").json["bios_loader"] is None
+    disk.write_bytes((LILO.ljust(510, b"\0") + b"\x55\xaa").ljust(1 << 20, b"\0"))
+    assert vdbackup("info", disk, "--json").json["bios_loader"] == "lilo"
+    assert "a BIOS starts: lilo" in vdbackup("info", disk).out
 
 
 def test_a_child_of_another_programs_chain_is_a_source(vdbackup: Vdbackup, tmp_path: Path):

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.guests import systems
+from tests.guests import lilo, systems
 from tests.sources.loops import unmount
 from tests.volumes import volumes
 from tests.volumes.volumes import MIB
@@ -358,6 +358,68 @@ def test_a_syslinux_on_fat_is_read(tiny_linux: Path) -> None:
     assert guest.kernel.early >= {"virtio_pci", "virtio_blk", "ata_piix"}
 
 
+@pytest.fixture
+def started_by_lilo(tree: Path, tmp_path: Path) -> Path:
+    """A disk whose Linux has AHCI's driver early, virtio's in /lib/modules, and LILO."""
+    systems.linux(tree, ["ahci"], root="/dev/sda1")
+    lilo.configure(tree, systems.VERSION, "/dev/sda1")
+    volumes.MAKERS["ext4"](tree, tmp_path / "root.img")
+    return disk_of(tmp_path / "disk.img", [tmp_path / "root.img"], code=lilo.LILO)
+
+
+def test_lilo_is_known_and_what_its_configuration_starts(started_by_lilo: Path) -> None:
+    guest = look(started_by_lilo)
+    assert [loader.kind for loader in guest.loaders] == [LoaderKind.LILO]
+    assert guest.by_sectors
+    assert guest.loaders[0].configuration is not None
+    assert guest.loaders[0].configuration.path == "/etc/lilo.conf"
+    assert guest.kernel is not None
+    assert guest.kernel.image.path == f"/boot/vmlinuz-{systems.VERSION}"
+    assert [file.path for file in guest.kernel.initramfs] == [f"/boot/initrd.img-{systems.VERSION}"]
+    assert guest.kernel.command_line == "root=/dev/sda1 ro quiet splash"
+    in_menu = [name for name in guest.device_names if name.file.path == "/etc/lilo.conf"]
+    assert [(name.name, name.essential, name.fixed) for name in in_menu] == [
+        ("/dev/sda1", True, True),
+        ("/dev/sda1", False, True),  # of what does not start automatically
+    ]
+
+
+def test_lilo_in_the_active_partition_is_known(started_by_lilo: Path) -> None:
+    with started_by_lilo.open("r+b") as file:
+        file.write(b"\xfa\xb8\x00\x10\x8e\xd0".ljust(440, b"\0"))  # one that passes on
+        file.seek(446)
+        file.write(b"\x80")
+        file.seek(MIB)
+        file.write(lilo.LILO.ljust(510, b"\0") + b"\x55\xaa")
+    assert [loader.kind for loader in look(started_by_lilo).loaders] == [LoaderKind.LILO]
+
+
+def test_its_name_elsewhere_in_a_sector_is_not_lilo(started_by_lilo: Path) -> None:
+    with started_by_lilo.open("r+b") as file:
+        file.write(b"\xfa\xeb\x21LILO".ljust(440, b"\0"))
+    guest = look(started_by_lilo)
+    assert [loader.kind for loader in guest.loaders] == [LoaderKind.OTHER]
+    assert guest.loaders[0].configuration is None
+    assert not guest.by_sectors
+
+
+def test_what_lilo_starts_is_started_by_it_where_nothing_changes(started_by_lilo: Path) -> None:
+    hardware = choose(look(started_by_lilo))
+    assert (hardware.controller, hardware.direct) == (Controller.AHCI, None)
+    assert any("LILO starts the disk" in reason for reason in hardware.reasons)
+
+
+def test_what_lilo_would_not_find_is_started_past_it(started_by_lilo: Path) -> None:
+    guest = look(started_by_lilo)
+    for request in (HardwareRequest(Controller.VIRTIO), HardwareRequest(directly=True)):
+        hardware = choose(guest, request)
+        assert hardware.direct is not None
+        assert hardware.direct.kernel.path == f"/boot/vmlinuz-{systems.VERSION}"
+        assert guest.root is not None
+        assert hardware.direct.command_line.startswith(f"root=UUID={guest.root.uuid} ro quiet")
+        assert any("LILO would not find" in reason for reason in hardware.reasons)
+
+
 def test_of_two_systems_the_one_is_meant_that_the_menu_starts(tmp_path: Path) -> None:
     """The first partition holds another one, which is started by nothing any more."""
     parts = []
@@ -508,6 +570,7 @@ def test_no_configuration_does_harm(text: str) -> None:
     menus.loader_entry(text, menus.environment_block(text))
     menus.preferred(text.split(), text)
     menus.limine(text)
+    menus.lilo(text)
     menus.refind(text)
     menus.refind_linux(text)
 

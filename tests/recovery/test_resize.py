@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from tests.backup.lab import Lab, noise
+from tests.guests.lilo import LILO
 from tests.sources.loops import loop, run
 from vdbackup.errors import Cancelled, Damaged, NotResized, ProgramMissing
 from vdbackup.jobs import CancelToken, Progress, Task
@@ -20,6 +21,8 @@ from vdbackup.repository.digests import BLOCK
 
 MIB = 1 << 20
 SIZE = 160 * MIB
+PASSES_ON = b"\xfa\xb8\x00\x10\x8e\xd0"
+"""A master boot record's that starts the active partition."""
 pytestmark = pytest.mark.usefixtures("fuse")
 
 
@@ -233,6 +236,61 @@ def test_on_an_mbr_nothing_moves_and_the_last_one_changes(
         lab.image.read_bytes()[512:MIB],
     )
     assert_ext_holds(part_of(target, 2, tmp_path), files, tmp_path / "seen")
+
+
+@pytest.mark.parametrize(
+    ("code", "partition", "said"),
+    [
+        (LILO, b"", "run lilo in the system"),
+        (PASSES_ON, LILO, "run lilo in the system"),
+        (PASSES_ON, b"\xeb\x58\x90EXTLINUX", "extlinux --install"),
+        (b"\xeb\x63\x90GRUB", b"\xeb\x58\x90EXTLINUX", ""),
+    ],
+    ids=["LILO", "LILO of a partition", "EXTLINUX", "GRUB"],
+)
+def test_a_loader_that_knows_files_by_sectors_is_named_before_and_after(
+    files: Path, tmp_path: Path, code: bytes, partition: bytes, said: str
+) -> None:
+    lab = Lab(tmp_path, 64 * MIB, disk_format="vmdk")
+    run("sfdisk", "-q", lab.image, stdin="label: dos\nsize=60M,bootable\n")
+    lab.poke(0, code)
+    options = f"root_owner=0:0,offset={MIB}"
+    run("mkfs.ext4", "-q", "-E", options, "-d", files, lab.image, "60M")
+    lab.poke(MIB, partition.ljust(510, b"\0") + b"\x55\xaa")
+    lab.backup()
+    target = sized(tmp_path / "target.img", 80 * MIB)
+    plan = planned(lab, target)
+    assert said in plan.summary
+    warnings = restore.run(plan, Task()).warnings
+    assert [said in each for each in warnings] == [True] * bool(said)
+    assert planned(lab, sized(tmp_path / "same.img", 64 * MIB)).notes == ()
+
+
+def test_a_disk_that_lilo_starts_goes_to_no_other_sectors(
+    files: Path, tmp_path: Path, as_root: None
+) -> None:
+    lab = Lab(tmp_path, 64 * MIB, disk_format="vmdk")
+    run("sfdisk", "-q", lab.image, stdin="label: dos\nsize=60M,bootable\n")
+    lab.poke(0, LILO)
+    lab.backup()
+    with (
+        loop(sized(tmp_path / "target.img", 80 * MIB), "--sector-size", "4096") as device,
+        pytest.raises(NotResized, match="has an MBR"),
+    ):
+        planned(lab, device)
+
+
+def test_a_partition_of_a_disk_that_lilo_starts_is_told_to_need_it_again(
+    files: Path, tmp_path: Path, as_root: None
+) -> None:
+    lab = Lab(tmp_path, 64 * MIB, disk_format="vmdk")
+    run("sfdisk", "-q", lab.image, stdin="label: dos\nsize=60M,bootable\n")
+    lab.poke(0, LILO)
+    lab.backup()
+    with loop(sized(tmp_path / "target.img", 60 * MIB)) as device:
+        plan = planned(lab, device, resize=False, partitions=(1,))
+        assert "run lilo" in plan.summary
+        assert "run lilo" in restore.run(plan, Task()).warnings[0]
 
 
 def test_what_was_cut_off_begins_anew(lab: Lab, files: Path, tmp_path: Path) -> None:

@@ -250,6 +250,7 @@ def info(options: argparse.Namespace) -> int:
     from vdbackup.disks.contents import decide
     from vdbackup.disks.extents import total
     from vdbackup.errors import SourceNotFound
+    from vdbackup.recovery import loader_files
 
     path = options.disk.path
     if not path.exists():
@@ -259,6 +260,8 @@ def info(options: argparse.Namespace) -> int:
     decision = decide(path, options.source_format)
     with Chain.open(path, decision.disk_format, options.parents_in) as chain:
         doubts = [*filter(None, [decision.doubt]), *chain.doubts()]
+        started = loader_files.starts(chain)
+        loader = started.kind.value if started else None
         layers: list[dict[str, Any]] = [
             {
                 "path": str(layer.path),
@@ -274,7 +277,7 @@ def info(options: argparse.Namespace) -> int:
             for layer in reversed(chain.layers)
         ]
     if options.json:
-        print_json({**layers[0], "chain": layers, "warnings": doubts})
+        print_json({**layers[0], "chain": layers, "warnings": doubts, "bios_loader": loader})
     for number, layer in enumerate([] if options.json else layers):
         say(tr("parent: {path}", path=layer["path"]) if number else f"{layer['path']}")
         say(
@@ -299,5 +302,7 @@ def info(options: argparse.Namespace) -> int:
                 content_id=layer["content_id"] or "-",
             )
         )
+    if loader not in (None, "other") and not options.json:
+        say(tr("a BIOS starts: {loader}", loader=loader))
     warn(doubts)
     return WARNINGS if doubts else DONE

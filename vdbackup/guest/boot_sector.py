@@ -7,6 +7,8 @@ only pass on to the active partition are known by what they say when there is no
 from __future__ import annotations
 
 import struct
+from collections.abc import Callable
+from dataclasses import dataclass
 
 from vdbackup.guest.model import LoaderKind
 
@@ -21,6 +23,8 @@ _KINDS = (
     (b"BOOTMGR", LoaderKind.WINDOWS),
     (b"NTLDR", LoaderKind.WINDOWS),
 )
+_LILO_AT = 6
+"""Where LILO has its name, in an MBR and in a partition's first sector (its first.S, 21 and 24)."""
 _NO_SYSTEM = (b"This is not a bootable disk", b"non-system disk", b"Non-System disk")
 """What mkfs.fat and others write: code that says that there is nothing to start."""
 
@@ -45,8 +49,44 @@ def loader(sector: bytes) -> LoaderKind | None:
         return None
     if any(words in sector for words in _NO_SYSTEM):
         return None
+    if sector[_LILO_AT : _LILO_AT + 4] == b"LILO":
+        return LoaderKind.LILO
     code = sector[3:510]
     return next((kind for words, kind in _KINDS if words in code), LoaderKind.OTHER)
+
+
+@dataclass(frozen=True)
+class Started:
+    """What a BIOS would start of a disk.
+
+    Attributes:
+        kind: whose code it is.
+        sector: that it begins with.
+        at: where that lies, in bytes.
+    """
+
+    kind: LoaderKind
+    sector: bytes
+    at: int
+
+
+def started(read: Callable[[int], bytes], sector_size: int) -> Started | None:
+    """What a BIOS would start; None where it finds nothing.
+
+    Args:
+        read: 512 bytes from there on.
+        sector_size: that the disk's tables count in, in bytes.
+    """
+    sector, at = read(0), 0
+    kind = loader(sector)
+    if kind is not None and passes_on(sector):
+        start = active_partition(sector)
+        if start is None:
+            return None
+        at = start * sector_size
+        sector = read(at)
+        kind = loader(sector)
+    return Started(kind, sector, at) if kind is not None else None
 
 
 def rest_of_grub(sector: bytes) -> int | None:

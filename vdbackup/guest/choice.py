@@ -92,10 +92,10 @@ def choose(
     candidate, about_controller = _controller(guest, request, firmware, sector_size)
     memory, about_memory = _memory(guest, request, host_memory_mib)
     machine = MachineType.PC if candidate.controller is Controller.IDE else MachineType.Q35
-    direct = _direct(guest)
+    direct = _direct(guest, request.directly or _makes_stale(guest, candidate.edit))
     reasons = [about_controller, about_firmware, about_memory]
     if direct is not None:
-        reasons.append(tr("There is no boot loader, so its kernel is started directly."))
+        reasons.append(_why_direct(guest))
     if partition:
         reasons.append(
             tr(
@@ -123,7 +123,7 @@ def choose(
             *guest.problems,
             *problems,
             *_no_driver(guest, candidate),
-            *_no_such_name(candidate),
+            *(_no_such_name(candidate) if direct is None else ()),
             *(_no_firmware(candidate, firmware) if direct is None else ()),
         ),
     )
@@ -379,11 +379,25 @@ def _partition(guest: Guest) -> int:
     return numbers[0] if numbers and 1 <= numbers[0] <= 128 else 1
 
 
-def _direct(guest: Guest) -> Direct | None:
+def _direct(guest: Guest, past_loader: bool = False) -> Direct | None:
     kernel = guest.kernel
-    if kernel is None or (guest.loaders and not _stands_alone(guest)):
+    if kernel is None or (guest.loaders and not (past_loader or _stands_alone(guest))):
         return None
     return Direct(kernel.image, kernel.initramfs, _command_line(guest, kernel))
+
+
+def _makes_stale(guest: Guest, edit: Edit) -> bool:
+    """Whether what has to be changed is what its boot loader has noted the sectors of."""
+    return guest.by_sectors and bool(edit.drivers or edit.fixed)
+
+
+def _why_direct(guest: Guest) -> str:
+    if guest.by_sectors and not _stands_alone(guest):
+        return tr(
+            "LILO would not find what has to be changed for this hardware, so its kernel is "
+            "started directly."
+        )
+    return tr("There is no boot loader, so its kernel is started directly.")
 
 
 def _command_line(guest: Guest, kernel: Kernel) -> str:

@@ -45,12 +45,14 @@ class HardwareRequest:
 
     Attributes:
         network: the guest gets a network of QEMU's own, by which it reaches out and nobody it.
+        directly: its kernel is started past a boot loader that finds its files no more.
     """
 
     controller: Controller | None = None
     firmware: Firmware | None = None
     memory_mib: int | None = None
     network: bool = False
+    directly: bool = False
 
 
 ANYTHING = HardwareRequest()

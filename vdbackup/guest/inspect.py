@@ -157,7 +157,11 @@ def _start(disk: Disk, found: loaders.Found, root: linux.Root | None) -> _Start:
     boot = _mounted(disk, tree, "/boot") or _boot_volume(disk, tree)
     places = _places(disk, tree, boot, found.efi)
     efi = disk.trees[found.efi.volume] if found.efi else None
-    menu = next((each for tree in places if (each := linux.menu(tree, efi))), None)
+    menu = None
+    if tree is not None and any(each.kind is LoaderKind.LILO for each in found.loaders[:1]):
+        menu = linux.lilo_menu(tree)
+    if menu is None:
+        menu = next((each for place in places if (each := linux.menu(place, efi))), None)
     if menu is None and efi is not None:
         menu = linux.vendors_menu(efi)
     return _Start(root, boot, menu, places)

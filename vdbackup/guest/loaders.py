@@ -75,7 +75,8 @@ class Found:
             return self.loaders
         return tuple(
             replace(loader, configuration=menu.file, kind=menu.kind)
-            if loader.kind in (menu.kind, LoaderKind.OTHER)
+            if loader.kind is menu.kind
+            or (loader.kind is LoaderKind.OTHER and menu.kind is not LoaderKind.LILO)
             else loader
             for loader in self.loaders
         )
@@ -92,8 +93,7 @@ def find(disk: Disk) -> Found:
         return Found((*of_bios, *of_uefi), reason, system)
     if of_uefi:
         return Found((*of_uefi, *of_bios), _why_uefi(of_uefi), system)
-    reason = tr("The disk has a boot loader for a BIOS, and none for UEFI.") if of_bios else ""
-    return Found(tuple(of_bios), reason, system)
+    return Found(tuple(of_bios), _why_bios(of_bios), system)
 
 
 def _is_efi(disk: Disk, name: str, tree: Tree) -> bool:
@@ -108,6 +108,17 @@ def _of_uefi(tree: Tree) -> list[Loader]:
         found.append(Loader(kind, Firmware.UEFI, None, program, fallback=True))
     found += [_program(tree, path, kind) for path, kind in _installed(tree)]
     return list({loader.program: loader for loader in reversed(found)}.values())[::-1]
+
+
+def _why_bios(found: list[Loader]) -> str:
+    if not found:
+        return ""
+    if found[0].kind is LoaderKind.LILO:
+        return tr(
+            "LILO starts the disk, by a BIOS: it reads its files from the sectors that they lay in "
+            "when it was installed."
+        )
+    return tr("The disk has a boot loader for a BIOS, and none for UEFI.")
 
 
 def _why_uefi(found: list[Loader]) -> str:
@@ -181,15 +192,12 @@ def _kind_of(tree: Tree, path: str) -> LoaderKind:
 
 def _of_bios(disk: Disk, *, among_others: bool) -> list[Loader]:
     """What a BIOS starts; `among_others`: UEFI starts something, so this may be left over."""
-    sector = disk.sector(0)
-    kind = boot_sector.loader(sector)
-    if kind is not None and boot_sector.passes_on(sector):
-        start = boot_sector.active_partition(sector)
-        sector = b"" if start is None else disk.sector(start * disk.sector_size)
-        kind = None if start is None else boot_sector.loader(sector)
-    if kind is LoaderKind.GRUB and not _is_whole(disk, sector, among_others):
+    found = boot_sector.started(disk.sector, disk.sector_size)
+    if found is None:
         return []
-    return [] if kind is None else [Loader(kind, Firmware.BIOS)]
+    if found.kind is LoaderKind.GRUB and not _is_whole(disk, found.sector, among_others):
+        return []
+    return [Loader(found.kind, Firmware.BIOS)]
 
 
 def _is_whole(disk: Disk, sector: bytes, among_others: bool) -> bool:

@@ -36,6 +36,7 @@ class LoaderKind(StrEnum):
     GRUB = "grub"
     SYSTEMD_BOOT = "systemd-boot"
     SYSLINUX = "syslinux"
+    LILO = "lilo"
     REFIND = "refind"
     LIMINE = "limine"
     UNIFIED = "unified kernel image"
@@ -218,6 +219,11 @@ class Guest:
     def firmware(self) -> tuple[Firmware, ...]:
         """By which its boot loaders can be started, preferred first."""
         return tuple(dict.fromkeys(loader.firmware for loader in self.loaders))
+
+    @property
+    def by_sectors(self) -> bool:
+        """Whether what starts it names the sectors of its files, which a change of them moves."""
+        return bool(self.loaders) and self.loaders[0].kind is LoaderKind.LILO
 
     @property
     def kernel(self) -> Kernel | None:

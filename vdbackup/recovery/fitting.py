@@ -9,7 +9,7 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -19,7 +19,7 @@ from vdbackup.errors import NotResized
 from vdbackup.jobs import sizes_apart
 from vdbackup.qemu import qemu
 from vdbackup.qemu.qemu import Node
-from vdbackup.recovery import other_sectors
+from vdbackup.recovery import loader_files, other_sectors
 from vdbackup.recovery.exporting import above, exported
 from vdbackup.recovery.file_system_sizes import KINDS
 from vdbackup.recovery.placed import Stretch
@@ -97,6 +97,7 @@ class Fitting:
         head: what lies before the first partition, and keeps its place, in bytes.
         sector_size: of the target, in bytes.
         converts: whether the disk had others.
+        loader: what becomes of what starts the disk, in a sentence; "" where it starts as before.
     """
 
     moves: tuple[Move, ...]
@@ -104,6 +105,7 @@ class Fitting:
     head: int
     sector_size: int
     converts: bool
+    loader: str = ""
 
     @property
     def stretches(self) -> tuple[tuple[int, Stretch], ...]:
@@ -128,7 +130,7 @@ class Fitting:
                     sector_size=self.sector_size,
                 )
             )
-        return tuple(filter(None, found))
+        return tuple(filter(None, [*found, self.loader]))
 
 
 def fit(
@@ -201,7 +203,12 @@ def fit(
     if as_it_was and not converts:
         return None  # as it is, with whatever lies between partitions
     _check_awake(chain, parts, kinds)
-    return found
+    return replace(found, loader=loader_files.after_moves(chain, _changed(found.moves)))
+
+
+def _changed(moves: Sequence[Move]) -> list[Place]:
+    """Where partitions lay in which files get other sectors."""
+    return [each.before for each in moves if each.before != each.after]
 
 
 def _check_unpartitioned(chain: Chain, size: int, sector_size: int | None) -> None:

@@ -80,7 +80,7 @@ def hardware_in(program: Program, chain: Chain, chosen: Hardware | None) -> Hard
     requests = (HardwareRequest(controller, best.firmware) for controller in _CONTROLLERS[program])
     others = [launch.hardware_for(chain, request) for request in requests]
     for other in others:
-        if not other.edit.needed:
+        if not other.edit.needed and other.direct is None:
             return other
     if not best.boots:  # nobody knows what is on it: let the user try
         return others[0]
@@ -101,11 +101,9 @@ def hardware_in(program: Program, chain: Chain, chosen: Hardware | None) -> Hard
 
 def _refuse_what_only_we_boot(hardware: Hardware, who: str) -> None:
     if hardware.direct or hardware.partition:
-        what = (
-            tr("a kernel without a boot loader")
-            if hardware.direct
-            else tr("a volume without its disk")
-        )
+        what = tr("a volume without its disk")
+        if hardware.direct:
+            what = tr("a kernel without a boot loader that would find it")
         raise CannotBoot(
             tr("{who} cannot boot this point: it holds {what}.", who=who, what=what),
             tr("Boot it here: that starts it all the same."),
@@ -126,7 +124,9 @@ def hardware_in_ovf(chain: Chain) -> tuple[System, Hardware]:
     requests = [HardwareRequest(controller) for controller in OVF]
     machines = [choose(guest, request, sector_size=sectors) for request in requests]
     known = [each for each in machines if not each.edit.needed]
-    best = next((each for each in known if each.boots), (known or machines)[0])
+    best = next(
+        (each for each in known if each.boots and each.direct is None), (known or machines)[0]
+    )
     _refuse_what_only_we_boot(best, tr("An appliance"))
     return guest.system, best
 

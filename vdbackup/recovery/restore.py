@@ -260,7 +260,7 @@ def _in_place(
                 warnings += resized.finish(target.piece.target, target.fd, plan.fitting, task)
                 read_table_again(target.fd)
         warnings = (*captured.warnings(), *warnings)
-    return Restored(plan.target, warnings, figures)
+    return Restored(plan.target, (*warnings, *plan.notes), figures)
 
 
 @dataclass(frozen=True)

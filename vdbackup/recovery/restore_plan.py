@@ -18,7 +18,7 @@ from vdbackup.errors import RecoveryError, Remedy, TargetExists, UnfitTarget, Us
 from vdbackup.guest.hardware import Hardware
 from vdbackup.guest.model import System
 from vdbackup.jobs import Plan, readable_size
-from vdbackup.recovery import other_hardware, packages
+from vdbackup.recovery import loader_files, other_hardware, packages
 from vdbackup.recovery.fitting import Fitting, fit
 from vdbackup.recovery.packages import PACKAGES, PackageFormat, is_in_order
 from vdbackup.recovery.pieces import Goal, Piece, to_devices, to_file, wanted_stretches
@@ -150,6 +150,7 @@ def plan(request: RestoreRequest) -> RestorePlan:
             if wanted is PackageFormat.OVA:
                 machine = other_hardware.hardware_in_ovf(chain)
         fitting = _fitting(request, chain, pieces[0]) if fits else None
+        of_loader = loader_files.after_partitions(chain) if request.partitions and on_device else ""
         held = chain.map.data_ranges()
         stretches = as_ranges([(each.stretch.start, each.stretch.size) for each in pieces])
         size = int(stretches[:, 1].sum()) if on_device else total(overlap(held, stretches))
@@ -162,6 +163,7 @@ def plan(request: RestoreRequest) -> RestorePlan:
             [
                 *_sentences(request, point, wanted, pieces, size),
                 *(fitting.sentences if fitting else _as_it_is(fits, pieces[0])),
+                *filter(None, [of_loader]),
             ]
         ),
         bytes_to_copy=size,
@@ -179,7 +181,7 @@ def plan(request: RestoreRequest) -> RestorePlan:
         fitting=fitting,
         journals=request.journals,
         machine=machine,
-        notes=_notes(machine),
+        notes=tuple(filter(None, (*_notes(machine), of_loader, fitting.loader if fitting else ""))),
     )
 
 

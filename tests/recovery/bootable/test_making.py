@@ -15,6 +15,7 @@ import pytest
 
 from tests.guests import debian
 from tests.guests.debian import Debian
+from tests.guests.lilo import LILO
 from tests.sources.loops import add_partition, delete_partition, loop, mounted, run
 from vdbackup.disks.chain import Chain
 from vdbackup.disks.names import DiskFormat
@@ -137,6 +138,18 @@ def test_a_kernel_without_the_driver_is_refused_and_nothing_changed(
     before = image.read_bytes()
     with pytest.raises(NoDriver, match="has no driver newest_raid"):
         making.plan(device)
+    assert image.read_bytes() == before
+
+
+@pytest.mark.usefixtures("with_nvme")
+def test_an_initramfs_that_lilo_would_not_find_is_left_as_it_is(disk: tuple[Path, Path]):
+    image, device = disk
+    with image.open("r+b") as file:
+        file.write(LILO.ljust(440, b"\0"))
+    before = image.read_bytes()
+    with pytest.raises(NotRetargeted, match="LILO starts this system") as refused:
+        making.plan(device)
+    assert "run lilo there" in refused.value.advice
     assert image.read_bytes() == before
 
 

@@ -15,7 +15,7 @@ from vdbackup.backup import repair
 from vdbackup.backup.quarantine import QUARANTINE
 from vdbackup.errors import RecoveryError, Remedy, UsageError
 from vdbackup.guest.hardware import Controller, Hardware, HardwareRequest
-from vdbackup.guest.model import Guest, Problem, System
+from vdbackup.guest.model import Firmware, Guest, Loader, LoaderKind, Problem, System
 from vdbackup.jobs import CancelToken, Task
 from vdbackup.recovery.boot_test import boot_test
 from vdbackup.recovery.retarget import edits, report, retarget
@@ -69,6 +69,20 @@ def test_hardware_that_was_asked_for_goes_before_the_report(lab: Lab) -> None:
     assert report.chosen_hardware(lab.set, point, HardwareRequest(Controller.AHCI)) is None
     more = report.chosen_hardware(lab.set, point, HardwareRequest(memory_mib=512))
     assert more == replace(made.hardware, memory_mib=512)
+
+
+def test_a_kernel_that_lilo_would_not_find_is_started_past_it_whatever_is_asked_for(
+    lab: Lab,
+) -> None:
+    made = reported(lab)
+    point = lab.set.points[-1]
+    ahci = HardwareRequest(Controller.AHCI)
+    assert report.wish_for(lab.set, point, ahci) == ahci
+    lilo = Guest(System.LINUX, loaders=(Loader(LoaderKind.LILO, Firmware.BIOS),))
+    report.save(lab.set, point, replace(made, guest=lilo))
+    assert report.wish_for(lab.set, point, ahci) == replace(ahci, directly=True)
+    report.save(lab.set, point, replace(made, guest=lilo, changes=()))  # it lies where it lay
+    assert report.wish_for(lab.set, point, ahci) == ahci
 
 
 def test_machine_that_was_found_not_to_boot_is_looked_at_again(lab: Lab) -> None:

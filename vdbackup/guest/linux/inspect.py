@@ -77,6 +77,7 @@ _OTHER_CONFIGURATIONS: tuple[
     ("/EFI/BOOT/refind.conf", LoaderKind.REFIND, menus.refind),
 )  # fmt: skip
 """Looked at where there is none of the others, and no entries of systemd-boot."""
+_LILO = "/etc/lilo.conf"
 _ENTRIES = ("/boot/loader/entries", "/loader/entries")
 _ENVIRONMENTS = ("/boot/grub2/grubenv", "/grub2/grubenv", "/boot/grub/grubenv", "/grub/grubenv")
 _GRAPHICAL = (
@@ -186,6 +187,14 @@ def _other_menu(tree: Tree) -> Menu | None:
     return None
 
 
+def lilo_menu(tree: Tree) -> Menu | None:
+    """What LILO was installed to start, as its configuration says it: it lies in /etc."""
+    text = tree.text(_LILO)
+    if entries := menus.lilo(text):
+        return Menu(LoaderKind.LILO, _file(tree, _LILO), tuple(entries))
+    return None
+
+
 def vendors_menu(tree: Tree) -> Menu | None:
     """GRUB's on an EFI system partition, where Red Hat's systems had all of it until 2020.
 
@@ -257,13 +266,15 @@ def _of_menu(menu: Menu, places: Sequence[Tree]) -> Iterator[Kernel]:
     seen = set()
     for entry in menu.entries:
         for tree in sorted(places, key=lambda tree: tree.volume != menu.file.volume):
-            if not tree.is_file(entry.image):
+            path = _of_boot(tree, entry.image, menu)
+            if not tree.is_file(path):
                 continue
-            image = _file(tree, entry.image)
-            files = tuple(_file(tree, path) for path in entry.initramfs if tree.is_file(path))
+            image = _file(tree, path)
+            others = (_of_boot(tree, each, menu) for each in entry.initramfs)
+            files = tuple(_file(tree, each) for each in others if tree.is_file(each))
             if image not in seen:
                 seen.add(image)
-                version, machine = _image(tree, entry.image)
+                version, machine = _image(tree, path)
                 yield Kernel(
                     version,
                     image,
@@ -272,6 +283,13 @@ def _of_menu(menu: Menu, places: Sequence[Tree]) -> Iterator[Kernel]:
                     architecture=machine,
                 )
             break
+
+
+def _of_boot(tree: Tree, path: str, menu: Menu) -> str:
+    """A path on a volume: LILO's are those of the running system, with /boot in them."""
+    if menu.kind is LoaderKind.LILO and tree.volume != menu.file.volume:
+        return path.removeprefix("/boot")
+    return path
 
 
 def of_unified(tree: Tree, path: str, root: Tree | None) -> Kernel | None:
@@ -454,7 +472,11 @@ def _in_crypttab(tree: Tree) -> Iterator[DeviceName]:
 
 
 def _in_menu(menu: Menu, kernel: Kernel | None) -> Iterator[DeviceName]:
-    """Essential only in what starts automatically; a resume= that fails is passed over."""
+    """Essential only in what starts automatically; a resume= that fails is passed over.
+
+    LILO has copied all of it to where it reads it: the file changes nothing any more.
+    """
+    fixed = menu.kind is LoaderKind.LILO
     for number, entry in enumerate(menu.entries):
         # rEFInd's options name no kernel: its first start one that has none in itself
         if kernel is not None and (entry.image or kernel.command_line):
@@ -462,7 +484,8 @@ def _in_menu(menu: Menu, kernel: Kernel | None) -> Iterator[DeviceName]:
         else:
             ours = not number
         for match in _UNSTABLE_OPTION.finditer(entry.command_line):
-            yield DeviceName(match[2], menu.file, entry.line, ours and match[1] == "root")
+            essential = ours and match[1] == "root"
+            yield DeviceName(match[2], menu.file, entry.line, essential, fixed=fixed)
 
 
 def _in_unified(kernel: Kernel) -> Iterator[DeviceName]:

@@ -1,10 +1,10 @@
 """What a boot loader's configuration starts, read as text line by line; nothing is executed.
 
 GRUB's of both generations, the entries of the Boot Loader Specification (systemd-boot, GRUB of
-Fedora), SYSLINUX's, Limine's, rEFInd's.
+Fedora), SYSLINUX's, LILO's, Limine's, rEFInd's.
 
 Sources: GRUB's manual; https://uapi-group.org/specifications/specs/boot_loader_specification/;
-https://wiki.syslinux.org/wiki/index.php?title=Config;
+https://wiki.syslinux.org/wiki/index.php?title=Config; lilo.conf(5);
 https://github.com/limine-bootloader/limine, CONFIG.md; https://www.rodsbooks.com/refind/linux.html
 """
 
@@ -28,6 +28,9 @@ _LEGACY_INITRD = re.compile(r"\s*initrd[\s=]+(\S+)")
 _GRUB_DEVICE = re.compile(r"^\([^)]*\)")
 """The volume in a path; without one it is that of the variable root."""
 _VARIABLE = re.compile(r"\$\{?(\w+)\}?")
+
+_LILO_EQUALS = re.compile(r"^(\s*[\w-]+)\s*=\s*")
+"""Around its first sign of equality a line may have spaces."""
 
 _LIMINE_TITLE = re.compile(r"\s*([/:]+)(\+?)([^/:].*)")
 _LIMINE_MACRO = re.compile(r"\s*\$\{(\w+)\}\s*=(.*)")
@@ -151,6 +154,51 @@ def syslinux(text: str) -> list[Entry]:
                 _append(found[-1], value, number)
     chosen = next((i for i, entry in enumerate(found) if entry.title == default), 0)
     return [entry for entry in _first(found, chosen) if entry.image]
+
+
+def lilo(text: str) -> list[Entry]:
+    """The entries of a lilo.conf, the one that starts automatically first; "other" ones are none.
+
+    What stands before the first of them holds for all that do not say otherwise.
+    """
+    common: dict[str, tuple[str, int]] = {}
+    found: list[tuple[str, dict[str, tuple[str, int]]]] = []
+    for number, line in enumerate(text.splitlines(), 1):
+        for word in _lilo_words(line):
+            key, _, value = word.partition("=")
+            key = key.lower()
+            if key in ("image", "other"):
+                if len(found) == MAX_ENTRIES:
+                    break
+                found.append((value if key == "image" else "", {}))
+            else:
+                (found[-1][1] if found else common)[key] = value, number
+    entries = [_lilo_entry(image, {**common, **said}) for image, said in found]
+    wanted = common.get("default", ("", 0))[0]
+    names = [{said.get(key, ("", 0))[0] for key in ("label", "alias")} for _, said in found]
+    chosen = next((i for i, own in enumerate(names) if wanted and wanted in own), 0)
+    return [entry for entry in _first(entries, chosen) if entry.image]
+
+
+def _lilo_words(line: str) -> list[str]:
+    """Options of a line, each as KEY=VALUE without quotation marks."""
+    if line.lstrip().startswith("#"):
+        return []
+    return _words(_LILO_EQUALS.sub(r"\1=", line, count=1))
+
+
+def _lilo_entry(image: str, said: Mapping[str, tuple[str, int]]) -> Entry:
+    def value(key: str) -> str:
+        return said.get(key, ("", 0))[0]
+
+    root = value("root")
+    words = [f"root={root}"] if root and root != "current" else []
+    words += [word for word, key in (("ro", "read-only"), ("rw", "read-write")) if key in said]
+    words += [value("append"), value("addappend")]
+    line = max(said.get(key, ("", 0))[1] for key in ("root", "append", "literal"))
+    told = value("literal") or " ".join(filter(None, words))
+    initramfs = [value("initrd")] if value("initrd") else []
+    return Entry(value("label"), image, initramfs, told, said.get("root", ("", line))[1])
 
 
 def limine(text: str) -> list[Entry]:

@@ -14,7 +14,7 @@ from PySide6.QtCore import QObject, QThread, Signal
 
 from vdbackup.errors import RecoveryError, VdbackupError, from_os
 from vdbackup.guest.hardware import ANYTHING, HardwareRequest
-from vdbackup.recovery.retarget.report import chosen_hardware
+from vdbackup.recovery.retarget.report import chosen_hardware, wish_for
 from vdbackup.recovery.sessions import vm
 from vdbackup.recovery.sessions.saved import SavedSession
 from vdbackup.recovery.sessions.session import GRACE, Session
@@ -137,7 +137,7 @@ class SessionThread(QThread):
             sessions_folder=boot.sessions_folder,
             display=boot.display,
             hardware=chosen_hardware(backup_set, point, boot.hardware),
-            request=boot.hardware,
+            request=wish_for(backup_set, point, boot.hardware),
         )
 
     def _follow(self, session: Session) -> None:

@@ -34,7 +34,7 @@ from vdbackup.recovery.boot_test import screen, words
 from vdbackup.recovery.boot_test.readiness import Readiness, Seen, View, readiness
 from vdbackup.recovery.boot_test.screen import Frame
 from vdbackup.recovery.boot_test.words import Failure
-from vdbackup.recovery.retarget.report import chosen_hardware, load
+from vdbackup.recovery.retarget.report import chosen_hardware, load, wish_for
 from vdbackup.recovery.sessions.session import Session
 from vdbackup.recovery.sessions.vm import opened, other_disk, start_session, title_of
 from vdbackup.repository import claims
@@ -293,7 +293,8 @@ def _started(
     with Chain.open(overlay, disk_format) as chain, opened(others) as chains:
         sector_size = launch.sector_size_for(chain)
         if chosen is None:
-            chosen = launch.hardware_for(chain, request.hardware, sector_size, chains)
+            wish = wish_for(backup_set, point, request.hardware)
+            chosen = launch.hardware_for(chain, wish, sector_size, chains)
     return start_session(
         overlay,
         sessions_folder=request.sessions_folder,

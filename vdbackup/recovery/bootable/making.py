@@ -27,6 +27,7 @@ from vdbackup.recovery.hindrances import hindrance
 from vdbackup.recovery.retarget.edits import (
     Rewriting,
     Wanted,
+    refuse_what_its_loader_would_not_find,
     rewriting,
     system_modules,
 )
@@ -186,9 +187,23 @@ def _find(disk: Path, here: Computer) -> _Found:
         whole = Disk(chain)
         copies = tuple(firmware.fallback(whole, guest))
         if guest.system is System.LINUX:
-            return _Found(guest, rewriting(whole, guest, _drivers(here)), copies)
+            files = rewriting(whole, guest, _drivers(here))
+            refuse_what_its_loader_would_not_find(guest, files.writes)
+            return _Found(guest, files, copies, notes=tuple(_fixed_names(guest)))
         edits, notes = _windows(whole, guest, here)
         return _Found(guest, Rewriting(), copies, edits, notes)
+
+
+def _fixed_names(guest: Guest) -> Iterator[str]:
+    """What of the system's start depends on the hardware, and cannot be changed."""
+    for name in guest.device_names if guest.by_sectors else ():
+        if name.fixed and name.essential:
+            yield tr(
+                "LILO has noted that the root is {name}: where the disk is called otherwise, "
+                "change that in {path}, and run lilo in the system.",
+                name=name.name,
+                path=name.file.path,
+            )
 
 
 def _drivers(here: Computer) -> Wanted:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import tempfile
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 
 from vdbackup.disks.chain import Chain
@@ -38,7 +39,7 @@ def make_ready(disk: Path, wanted: HardwareRequest, sessions_folder: Path, task:
     """
     with Chain.open(disk, DiskFormat.RAW) as chain:
         guest = inspect(chain)
-        hardware = choose(guest, wanted, sector_size=guest.sector_size)
+        hardware = _for(guest, wanted)
         if not hardware.edit.needed:
             return hardware
         if not hardware.edit.possible:
@@ -53,12 +54,19 @@ def make_ready(disk: Path, wanted: HardwareRequest, sessions_folder: Path, task:
         if guest.system is System.LINUX:
             found = edits.find(whole, guest, hardware)
             if found.errand is not None:
+                edits.refuse_what_its_loader_would_not_find(guest, found.errand.writes)
                 _run_errand(disk, chain, found.errand, guest, sessions_folder, task)
         elif guest.system is System.WINDOWS:
             _edit_windows(disk, whole, guest, hardware, task)
     with Chain.open(disk, DiskFormat.RAW) as chain:
         after = inspect(chain)
-        return choose(after, wanted, sector_size=after.sector_size)
+        return _for(after, wanted)
+
+
+def _for(guest: Guest, wanted: HardwareRequest) -> Hardware:
+    """The hardware: a computer starts no kernel past a boot loader that does not find it."""
+    hardware = choose(guest, wanted, sector_size=guest.sector_size)
+    return replace(hardware, direct=None) if guest.by_sectors else hardware
 
 
 def _run_errand(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from vdbackup.errors import GuestUnreadable, NoDriver, NotRetargeted, RecoveryError, Remedy
@@ -138,6 +138,27 @@ def _rewriting(system: _System, wanted: Wanted) -> Rewriting:
     if writes:
         _refuse_hibernated(system.disk)
     return Rewriting(tuple(writes), tuple(each.cut() for each in changes), tuple(notes))
+
+
+def refuse_what_its_loader_would_not_find(guest: Guest, writes: Sequence[appliance.Write]) -> None:
+    """Raise NotRetargeted where LILO is to start the system, and would not find what is changed.
+
+    A virtual machine's kernel can be started past it (guest/choice.py), a computer's not.
+    """
+    read = {file for kernel in guest.kernels for file in (kernel.image, *kernel.initramfs)}
+    changed = [each for each in writes if File(each.volume.volume, each.path) in read]
+    if guest.by_sectors and changed:
+        raise NotRetargeted(
+            tr(
+                "LILO starts this system, and does not find {path} once that is changed: it has "
+                "noted the sectors that it lay in.",
+                path=changed[0].path,
+            ),
+            tr(
+                "Start the computer from another medium, change the initramfs from within the "
+                "system (chroot), and run lilo there at last. Nothing was changed."
+            ),
+        )
 
 
 def _refuse_hibernated(disk: Disk) -> None:

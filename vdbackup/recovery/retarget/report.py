@@ -106,6 +106,19 @@ def chosen_hardware(
     return replace(report.hardware, memory_mib=wish.memory_mib or report.hardware.memory_mib)
 
 
+def wish_for(
+    backup_set: BackupSet, point: RecoveryPoint, wish: HardwareRequest = ANYTHING
+) -> HardwareRequest:
+    """The wish for hardware, with what the point's overlay asks for besides.
+
+    A boot loader that names sectors does not find files that were changed there.
+    """
+    report = load(backup_set, point)
+    if report is None or not (report.guest.by_sectors and report.changes):
+        return wish
+    return replace(wish, directly=True)
+
+
 def save(backup_set: BackupSet, point: RecoveryPoint, report: RetargetReport) -> None:
     """Put the report beside the overlay, durably; raises RecoveryError where it is impossible."""
     data = records.to_json(report)
