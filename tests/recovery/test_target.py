@@ -38,6 +38,27 @@ def planned(lab: Lab, target: Path, *, overwrite: bool = False) -> restore.Resto
     )
 
 
+def test_a_file_that_a_machine_writes_to_is_not_replaced_under_it(lab: Lab, tmp_path: Path) -> None:
+    """It would go on writing to what has no name any more."""
+    target = tmp_path / "machine.img"
+    target.write_bytes(b"x" * 4096)
+    plan = planned(lab, target, overwrite=True)
+    with target.open("r+b") as file, subprocess.Popen(["sleep", "60"], stdin=file) as machine:
+        file.close()
+        try:
+            with pytest.raises(UnfitTarget, match=r"is open elsewhere: sleep \(process"):
+                planned(lab, target, overwrite=True)
+            with pytest.raises(UnfitTarget, match=r"is open elsewhere: sleep \(process"):
+                run(plan)  # it came after the plan
+        finally:
+            machine.kill()
+    assert target.read_bytes() == b"x" * 4096
+    with target.open("rb") as file, subprocess.Popen(["sleep", "60"], stdin=file) as reader:
+        run(planned(lab, target, overwrite=True))  # who reads goes on with what was there
+        reader.kill()
+    assert target.read_bytes() == lab.image.read_bytes()
+
+
 def run(plan: restore.RestorePlan) -> restore.Restored:
     return restore.run(plan, Task())
 

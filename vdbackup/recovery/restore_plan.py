@@ -22,7 +22,7 @@ from vdbackup.recovery import loader_files, other_hardware, packages
 from vdbackup.recovery.fitting import Fitting, fit
 from vdbackup.recovery.packages import PACKAGES, PackageFormat, is_in_order
 from vdbackup.recovery.pieces import Goal, Piece, to_devices, to_file, wanted_stretches
-from vdbackup.recovery.target import description, losing
+from vdbackup.recovery.target import check_not_written, description, losing
 from vdbackup.repository import claims
 from vdbackup.repository.files import check_space
 from vdbackup.repository.model import RecoveryPoint
@@ -366,6 +366,7 @@ def _check_file(
             tr("Give another name."),
             remedy=Remedy.OVERWRITE,
         )
+    check_not_written(target)
     if request.delta or (request.resize and target.exists()):
         _check_raw(target, disk_format)
     if request.delta and request.partitions and _is_partitioned(target):

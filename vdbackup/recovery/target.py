@@ -13,14 +13,14 @@ import os
 import shutil
 import stat
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from vdbackup.agent.stacking import files_under
 from vdbackup.disks.device_reads import sector_size_of
-from vdbackup.disks.holders import holders
+from vdbackup.disks.holders import Holder, holders
 from vdbackup.errors import UnfitTarget
 from vdbackup.jobs import readable_size, sizes_apart
 from vdbackup.repository.files import PARTIAL, sync_file, sync_folder
@@ -119,6 +119,7 @@ def new_file(target: Path, planned: Identity | None) -> Iterator[Path]:
         made = folder / target.name
         yield made
         sync_file(made)
+        check_not_written(target)
         check_same(target, planned)
         _publish(made, target, planned)
         sync_folder(target.parent)
@@ -144,6 +145,27 @@ def _publish(made: Path, target: Path, planned: Identity | None) -> None:
 # --------------------------------------------------------------------------- a file that is there
 
 
+def check_not_written(target: Path) -> None:
+    """Raise UnfitTarget where a program has a file open for writing, as far as that can be seen.
+
+    A virtual machine would go on with a file that has no name any more, and what it writes from
+    then on would be gone with it.
+    """
+    if target.exists() and (in_use := [each for each in holders([target]) if each.writes]):
+        raise _open_elsewhere(target, in_use)
+
+
+def _open_elsewhere(target: Path, in_use: Sequence[Holder]) -> UnfitTarget:
+    return UnfitTarget(
+        tr(
+            "{target} is open elsewhere: {names}.",
+            target=target,
+            names=", ".join(map(str, in_use[:3])),
+        ),
+        tr("End that first, or restore to a new file."),
+    )
+
+
 @contextmanager
 def held_file(target: Path) -> Iterator[int]:
     """A descriptor of a file that is written over where it is, while nobody else has it open.
@@ -153,14 +175,7 @@ def held_file(target: Path) -> Iterator[int]:
     fd = os.open(target, os.O_RDWR | os.O_CLOEXEC)
     try:
         if in_use := holders([target]):
-            raise UnfitTarget(
-                tr(
-                    "{target} is open elsewhere: {names}.",
-                    target=target,
-                    names=", ".join(map(str, in_use[:3])),
-                ),
-                tr("End that first, or restore to a new file."),
-            )
+            raise _open_elsewhere(target, in_use)
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         yield fd
     except BlockingIOError as error:
