@@ -313,6 +313,26 @@ def test_a_parent_without_a_format_is_not_taken_for_raw(tmp_path):
     assert "-F raw" in refusal.value.advice
 
 
+@pytest.mark.parametrize(("name", "refused"), [("base.raw", True), ("base.qcow2", False)])
+def test_a_raw_parent_in_which_a_guest_wrote_a_header_opens_no_other_file(tmp_path, name, refused):
+    """Where the child does not say that it is raw; what is called QCOW2 was no guest's raw disk."""
+    (tmp_path / "secret").write_bytes(b"secret".ljust(MIB, b"\0"))
+    create = ["qemu-img", "create", "-q", "-f", "qcow2", "-F", "raw", "-b"]
+    subprocess.run([*create, "secret", name], cwd=tmp_path, check=True)
+    subprocess.run([*create, name, "c.qcow2"], cwd=tmp_path, check=True)
+    data = bytearray((tmp_path / "c.qcow2").read_bytes())
+    at = data.index(bytes.fromhex("e2792aca"))
+    data[at : at + 4] = b"none"
+    (tmp_path / "c.qcow2").write_bytes(data)
+    if not refused:
+        with Chain.open(tmp_path / "c.qcow2") as chain:
+            assert [layer.path.name for layer in chain.layers] == ["secret", name, "c.qcow2"]
+        return
+    with pytest.raises(ParentError, match="does not say in which format") as refusal:
+        Chain.open(tmp_path / "c.qcow2")
+    assert "-F qcow2 -b base.raw ..., or raw" in refusal.value.advice
+
+
 def test_a_moved_chain_of_another_system_is_found_by_the_last_part_of_a_name(tmp_path):
     shelf = Shelf(tmp_path, SIZE, "vhd")
     shelf.add("a.vhd", (0, noise(SIZE, 1)))

@@ -338,20 +338,48 @@ def _identity(path: Path) -> tuple[int, int]:
 
 def _opened(where: Path, wanted: ParentRef, child: VirtualDisk) -> VirtualDisk:
     """What may be the parent of `child`."""
-    if not wanted.proves and wanted.disk_format is None and probe(where) == DiskFormat.RAW:
-        # guessing would let whoever wrote into that raw disk choose what else is read
-        raise ParentError(
-            tr(
-                "{child} does not say in which format its parent {where} is.",
-                child=child.path.name,
-                where=where.name,
-            ),
-            tr(
-                "If it is raw, say so in the disk: qemu-img rebase -u -F raw -b {where} ...",
-                where=where.name,
-            ),
-        )
+    if not wanted.proves and wanted.disk_format is None:
+        _check_said(where, child)
     return open_disk(where, wanted.disk_format or child.info.format)
+
+
+def _check_said(where: Path, child: VirtualDisk) -> None:
+    """Raise ParentError where only its content tells in which format a parent is.
+
+    Guessing would let whoever wrote into a raw disk choose what else is read: a guest needs only
+    write the header of a disk of its own, with a parent that it names.
+    """
+    found = probe(where)
+    if found != DiskFormat.RAW and not _is_called_raw(where, found):
+        return
+    raise ParentError(
+        tr(
+            "{child} does not say in which format its parent {where} is.",
+            child=child.path.name,
+            where=where.name,
+        ),
+        tr(
+            "If it is raw, say so in the disk: qemu-img rebase -u -F raw -b {where} ...",
+            where=where.name,
+        )
+        if found == DiskFormat.RAW
+        else tr(
+            "It begins as a {found} disk does, which a raw disk's system may have written. Say in "
+            "the disk what it is: qemu-img rebase -u -F {format} -b {where} ..., or raw.",
+            found=found.upper(),
+            format=found,
+            where=where.name,
+        ),
+    )
+
+
+def _is_called_raw(where: Path, found: DiskFormat) -> bool:
+    from vdbackup.disks.contents import UnclearFormat, decide  # late: as above
+
+    try:
+        return decide(where).disk_format != found
+    except UnclearFormat as error:
+        return DiskFormat.RAW in error.choices
 
 
 def _not_raw(layers: Sequence[VirtualDisk]) -> Iterator[str]:
