@@ -307,9 +307,9 @@ class _Groups:
         else:
             places = map(ext.place_of, range(ext.descriptor_blocks))
             data = b"".join(self._blocks_at(place, 1) for place in places)
-        rows = np.frombuffer(data, np.uint8)
+        found = np.frombuffer(data, np.uint8)
         per_block = ext.per_descriptor_block * ext.descriptor
-        rows = rows.reshape(-1, ext.block)[:, :per_block].reshape(-1, ext.descriptor)
+        rows = found.reshape(-1, ext.block)[:, :per_block].reshape(-1, ext.descriptor)
         return rows[: ext.count]
 
     def _blocks_at(self, block: int, count: int) -> bytes:
