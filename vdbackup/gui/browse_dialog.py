@@ -176,7 +176,7 @@ class BrowseDialog(parts.Dialog):
         self._open_button.setEnabled(False)
         self._open_button.clicked.connect(self._on_open_clicked)
 
-        self.put_back_button = parts.button(tr("Put back"), "putBackButton")
+        self.put_back_button = parts.button(tr("Back to its place"), "putBackButton")
         self.put_back_button.setToolTip(
             tr("Put the chosen files back to where they came from, on this computer")
         )
