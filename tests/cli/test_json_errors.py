@@ -47,6 +47,7 @@ REFUSED = {
     "schedule show": (f"schedule show {NOTHING} --set a", "schedule-not-found"),
     "schedule remove": (f"schedule remove {NOTHING} --set a", "schedule-not-found"),
     "schedule run": (f"schedule run {NOTHING} --set a", "schedule-not-found"),
+    "schedule merge": (f"schedule merge {NOTHING} --set a", "schedule-not-found"),
     "boot": (f"boot {NOTHING} latest", "no-repository"),
     "boot-test": (f"boot-test {NOTHING}", "no-repository"),
     "bisect": (f"bisect {NOTHING} --run true", "no-repository"),
