@@ -19,21 +19,19 @@ from vdbackup.recovery.sessions.record import Origin, SessionRecord
 from vdbackup.repository.journal import Journal
 from vdbackup.repository.manifests import manifest_path
 from vdbackup.repository.model import (
-    READ_ALL_EVERY,
     BootStage,
     BootTest,
-    BootTests,
     ChangesFrom,
     Check,
     Pin,
     PointType,
-    Policy,
     Promotion,
     Reading,
     RecoveryPoint,
     SetSettings,
     SourceIdentity,
 )
+from vdbackup.repository.policy import READ_ALL_EVERY, BootTests, Policy
 from vdbackup.repository.repository import Repository
 from vdbackup.settings import KnownSource, Settings, ThemeChoice, WindowState
 from vdbackup.sources.reference import SourceRef

@@ -25,7 +25,8 @@ from vdbackup.jobs import CancelToken, Progress, Report, Task, silent
 from vdbackup.repository import claim_files
 from vdbackup.repository.backup_set import BackupSet
 from vdbackup.repository.digests import BLOCK, digest_blocks
-from vdbackup.repository.model import Policy, RecoveryPoint
+from vdbackup.repository.model import RecoveryPoint
+from vdbackup.repository.policy import Policy
 from vdbackup.repository.repository import Repository
 
 SIZE = 20 * BLOCK + 8 * 512

@@ -20,7 +20,8 @@ from vdbackup.errors import BackupError, OtherSource
 from vdbackup.jobs import Task
 from vdbackup.repository import near_paths
 from vdbackup.repository.digests import BLOCK
-from vdbackup.repository.model import PointType, Policy
+from vdbackup.repository.model import PointType
+from vdbackup.repository.policy import Policy
 from vdbackup.repository.repository import Repository
 from vdbackup.sources.disk_source import DiskSource
 from vdbackup.sources.identity import Attached, Facts, Kind

@@ -31,7 +31,8 @@ from vdbackup.recovery.retarget import retarget
 from vdbackup.repository import holds
 from vdbackup.repository.journal import JOURNAL_NAME
 from vdbackup.repository.kept_logs import KeptLog, kept_log
-from vdbackup.repository.model import Policy, RecoveryPoint
+from vdbackup.repository.model import RecoveryPoint
+from vdbackup.repository.policy import Policy
 
 WRITES = 30
 LOGGED = 2

@@ -17,7 +17,8 @@ from vdbackup.backup.forecast import Outcome, Outlook
 from vdbackup.jobs import Task
 from vdbackup.operations import pins
 from vdbackup.repository.digests import BLOCK
-from vdbackup.repository.model import Check, Policy, Promotion
+from vdbackup.repository.model import Check, Promotion
+from vdbackup.repository.policy import Policy
 
 NUMBERS = st.one_of(st.none(), st.integers(1, 4))
 POLICIES = st.builds(

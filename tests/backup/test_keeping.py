@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vdbackup.backup.keeping import Moment, Rule, Verdict, decide
-from vdbackup.repository.model import Policy
+from vdbackup.repository.policy import Policy
 
 START = datetime(2022, 1, 1, tzinfo=UTC)
 # one that puts the clock on in winter, one with another date at most hours, one by half an hour

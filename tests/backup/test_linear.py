@@ -14,7 +14,7 @@ from tests.sources.opened import open_path
 from vdbackup.backup import adopt, convert, delete, retention
 from vdbackup.jobs import Task
 from vdbackup.repository import claims
-from vdbackup.repository.model import Policy
+from vdbackup.repository.policy import Policy
 from vdbackup.repository.repository import Repository
 
 MIB = 1 << 20

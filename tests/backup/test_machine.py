@@ -46,7 +46,7 @@ from vdbackup.repository.machine import (
     find_moment,
     points_together,
 )
-from vdbackup.repository.model import Policy
+from vdbackup.repository.policy import Policy
 from vdbackup.sources.reference import SourceRef
 
 

@@ -20,7 +20,8 @@ from vdbackup.jobs import CancelToken, Progress, Task
 from vdbackup.recovery import restore
 from vdbackup.repository import overlays
 from vdbackup.repository.digests import BLOCK
-from vdbackup.repository.model import PointType, Policy, RecoveryPoint
+from vdbackup.repository.model import PointType, RecoveryPoint
+from vdbackup.repository.policy import Policy
 
 GUEST = (
     "write -q -P 0x51 300k 4k",  # in the middle of a block that the base holds

@@ -12,7 +12,8 @@ from tests.test_record_texts import FULL
 from vdbackup.backup.proving import nth, unproven, why_all
 from vdbackup.consistency import Consistency, How
 from vdbackup.errors import UsageError
-from vdbackup.repository.model import ChangesFrom, Policy, Reading
+from vdbackup.repository.model import ChangesFrom, Reading
+from vdbackup.repository.policy import Policy
 
 TRACKED = Reading(Consistency(How.FROZEN), ChangesFrom.TRACKER)
 

@@ -25,7 +25,8 @@ from vdbackup.repository.backup_set import point_files
 from vdbackup.repository.digest_writer import DigestWriter
 from vdbackup.repository.digests import BLOCK
 from vdbackup.repository.journal import Journal
-from vdbackup.repository.model import BootTests, Policy, SetSettings
+from vdbackup.repository.model import SetSettings
+from vdbackup.repository.policy import BootTests, Policy
 from vdbackup.repository.repository import Repository
 
 

@@ -18,7 +18,8 @@ from vdbackup.disks.disk import VirtualDisk
 from vdbackup.errors import BackupError, Damaged, UsageError
 from vdbackup.repository.digests import BLOCK
 from vdbackup.repository.manifests import manifest_path
-from vdbackup.repository.model import Check, PointType, Policy, Promotion
+from vdbackup.repository.model import Check, PointType, Promotion
+from vdbackup.repository.policy import Policy
 
 
 def sequences(lab: Lab) -> list[int]:

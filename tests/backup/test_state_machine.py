@@ -27,7 +27,8 @@ from vdbackup.backup import merge
 from vdbackup.errors import BackupError
 from vdbackup.jobs import Task
 from vdbackup.repository.digests import BLOCK
-from vdbackup.repository.model import Policy, RecoveryPoint
+from vdbackup.repository.model import RecoveryPoint
+from vdbackup.repository.policy import Policy
 
 EDGES = st.sampled_from([0, BLOCK - 1, BLOCK, SIZE - BLOCK, SIZE - 512, SIZE - 1])
 

@@ -17,7 +17,8 @@ from vdbackup.jobs import Task
 from vdbackup.repository import naming
 from vdbackup.repository.digests import BLOCK
 from vdbackup.repository.files import PARTIAL
-from vdbackup.repository.model import Policy, RecoveryPoint
+from vdbackup.repository.model import RecoveryPoint
+from vdbackup.repository.policy import Policy
 from vdbackup.repository.repository import Repository
 
 MIB = 1 << 20

@@ -21,7 +21,7 @@ from vdbackup.backup import capture, repair
 from vdbackup.errors import Cancelled, NoSpace, SourceError
 from vdbackup.jobs import CancelToken, Job, JobState, Task, silent
 from vdbackup.repository.digests import BLOCK
-from vdbackup.repository.model import Policy
+from vdbackup.repository.policy import Policy
 from vdbackup.sources.source import OneReading
 
 MIB = 1 << 20

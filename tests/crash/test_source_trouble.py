@@ -21,7 +21,8 @@ from vdbackup.backup.forecast import Outlook
 from vdbackup.errors import Cancelled, SourceError
 from vdbackup.jobs import CancelToken, Task
 from vdbackup.repository.digests import BLOCK
-from vdbackup.repository.model import Policy, RecoveryPoint
+from vdbackup.repository.model import RecoveryPoint
+from vdbackup.repository.policy import Policy
 from vdbackup.sources import salvage
 
 Ranges = Sequence[tuple[int, int]]

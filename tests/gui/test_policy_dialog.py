@@ -14,7 +14,7 @@ from vdbackup.gui.plan_dialog import PlanDialog
 from vdbackup.gui.policy_dialog import PolicyDialog
 from vdbackup.gui.settings_dialog import SettingsDialog
 from vdbackup.operations.policy import ALL, OFF, Change
-from vdbackup.repository.model import Policy
+from vdbackup.repository.policy import Policy
 from vdbackup.repository.repository import Repository
 from vdbackup.sources import demo_disk
 

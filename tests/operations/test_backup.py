@@ -15,7 +15,7 @@ from vdbackup.operations.backup import BackupRequest, BackupResult
 from vdbackup.operations.machines import Machines
 from vdbackup.operations.policy import Change
 from vdbackup.recovery.retarget import policy as retargeting
-from vdbackup.repository.model import BootTests, Policy
+from vdbackup.repository.policy import BootTests, Policy
 from vdbackup.sources import demo_disk
 from vdbackup.sources.reference import SourceRef
 

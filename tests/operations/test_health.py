@@ -16,7 +16,8 @@ from vdbackup.operations import health
 from vdbackup.operations.health import Concern, Moment, SetHealth
 from vdbackup.operations.schedules.store import Outcome, Run, Schedule, Store
 from vdbackup.repository.manifests import manifest_path
-from vdbackup.repository.model import BootTest, Check, Policy
+from vdbackup.repository.model import BootTest, Check
+from vdbackup.repository.policy import Policy
 
 NOW = datetime(2026, 11, 29, 12, tzinfo=UTC)
 HOUR, DAY = 3600.0, 86400.0

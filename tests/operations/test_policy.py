@@ -13,7 +13,8 @@ from vdbackup.jobs import Task
 from vdbackup.operations import pins, policy
 from vdbackup.operations.policy import ALL, Change, PolicyResult
 from vdbackup.repository import holds
-from vdbackup.repository.model import BootTests, Policy, Promotion
+from vdbackup.repository.model import Promotion
+from vdbackup.repository.policy import BootTests, Policy
 
 
 def changed(lab: Lab, change: Change) -> PolicyResult:

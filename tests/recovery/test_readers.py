@@ -29,7 +29,8 @@ from vdbackup.recovery.retarget import retarget
 from vdbackup.recovery.sessions import vm
 from vdbackup.recovery.sessions.saved import saved_sessions
 from vdbackup.repository import claims
-from vdbackup.repository.model import Policy, RecoveryPoint
+from vdbackup.repository.model import RecoveryPoint
+from vdbackup.repository.policy import Policy
 from vdbackup.repository.repository import Repository
 from vdbackup.sources import demo_disk
 

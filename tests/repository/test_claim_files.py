@@ -31,7 +31,7 @@ from vdbackup.jobs import CancelToken, Task
 from vdbackup.repository import claim_files, claims, lock
 from vdbackup.repository.claim_files import Claim, Kind
 from vdbackup.repository.lease import STALE
-from vdbackup.repository.model import Policy
+from vdbackup.repository.policy import Policy
 from vdbackup.repository.repository import Repository
 
 CHANGER = """

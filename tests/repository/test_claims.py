@@ -22,7 +22,8 @@ from vdbackup.jobs import CancelToken, Progress, Task
 from vdbackup.repository import claims
 from vdbackup.repository.digests import BLOCK
 from vdbackup.repository.journal import JOURNAL_NAME
-from vdbackup.repository.model import Policy, RecoveryPoint
+from vdbackup.repository.model import RecoveryPoint
+from vdbackup.repository.policy import Policy
 
 READER = """
 import hashlib, sys

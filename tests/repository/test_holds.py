@@ -20,7 +20,8 @@ from vdbackup.jobs import Progress, Task, Waiting, retry_when_cleared
 from vdbackup.repository import holds
 from vdbackup.repository.digests import BLOCK
 from vdbackup.repository.journal import JOURNAL_NAME, Journal
-from vdbackup.repository.model import Policy, RecoveryPoint
+from vdbackup.repository.model import RecoveryPoint
+from vdbackup.repository.policy import Policy
 
 SESSION = "20260301-120000-abcdef"
 

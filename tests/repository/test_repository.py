@@ -21,14 +21,8 @@ from vdbackup.repository.digests import BLOCK
 from vdbackup.repository.journal import Journal
 from vdbackup.repository.manifests import manifest_path
 from vdbackup.repository.marker import LAYOUT
-from vdbackup.repository.model import (
-    BootStage,
-    BootTest,
-    Policy,
-    Promotion,
-    SetSettings,
-    SourceIdentity,
-)
+from vdbackup.repository.model import BootStage, BootTest, Promotion, SetSettings, SourceIdentity
+from vdbackup.repository.policy import Policy
 from vdbackup.repository.repository import Repository, check_set_name, set_name_for
 
 

@@ -29,13 +29,9 @@ from vdbackup.errors import (
 from vdbackup.jobs import Plan, Task
 from vdbackup.repository import claims, long_chains
 from vdbackup.repository.backup_set import BackupSet
-from vdbackup.repository.model import (
-    Policy,
-    RecoveryPoint,
-    SetSettings,
-    SourceIdentity,
-)
+from vdbackup.repository.model import RecoveryPoint, SetSettings, SourceIdentity
 from vdbackup.repository.naming import PointType
+from vdbackup.repository.policy import Policy
 from vdbackup.repository.repository import Repository
 from vdbackup.sources.identity import Verdict
 from vdbackup.sources.moment import Wanted

@@ -24,13 +24,13 @@ from vdbackup.repository.draft import Draft
 from vdbackup.repository.model import (
     ChangesFrom,
     Moment,
-    Policy,
     Reading,
     RecoveryPoint,
     SourceIdentity,
     unreadable_warning,
 )
 from vdbackup.repository.naming import PointType
+from vdbackup.repository.policy import Policy
 from vdbackup.sources.moment import Outcome, Wanted
 from vdbackup.sources.salvage import Salvage
 from vdbackup.sources.source import Rounds, Source

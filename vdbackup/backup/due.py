@@ -14,7 +14,8 @@ from datetime import UTC, datetime
 from vdbackup.backup import keeping
 from vdbackup.backup.keeping import Moment, Verdict
 from vdbackup.repository.backup_set import BackupSet
-from vdbackup.repository.model import Policy, RecoveryPoint
+from vdbackup.repository.model import RecoveryPoint
+from vdbackup.repository.policy import Policy
 
 Stretches = tuple[tuple[int, int], ...]
 

@@ -17,7 +17,8 @@ from vdbackup.backup.keeping import Rule, Verdict
 from vdbackup.backup.whole_chains import Chains
 from vdbackup.repository import holds
 from vdbackup.repository.backup_set import BackupSet
-from vdbackup.repository.model import Policy, RecoveryPoint
+from vdbackup.repository.model import RecoveryPoint
+from vdbackup.repository.policy import Policy
 from vdbackup.translation import marked, tr
 
 

@@ -27,7 +27,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta, tzinfo
 
-from vdbackup.repository.model import Policy
+from vdbackup.repository.policy import Policy
 from vdbackup.translation import marked
 
 

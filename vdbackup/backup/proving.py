@@ -13,7 +13,8 @@ from vdbackup.backup.comparison import Unmarked, doubt
 from vdbackup.backup.differences import Seen
 from vdbackup.disks.extents import Ranges, as_ranges
 from vdbackup.repository.backup_set import BackupSet
-from vdbackup.repository.model import ChangesFrom, Policy, RecoveryPoint
+from vdbackup.repository.model import ChangesFrom, RecoveryPoint
+from vdbackup.repository.policy import Policy
 from vdbackup.sources.source import Rounds
 from vdbackup.translation import grouped, tr
 

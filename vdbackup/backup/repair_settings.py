@@ -18,7 +18,8 @@ from vdbackup.disks.chain import Chain
 from vdbackup.errors import RepositoryError, VdbackupError
 from vdbackup.repository import naming
 from vdbackup.repository.files import read_json
-from vdbackup.repository.model import Policy, SetSettings, SourceIdentity
+from vdbackup.repository.model import SetSettings, SourceIdentity
+from vdbackup.repository.policy import Policy
 from vdbackup.repository.repository import SETTINGS, SETTINGS_COPY, settings_copy, write_settings
 from vdbackup.sources.facts import with_written
 from vdbackup.sources.identity import Facts

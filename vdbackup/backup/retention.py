@@ -31,7 +31,8 @@ from vdbackup.errors import (
 from vdbackup.jobs import Task
 from vdbackup.repository import claims
 from vdbackup.repository.backup_set import BackupSet
-from vdbackup.repository.model import Policy, RecoveryPoint
+from vdbackup.repository.model import RecoveryPoint
+from vdbackup.repository.policy import Policy
 from vdbackup.repository.repository import Repository
 from vdbackup.translation import tr
 

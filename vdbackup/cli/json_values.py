@@ -20,14 +20,8 @@ if TYPE_CHECKING:
     from vdbackup.repository.backup_set import BackupSet
     from vdbackup.repository.machine import Machine, MomentPoints
     from vdbackup.repository.manifests import BrokenManifest
-    from vdbackup.repository.model import (
-        BootTest,
-        Moment,
-        Policy,
-        Reading,
-        RecoveryPoint,
-        Rehearsal,
-    )
+    from vdbackup.repository.model import BootTest, Moment, Reading, RecoveryPoint, Rehearsal
+    from vdbackup.repository.policy import Policy
     from vdbackup.sources.inventory import Device
 
 _READING = (

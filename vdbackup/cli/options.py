@@ -288,7 +288,7 @@ def policy_options(parser: argparse.ArgumentParser) -> None:
 def policy_change(options: argparse.Namespace) -> Change | None:
     """What `policy_options` ask for; None where nothing is to be another way."""
     from vdbackup.operations.policy import Change
-    from vdbackup.repository.model import BootTests
+    from vdbackup.repository.policy import BootTests
 
     points, size = _at_most(options.at_most or [])
     change = Change(

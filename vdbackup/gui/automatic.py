@@ -9,7 +9,7 @@ from vdbackup.gui.jobs import keeping
 from vdbackup.gui.runner import Runner
 from vdbackup.operations import policy
 from vdbackup.operations.schedules.arrange import SchedulePlan
-from vdbackup.repository.model import Policy
+from vdbackup.repository.policy import Policy
 from vdbackup.translation import tr, trn
 
 

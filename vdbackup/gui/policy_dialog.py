@@ -27,7 +27,7 @@ from vdbackup.gui.theme import Theme
 from vdbackup.jobs import Job, JobState, Task
 from vdbackup.operations import policy
 from vdbackup.operations.policy import OFF, Change
-from vdbackup.repository.model import MAX_KEPT, Policy
+from vdbackup.repository.policy import MAX_KEPT, Policy
 from vdbackup.repository.repository import Repository
 from vdbackup.translation import grouped, markedn, tr, trn
 

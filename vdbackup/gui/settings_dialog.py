@@ -17,7 +17,7 @@ from vdbackup.gui import parts, words
 from vdbackup.gui.catalogue import Entry
 from vdbackup.locations import Locations
 from vdbackup.operations import policy
-from vdbackup.repository.model import BootTests, Policy
+from vdbackup.repository.policy import BootTests, Policy
 from vdbackup.settings import Settings, ThemeChoice
 from vdbackup.translation import tr
 

@@ -24,7 +24,8 @@ from vdbackup.operations.machines import Machines
 from vdbackup.operations.relinking import relink
 from vdbackup.operations.request import Request
 from vdbackup.repository.machine import KnownMachines, Machine, MomentPoints
-from vdbackup.repository.model import BootTests, Policy, RecoveryPoint
+from vdbackup.repository.model import RecoveryPoint
+from vdbackup.repository.policy import BootTests, Policy
 from vdbackup.repository.repository import Repository
 from vdbackup.sources.opening import Hints, open_source
 from vdbackup.sources.reference import SourceRef

@@ -19,7 +19,8 @@ from vdbackup.jobs import Plan, Task, readable_size
 from vdbackup.operations.changed import Changed
 from vdbackup.repository.backup_set import BackupSet
 from vdbackup.repository.machine import KnownMachines
-from vdbackup.repository.model import BootTests, Policy, RecoveryPoint
+from vdbackup.repository.model import RecoveryPoint
+from vdbackup.repository.policy import BootTests, Policy
 from vdbackup.repository.repository import Repository
 from vdbackup.translation import grouped, tr, trn
 

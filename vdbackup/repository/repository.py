@@ -33,8 +33,9 @@ from vdbackup.repository.lease import LEASE_NAME
 from vdbackup.repository.lock import LOCK_NAME, writer_lock
 from vdbackup.repository.manifests import manifest_path, read_manifests
 from vdbackup.repository.marker import LAYOUT, MARKER, Marker
-from vdbackup.repository.model import Policy, RecoveryPoint, SetSettings
+from vdbackup.repository.model import RecoveryPoint, SetSettings
 from vdbackup.repository.mount_points import waiting_mount_point
+from vdbackup.repository.policy import Policy
 from vdbackup.repository.written import is_moment, moment, point_of
 from vdbackup.translation import tr
 

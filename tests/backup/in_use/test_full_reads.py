@@ -20,7 +20,7 @@ from vdbackup.jobs import Task
 from vdbackup.operations import against_source, delete
 from vdbackup.operations.against_source import SourceVerdict
 from vdbackup.operations.backup import BackupRequest, planned
-from vdbackup.repository.model import Policy
+from vdbackup.repository.policy import Policy
 from vdbackup.repository.repository import Repository
 from vdbackup.sources.reference import SourceRef
 

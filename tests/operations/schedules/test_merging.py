@@ -14,7 +14,7 @@ from vdbackup.jobs import Task
 from vdbackup.operations.machines import Machines
 from vdbackup.operations.schedules import arrange, merging, run
 from vdbackup.operations.schedules.store import Outcome, Schedule, Store
-from vdbackup.repository.model import Policy
+from vdbackup.repository.policy import Policy
 
 
 @pytest.fixture

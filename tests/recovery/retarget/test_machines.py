@@ -24,7 +24,8 @@ from vdbackup.recovery.retarget.linux import appliance
 from vdbackup.recovery.retarget.policy import for_new_point
 from vdbackup.recovery.retarget.report import RetargetReport, chosen_hardware, load
 from vdbackup.recovery.sessions import vm
-from vdbackup.repository.model import Policy, RecoveryPoint
+from vdbackup.repository.model import RecoveryPoint
+from vdbackup.repository.policy import Policy
 
 LIMIT = 600.0  # seconds; the appliance takes 7 of the processor's, a boot 10, alone on a machine
 
