@@ -11,6 +11,7 @@ from vdbackup.cli import remedies
 from vdbackup.errors import SourceNotFound, VdbackupError
 from vdbackup.jobs import Plan
 from vdbackup.sources.reference import SourceRef
+from vdbackup.translation import original
 
 if TYPE_CHECKING:
     from vdbackup.backup.forecast import Fate
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from vdbackup.repository.machine import Machine, MomentPoints
     from vdbackup.repository.manifests import BrokenManifest
     from vdbackup.repository.model import BootTest, Moment, Reading, RecoveryPoint, Rehearsal
+    from vdbackup.repository.near_continuous import NearContinuous
     from vdbackup.repository.policy import Policy
     from vdbackup.sources.inventory import Device
 
@@ -244,8 +246,21 @@ def set_json(backup_set: BackupSet) -> dict[str, Any]:
         "format": settings.format,
         **_automatically(settings.policy),
         "long_chain": long_chains.sentence(backup_set) or None,
+        "near_continuous": near_json(settings.near),
         "points": [point_json(backup_set, point) for point in backup_set.points],
         "damaged": [broken_json(each) for each in backup_set.broken],
+    }
+
+
+def near_json(near: NearContinuous | None) -> dict[str, Any] | None:
+    """How often points are, or were, made of a near-continuous set; None of any other."""
+    if near is None:
+        return None
+    return {
+        "every_seconds": near.every,
+        "since": near.since,
+        "ended": near.ended,
+        "why": original(near.why),
     }
 
 

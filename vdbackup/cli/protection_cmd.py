@@ -15,6 +15,7 @@ from vdbackup.cli.common import (
 )
 from vdbackup.cli.console import print_json, say, table, warn, work
 from vdbackup.cli.json_values import point_json
+from vdbackup.cli.near_cmd import near_line, near_options, near_set_json, protect_near
 from vdbackup.cli.options import (
     Subparsers,
     changing_options,
@@ -44,15 +45,15 @@ def add_protect(subparsers: Subparsers) -> None:
         protect,
         tr(
             "keep every write of a running machine beside its point, so that any moment of it can "
-            "be booted, read and restored"
+            "be booted, read and restored; or make a point of a disk every some seconds"
         ),
         example="protect --session 7f3a -r /mnt/backups",
-        failed=tr("no writes are kept"),
+        failed=tr("no writes are kept, or no more points are made; those before are whole"),
+        warned=tr("a point was left out, or made with a warning"),
     )
-    repository_options(parser, in_set=False)
-    parser.add_argument(
-        "--session", required=True, metavar="ID", help=tr("of the session, its start or its end")
-    )
+    repository_options(parser)
+    near_options(parser)
+    parser.add_argument("--session", metavar="ID", help=tr("of the session, its start or its end"))
     parser.add_argument(
         "--limit", type=number_of_bytes, metavar="SIZE",
         help=tr("what the writes may take, such as 20G (64G is usual): then no more are kept"),
@@ -61,7 +62,16 @@ def add_protect(subparsers: Subparsers) -> None:
 
 
 def protect(options: argparse.Namespace) -> int:
-    """Keep every write of a running machine from now on."""
+    """Keep every write of a running machine from now on, or points of a disk every some seconds."""
+    if (options.source is None) != (options.every is None) or (
+        (options.session is None) == (options.every is None)
+    ):
+        raise UsageError(
+            tr("Either a session is protected, or points are made of a disk every some seconds."),
+            tr("Name a session with --session ID, or a disk with --every TIME."),
+        )
+    if options.every is not None:
+        return protect_near(options)
     from vdbackup.operations import protection
     from vdbackup.recovery.sessions.protection import LIMIT
 
@@ -229,17 +239,21 @@ def add_moments(subparsers: Subparsers) -> None:
 
 def moments(options: argparse.Namespace) -> int:
     """List the moments behind points: those at which all that was written had been written out."""
-    from vdbackup.operations import protection
+    from vdbackup.operations import near_continuous, protection
     from vdbackup.repository.kept_logs import KeptLog
 
     repository = open_repository(options.repository)
-    logs = list(protection.moments(repository, options.set, options.first, options.last))
+    asked = (repository, options.set, options.first, options.last)
+    logs, near = list(protection.moments(*asked)), list(near_continuous.near_sets(*asked))
     warn([each.trouble for each in logs if each.trouble])
     result = WARNINGS if any(each.trouble for each in logs) else DONE
     if options.json:
-        print_json([_log_json(each) for each in logs])
+        print_json([*map(_log_json, logs), *map(near_set_json, near)])
         return result
-    if not logs:
+    for found in near:
+        until = _clock(found.near.ended) if found.near.ended else ""
+        say(near_line(found, _clock(found.near.since), until))
+    if not logs and not near:
         say(tr("No writes are kept."))
     for each in logs:
         if not isinstance(each.kept, KeptLog):
@@ -279,6 +293,8 @@ def _log_json(log: KeptMoments) -> dict[str, Any]:
 
     writes = log.kept.protection if isinstance(log.kept, KeptLog) else None
     return {
+        "kind": "every-write",
+        "every_seconds": None,
         "set": log.set_name,
         "point": log.point or None,
         "session": log.kept.session,

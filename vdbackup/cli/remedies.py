@@ -40,6 +40,7 @@ WORDS = {
     Remedy.SAY_WHAT_IT_IS: tr("--source-format says it: {0}."),
     Remedy.SET_KEEPS_ITS_FORMAT: tr("Leave --format out, or name a new set with --set."),
     Remedy.UNLOCK: tr("With the key: --unlock asks for it, --key-file FILE reads it."),
+    Remedy.TRACK: tr("`vdbackup track {0}` does it."),
     Remedy.UNPIN: tr("`vdbackup policy --unpin {0}` does it."),
     Remedy.VERIFY: tr("`vdbackup verify` shows which points are whole."),
 }

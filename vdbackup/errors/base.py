@@ -37,6 +37,7 @@ class Remedy(StrEnum):
     SAY_SAME_DISK = "go on with a disk of a machine that does not look like its own"
     SAY_WHAT_IT_IS = "say which format a source is in"
     SET_KEEPS_ITS_FORMAT = "leave a set's format as it is, or begin another set"
+    TRACK = "see from now on which blocks of a disk change"
     UNLOCK = "give the key of what is encrypted"
     UNPIN = "let a pinned point be like any other"
     VERIFY = "see which points are whole"

@@ -16,6 +16,7 @@ from vdbackup.errors import DamagedMetadata, Remedy, RepositoryError
 from vdbackup.jobs import readable_size
 from vdbackup.repository import naming
 from vdbackup.repository.naming import PointType
+from vdbackup.repository.near_continuous import NearContinuous
 from vdbackup.repository.policy import Policy
 from vdbackup.translation import marked, tr, trn
 
@@ -425,6 +426,7 @@ class SetSettings:
             where nobody had to.
         pins: the points that stay whatever the policy says. They stand here and not in manifests,
             because of this a repair has a copy.
+        near: points are made every so many seconds; None where that never was.
     """
 
     source: SourceIdentity
@@ -436,6 +438,7 @@ class SetSettings:
     continues: str = ""
     source_format: str = ""
     pins: Annotated[tuple[Pin, ...], _not_too_many] = ()
+    near: NearContinuous | None = field(default=None, metadata=records.SELDOM)
 
     def to_json(self) -> dict[str, Any]:
         """The JSON object of `set.json`."""
