@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 
 import pytest
@@ -18,17 +18,24 @@ from vdbackup.gui.catalogue import Entry
 from vdbackup.gui.needs import (
     Chosen,
     OfChild,
+    OfComparable,
+    OfMoment,
     OfOneOfSeveral,
     OfOneOrSeveral,
     OfPinned,
     OfPoint,
     OfSource,
+    OfState,
     OfUnpinned,
     OfWindow,
+    OfWritten,
 )
 from vdbackup.gui.source_actions import OF_LISTED
+from vdbackup.operations.written_logs import ReadLog
 from vdbackup.repository.backup_set import BackupSet
+from vdbackup.repository.kept_logs import KeptLog, Protection
 from vdbackup.repository.model import Pin, SetSettings, SourceIdentity
+from vdbackup.repository.written import WrittenPoint
 from vdbackup.sources.reference import SourceRef
 
 FULL, CHILD = chain(2)
@@ -55,6 +62,17 @@ PINNED = replace(
 )
 NEW = Entry(SDX, Path("/backups"))
 WHERE = ("copySource", "showRepository")
+OF_ANY = {OfState, OfComparable, OfPoint, OfOneOfSeveral}
+LOG = ReadLog(
+    KeptLog.of(
+        Path("/backups/disk"), Protection("20260101-000000-abcdef", "2", "disk #2", "", 1 << 30)
+    )
+)
+MOMENT = WrittenPoint(
+    **{each.name: getattr(CHILD, each.name) for each in fields(CHILD)} | {"id": "2@a.w5"},
+    log=LOG.session,
+    write=5,
+)
 UNREADABLE = Entry(SDX, Path("/backups"), problem=VdbackupError("It is gone."))
 
 
@@ -114,9 +132,18 @@ def usable(actions: Actions) -> set[type]:
         (Chosen(), {OfWindow}),
         (Chosen(UNREADABLE), {OfWindow}),
         (Chosen(NEW), {OfWindow, OfSource}),
-        (Chosen(MADE, FULL), {OfWindow, OfSource, OfPoint, OfOneOfSeveral, OfUnpinned}),
-        (Chosen(MADE, CHILD), {OfWindow, OfSource, OfPoint, OfChild, OfOneOfSeveral, OfUnpinned}),
-        (Chosen(PINNED, CHILD), {OfWindow, OfSource, OfPoint, OfChild, OfOneOfSeveral, OfPinned}),
+        (Chosen(MADE, FULL), {OfWindow, OfSource, *OF_ANY, OfUnpinned}),
+        (Chosen(MADE, CHILD), {OfWindow, OfSource, *OF_ANY, OfChild, OfUnpinned}),
+        (Chosen(PINNED, CHILD), {OfWindow, OfSource, *OF_ANY, OfChild, OfPinned}),
+        (Chosen(MADE, MOMENT), {OfWindow, OfSource, OfState, OfComparable, OfMoment}),
+        (
+            Chosen(MADE, MOMENT, logs=(LOG,)),
+            {OfWindow, OfSource, OfState, OfComparable, OfMoment, OfWritten},
+        ),
+        (
+            Chosen(MADE, FULL, logs=(LOG,)),
+            {OfWindow, OfSource, *OF_ANY, OfUnpinned, OfWritten},
+        ),
     ],
 )
 def test_an_action_is_enabled_where_it_has_what_it_needs(
@@ -142,6 +169,7 @@ def test_each_action_is_done_to_what_is_chosen_when_it_is_asked_for(desk: Desk) 
         ("back_up", (MADE,)),
         ("boot", (MADE, CHILD)),
         ("boot_with", (MADE, CHILD)),
+        ("boot", (MADE, CHILD)),
         ("browse", (MADE, CHILD)),
         ("restore", (MADE, CHILD)),
         ("explain_size", (MADE, CHILD)),
@@ -166,6 +194,22 @@ def test_each_action_is_done_to_what_is_chosen_when_it_is_asked_for(desk: Desk) 
         ("show_manual", ()),
         ("show_shortcuts", ()),
         ("show_about", ()),
+    ]
+
+
+def test_what_is_done_to_a_moment_is_done_to_it_and_to_its_log(desk: Desk) -> None:
+    actions = Actions(desk, desk)
+    older = replace(
+        LOG, kept=replace(LOG.kept, protection=replace(LOG.kept.protection, session=""))
+    )
+    desk.chosen = Chosen(MADE, MOMENT, logs=(LOG, older))
+    actions.update()
+    for name in ("actionKeepMoment", "actionForgetWrites", "actionRestore", "actionDelete"):
+        actions[name].trigger()
+    assert desk.calls.noted == [
+        ("keep_moment", (MADE, MOMENT)),
+        ("forget_writes", (MADE, LOG)),
+        ("restore", (MADE, MOMENT)),
     ]
 
 

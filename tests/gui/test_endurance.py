@@ -31,7 +31,8 @@ LEAVES = {
     "actionQuit",
     "actionBackUp",  # has a plan to agree to, below
     "showRepository", "actionShowDisk",  # other programs
-    "actionBootInVm", "actionBootWith", "actionBootTest",  # minutes without KVM: others test them
+    "actionBootInVm", "actionBootWith", "actionBootProtected",  # minutes without KVM:
+    "actionBootTest",  # others test them
     "leaveRepository", "forgetSource",  # nothing would be left to use
 }  # fmt: skip
 EVERY = 20

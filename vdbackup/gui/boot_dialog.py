@@ -8,6 +8,7 @@ from vdbackup.guest.hardware import Controller, HardwareRequest
 from vdbackup.guest.model import Firmware
 from vdbackup.gui import parts, words
 from vdbackup.repository.model import RecoveryPoint
+from vdbackup.repository.written import WrittenPoint
 from vdbackup.translation import tr
 
 WIDTH = 460  # pixels
@@ -17,7 +18,7 @@ class BootDialog(parts.Dialog):
     """Asks which hardware this one machine gets; what is left alone is found out.
 
     Attributes:
-        controller, firmware, memory, network: the fields.
+        controller, firmware, memory, network, every_write: the fields.
     """
 
     def __init__(self, point: RecoveryPoint, memory_mib: int, parent: QWidget) -> None:
@@ -44,6 +45,14 @@ class BootDialog(parts.Dialog):
         self.memory.setValue(memory_mib)
         self.network = QCheckBox(tr("Let it reach out to the network"))
         self.network.setToolTip(parts.hint(tr("Nothing of the network reaches the machine.")))
+        self.every_write = QCheckBox(tr("Keep every write"))
+        self.every_write.setObjectName("bootEveryWrite")
+        self.every_write.setToolTip(
+            parts.hint(
+                tr("You can go back to any moment of the machine then, until you forget it.")
+            )
+        )
+        self.every_write.setDisabled(isinstance(point, WrittenPoint))
         form = QFormLayout()
         form.setHorizontalSpacing(14)
         form.setVerticalSpacing(10)
@@ -51,6 +60,7 @@ class BootDialog(parts.Dialog):
         form.addRow(tr("Firmware"), self.firmware)
         form.addRow(tr("Memory"), self.memory)
         form.addRow("", self.network)
+        form.addRow("", self.every_write)
         self.column.addLayout(form)
         boot = parts.button(tr("Boot"), "bootAccept", "primary")
         boot.clicked.connect(self.accept)

@@ -32,6 +32,7 @@ from vdbackup.gui.key_row import KeyRow
 from vdbackup.gui.theme import Theme
 from vdbackup.jobs import Job, Task
 from vdbackup.repository.model import RecoveryPoint
+from vdbackup.repository.written import WrittenPoint
 from vdbackup.text import printable
 from vdbackup.translation import tr
 
@@ -83,9 +84,9 @@ class BrowseDialog(parts.Dialog):
         parent: QWidget,
     ) -> None:
         title = tr(
-            "Files in {entry} #{point}, {created}",
+            "Files in {entry} {point}, {created}",
             entry=entry.title,
-            point=point.sequence,
+            point=words.point_name(point),
             created=words.when(point.created),
         )
         super().__init__("browseDialog", title, 640, parent)
@@ -98,7 +99,7 @@ class BrowseDialog(parts.Dialog):
             entry.repository,
             entry.name,
             point.id,
-            mounts / f"{entry.name}-{point.sequence}-{point.id[:8]}",
+            mounts / _folder_name(entry, point),
         )
         self._worker = workers.borrow(
             f"files of {entry.name}", partial(_let_go, self._browser, folder)
@@ -238,7 +239,11 @@ class BrowseDialog(parts.Dialog):
     def extract(self, destination: Path) -> None:
         """Copy the chosen files into a folder, as a job that can be seen."""
         point = self._point
-        title = tr("Extract from {entry} #{point}", entry=self._entry.title, point=point.sequence)
+        title = tr(
+            "Extract from {entry} {point}",
+            entry=self._entry.title,
+            point=words.point_name(point),
+        )
         what = (self._entry.repository, self._entry.name, point.id, self.chosen, destination)
         work = partial(files.extract, *what, self._browser.secrets)
         self._workers.writer(destination).submit(Job(title, work))
@@ -388,3 +393,9 @@ def _let_go(browser: files.Browser, folder: files.PointFolder) -> None:
         browser.close()
     finally:
         folder.close()
+
+
+def _folder_name(entry: Entry, point: RecoveryPoint) -> str:
+    """What to call a point, or a moment of one, as a folder: no two have one name."""
+    name = f"{entry.name}-{point.sequence}-{point.id[:8]}"
+    return f"{name}-{point.log[-6:]}-{point.write}" if isinstance(point, WrittenPoint) else name

@@ -15,6 +15,7 @@ from vdbackup.gui.jobs import changes
 from vdbackup.gui.jobs.worker import Workers
 from vdbackup.jobs import Job, Task
 from vdbackup.repository.model import RecoveryPoint
+from vdbackup.repository.written import is_moment
 from vdbackup.text import printable
 from vdbackup.translation import grouped, tr
 
@@ -101,7 +102,9 @@ class SizeDialog(_Changes):
         self, entry: Entry, point: RecoveryPoint, workers: Workers, parent: QWidget
     ) -> None:
         title = tr(
-            "Why point #{point} of {entry} is so large", point=point.sequence, entry=entry.title
+            "Why point {point} of {entry} is so large",
+            point=words.point_name(point),
+            entry=entry.title,
         )
         super().__init__("sizeDialog", title, [tr("Whose"), tr("Changed")], workers, parent)
         self.column.addWidget(self.list, 1)
@@ -156,8 +159,8 @@ class DifferencesDialog(_Changes):
         self, entry: Entry, point: RecoveryPoint, workers: Workers, parent: QWidget
     ) -> None:
         title = tr(
-            "What differs between point #{point} of {entry} and another",
-            point=point.sequence,
+            "What differs between point {point} of {entry} and another",
+            point=words.point_name(point),
             entry=entry.title,
         )
         columns = [tr("File"), tr("Changed"), tr("What")]
@@ -169,7 +172,8 @@ class DifferencesDialog(_Changes):
         for each in reversed(entry.points):
             if each.id != point.id:
                 self.other.addItem(words.point_title(each), each.id)
-        before = [each for each in entry.points if each.sequence < point.sequence]
+        upto = point.sequence + is_moment(point.id)  # a moment comes after its own point
+        before = [each for each in entry.points if each.sequence < upto]
         if before:
             self.other.setCurrentIndex(self.other.findData(before[-1].id))
         row = QHBoxLayout()
@@ -185,7 +189,9 @@ class DifferencesDialog(_Changes):
         other = self._entry.point(self.other.currentData())
         if other is None:
             return
-        one, two = sorted((self._point, other), key=lambda point: point.sequence)
+        one, two = sorted(
+            (self._point, other), key=lambda each: (each.sequence, is_moment(each.id))
+        )
         compare = partial(changes.differences, self._entry.repository, self._entry.name)
         self.ask(lambda task: compare((one.id, two.id), task), self._show)
 

@@ -33,11 +33,14 @@ from vdbackup.repository.model import (
     RecoveryPoint,
     Rehearsal,
 )
+from vdbackup.repository.written import WrittenPoint
 from vdbackup.translation import tr, trn
 
 LOWEST = 120  # pixels of facts that stay in sight
 ROWS = {
     "time": tr("Time"),
+    "writes": tr("Writes"),
+    "state": tr("State"),
     "type": tr("Type"),
     "stored": tr("Stored"),
     "moment": tr("Moment"),
@@ -53,6 +56,11 @@ ROWS = {
     "pinned": tr("Pinned"),
     "id": tr("Id"),
 }
+
+
+OF_MOMENTS = ("writes", "state")
+OF_POINTS = ("type", "stored", "verified", "booted", "proven")
+"""Rows that make no sense of the other."""
 
 
 class Facts(QScrollArea):
@@ -174,13 +182,25 @@ class PointDetails(QFrame):
             self._title.setText(tr("Recovery point"))
             self._subtitle.setText(tr("Choose one in the timeline to see what is known of it."))
             return
-        self._title.setText(tr("Recovery point #{point}", point=point.sequence))
+        is_moment = isinstance(point, WrittenPoint)
+        name = words.point_name(point)
+        self._title.setText(
+            tr("Moment {name}", name=name) if is_moment else tr("Recovery point {name}", name=name)
+        )
         self.show_age(point)
         for key, text in self._facts_of(entry, point).items():
             self._values[key].setText(text)
         for key in ("moment", "read"):
             self._form.setRowVisible(self._values[key], point.reading is not None)
         parts.set_role(self._values["proven"], "good" if point.proven else "muted")
+        for key in OF_MOMENTS:
+            self._form.setRowVisible(self._values[key], is_moment)
+        for key in OF_POINTS:
+            self._form.setRowVisible(self._values[key], not is_moment)
+        parts.set_role(
+            self._values["state"],
+            "good" if isinstance(point, WrittenPoint) and point.flushed else "warning",
+        )
         self._form.setRowVisible(self._values["machine"], entry.machine is not None)
         self._form.setRowVisible(self._values["merged"], bool(point.merged))
         self._form.setRowVisible(self._values["rehearsed"], point.rehearsed is not None)
@@ -190,6 +210,7 @@ class PointDetails(QFrame):
         moment = entry.moment_of(point)
         is_whole = moment is not None and not moment.missing
         parts.set_role(self._values["machine"], "" if is_whole else "warning")
+        self._form.invalidate()  # where rows come and go it keeps heights of another width
         self._paint_check("verified", point.verified, "bad")
         self._paint_check("booted", point.boot_tested, "warning")
         self._paint_check("rehearsed", point.rehearsed, "warning")
@@ -209,6 +230,8 @@ class PointDetails(QFrame):
     def _facts_of(self, entry: Entry, point: RecoveryPoint) -> dict[str, str]:
         return {
             "time": words.when_exactly(point.created),
+            "writes": _writes_in_words(point),
+            "state": _state_in_words(point),
             "type": tr(point.type),
             "stored": _stored_in_words(entry.chain(point)),
             "moment": _moment_in_words(point.reading.consistency) if point.reading else "",
@@ -251,6 +274,24 @@ LONG_CHAIN = tr(
     "one costs all points after it. Let the source keep fewer points, or make the next backup "
     "a full."
 )
+
+
+def _writes_in_words(point: RecoveryPoint) -> str:
+    """Behind which point a moment lies, and how far."""
+    if not isinstance(point, WrittenPoint):
+        return ""
+    return trn(
+        "{count} after #{point}", "{count} after #{point}", point.write, point=point.sequence
+    )
+
+
+def _state_in_words(point: RecoveryPoint) -> str:
+    """What to expect of a moment."""
+    if not isinstance(point, WrittenPoint):
+        return ""
+    if point.flushed:
+        return tr("consistent: all that was written had been written out")
+    return tr("like a power cut: not all that was written need fit together")
 
 
 def _stored_in_words(chain: list[RecoveryPoint]) -> str:

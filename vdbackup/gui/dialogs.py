@@ -239,7 +239,11 @@ class Dialogs(QObject):
     def boot_with(self, entry: Entry, point: RecoveryPoint) -> None:
         """Let the user choose the hardware of a machine, then start it."""
         dialog = BootDialog(point, self._store.value.memory_mib, self._window)
-        dialog.accepted.connect(lambda: self._sessions.boot(entry, point, dialog.request))
+        dialog.accepted.connect(
+            lambda: self._sessions.boot(
+                entry, point, dialog.request, keeps_writes=dialog.every_write.isChecked()
+            )
+        )
         dialog.open()
 
     def retarget(self, entry: Entry, point: RecoveryPoint) -> None:

@@ -34,6 +34,11 @@ IN_TIMELINE = {
     marked("Ctrl+Space, Ctrl+A"): tr("Pick the point, or all of them"),
     marked("Escape"): tr("Pick none"),
     marked("Return"): tr("Boot the point"),
+    marked("Alt+Left, Alt+Right"): tr("In kept writes: go to the consistent moment beside"),
+    marked("with Shift, too"): tr("Go to the write beside, consistent or not"),
+    marked("Alt+Page Up, Page Down"): tr("In kept writes: go far"),
+    marked("Alt+Home, Alt+End"): tr("Go to the first moment, or the last"),
+    marked("Alt+Up, Alt+Down"): tr("Go to the writes of another machine"),
     marked("Menu, Shift+F10"): tr("Show what can be done to it"),
 }
 SENTENCE = tr("Backs volumes up straight into virtual disks that a virtual machine can boot.")
@@ -101,6 +106,9 @@ class ShortcutsDialog(parts.Dialog):
 
     def __init__(self, actions: Iterable[QAction], parent: QWidget) -> None:
         super().__init__("shortcutsDialog", tr("Keyboard shortcuts"), 420, parent)
+        self.fits = False
+        room = self.screen().availableSize()
+        self.resize(min(560, room.width()), min(640, room.height() - parts.FRAME))
         inside = QWidget()
         grid = QGridLayout(inside)
         grid.setContentsMargins(0, 0, 8, 0)

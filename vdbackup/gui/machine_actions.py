@@ -7,7 +7,15 @@ from functools import partial
 from vdbackup.gui.action import Action
 from vdbackup.gui.machines.session import Machine, Order, SessionThread
 from vdbackup.gui.machines.sessions_list import Offer
-from vdbackup.gui.needs import Chosen, Desk, OfPaused, OfRunning, OfSession
+from vdbackup.gui.needs import (
+    Chosen,
+    Desk,
+    OfPaused,
+    OfProtected,
+    OfRunning,
+    OfSession,
+    OfUnprotected,
+)
 from vdbackup.recovery.sessions.saved import SavedSession
 from vdbackup.translation import tr
 
@@ -33,6 +41,18 @@ OF_RUNNING = (
         tr("Kill"),
         tr("End the machine at once, as if its plug were pulled"),
         OfRunning(lambda _desk, machine: machine.order(Order.KILL)),
+    ),
+    Action(
+        "protectButton",
+        tr("Keep every write"),
+        tr("Keep every write from now on, so that you can go back to any moment"),
+        OfUnprotected(lambda desk, machine: desk.sessions.protect(machine)),
+    ),
+    Action(
+        "unprotectButton",
+        tr("Keep no more"),
+        tr("Keep no more writes of the machine; those until now stay"),
+        OfProtected(lambda desk, machine: desk.sessions.unprotect(machine)),
     ),
     Action(
         "goonButton",

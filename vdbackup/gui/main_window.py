@@ -35,6 +35,7 @@ from vdbackup.gui.history_dialog import HistoryDialog
 from vdbackup.gui.jobs.history import History
 from vdbackup.gui.jobs.panel import JobsPanel
 from vdbackup.gui.jobs.worker import Workers
+from vdbackup.gui.kept_logs import KeptLogs
 from vdbackup.gui.launcher import Launcher
 from vdbackup.gui.machine_actions import of_machine
 from vdbackup.gui.machines.machine_facts import MachineFacts
@@ -53,6 +54,7 @@ from vdbackup.gui.toolbar import ToolBar
 from vdbackup.gui.tray import Tray
 from vdbackup.operations.changed import ANY, NOTHING
 from vdbackup.repository.model import RecoveryPoint
+from vdbackup.repository.written import point_of
 from vdbackup.settings import WindowState
 from vdbackup.translation import tr
 
@@ -72,6 +74,7 @@ class MainWindow(QMainWindow):
         operations: what else can be done.
         rescue: what makes rescue media.
         sessions: the virtual machines.
+        kept_logs: what is kept of every write behind the points of the chosen source.
         dialogs: where the user says more of what is to be done.
         ending: when the window may close.
         actions_: what the user can ask for.
@@ -99,6 +102,7 @@ class MainWindow(QMainWindow):
         self.operations = Operations(self._runner)
         self.rescue = Rescue(self._runner)
         self.sessions = Sessions(store, self.workers, self)
+        self.kept_logs = KeptLogs(self.workers, self)
         self.dialogs = Dialogs(self._runner, self.backups, self.operations, self.sessions)
         self.actions_ = Actions(self, self)
         self.ending = Ending(self, self.workers, self.sessions)
@@ -135,7 +139,8 @@ class MainWindow(QMainWindow):
         self.details.offer(self.actions_["actionBrowse"])
         self.details.offer(self.actions_["actionRestore"])
         self.details.offer_where_ready(self.actions_["actionRestoreFiles"])
-        self.details.offer_where_ready(self.actions_["actionPin"], self.actions_["actionUnpin"])
+        pins = (self.actions_["actionPin"], self.actions_["actionUnpin"])
+        self.details.offer_where_ready(self.actions_["actionKeepMoment"], *pins)
         hint = tr("Make a machine of the point for virt-manager, VirtualBox or VMware")
         self.details.offer_menu(self.actions_.open_menu, hint)
         self.jobs = JobsPanel()
@@ -197,6 +202,11 @@ class MainWindow(QMainWindow):
         return left
 
     def _connect(self) -> None:
+        self._connect_jobs()
+        self._connect_sources()
+        self._connect_program()
+
+    def _connect_jobs(self) -> None:
         self.machine.judged.connect(self._on_machine_judged)
         self.jobs.filled.connect(self.jobs.show)
         self.workers.job_queued.connect(self.jobs.add)
@@ -221,6 +231,8 @@ class MainWindow(QMainWindow):
         self.dialogs.point_wanted.connect(self._show_point)
         self.ending.changed.connect(self._on_ending_changed)
         self.store.failed.connect(lambda error: self.jobs.refuse(tr("Settings"), error))
+
+    def _connect_sources(self) -> None:
         self.operations.restored.connect(self.rescue.offer)
         self.sessions.changed.connect(self._on_sessions_changed)
         self.sessions.told.connect(self.jobs.tell)
@@ -228,6 +240,7 @@ class MainWindow(QMainWindow):
         self.sessions.discard_wanted.connect(self.dialogs.discard)
         self.sessions.promotion_wanted.connect(self.operations.promote)
         self.operations.promoted.connect(self.sessions.find_saved)
+        self.kept_logs.changed.connect(self._on_logs_changed)
         self.catalogue.changed.connect(self._on_catalogue_changed)
         self.store.changed.connect(self._on_settings_changed)
         self.sources.entry_chosen.connect(self._on_entry_chosen)
@@ -237,6 +250,8 @@ class MainWindow(QMainWindow):
         self.backups.begun.connect(lambda entry: self.sources.choose(entry.key))
         self.first_run.demo_wanted.connect(self._on_demo_wanted)
         self.first_run.open_wanted.connect(self.dialogs.open_backups)
+
+    def _connect_program(self) -> None:
         application = QGuiApplication.instance()
         if isinstance(application, QGuiApplication):
             application.applicationStateChanged.connect(self._on_application_state)
@@ -263,15 +278,19 @@ class MainWindow(QMainWindow):
 
     @property
     def point(self) -> RecoveryPoint | None:
-        """The chosen recovery point."""
-        return self.entry.point(self.panel.selected) if self.entry else None
+        """The chosen recovery point, or the moment behind one."""
+        if self.entry is None:
+            return None
+        return self.panel.moment or self.entry.point(self.panel.selected)
 
     @property
     def chosen(self) -> Chosen:
         """What the user's wishes are about."""
-        entry, ids = self.entry, self.panel.chosen
+        entry, point, ids = self.entry, self.point, self.panel.chosen
         points = tuple(filter(None, map(entry.point, ids))) if entry and len(ids) > 1 else ()
-        return Chosen(entry, self.point, points=points if len(points) > 1 else ())
+        point_id = point_of(point.id) if point else ""
+        logs = tuple(each for each in self.kept_logs.logs if each.point_id == point_id)
+        return Chosen(entry, point, points=points if len(points) > 1 else (), logs=logs)
 
     # what the user asks for
 
@@ -349,10 +368,16 @@ class MainWindow(QMainWindow):
     def _on_entry_chosen(self, entry: Entry | None) -> None:
         self.panel.show_entry(entry)
         self.panel.set_sessions(self.sessions.points(entry))
+        self.kept_logs.show_entry(entry)
         self._on_point_selected()
 
     def _on_sessions_changed(self) -> None:
         self.panel.set_sessions(self.sessions.points(self.entry))
+        self.kept_logs.refresh()
+
+    def _on_logs_changed(self) -> None:
+        self.panel.set_logs(self.kept_logs.logs, self.kept_logs.unread)
+        self.actions_.update()
 
     def _on_point_selected(self) -> None:
         entry, point = self.entry, self.point

@@ -28,6 +28,7 @@ OPEN_WITH = tr("Open with")
 POINT = (
     "actionBootInVm",
     "actionBootWith",
+    "actionBootProtected",
     "actionBrowse",
     "actionRestore",
     "actionRestoreFiles",
@@ -45,6 +46,8 @@ POINT = (
     "actionPin",
     "actionUnpin",
     "actionDelete",
+    "actionKeepMoment",
+    "actionForgetWrites",
     "",
     "actionCopyId",
     "actionShowDisk",

@@ -10,8 +10,10 @@ from typing import TYPE_CHECKING, Protocol
 from vdbackup.gui.catalogue import Entry
 from vdbackup.gui.machines.session import Machine, SessionThread
 from vdbackup.operations import restore_files, tracking
+from vdbackup.operations.written_logs import ReadLog
 from vdbackup.recovery.sessions.saved import SavedSession
 from vdbackup.repository.model import RecoveryPoint
+from vdbackup.repository.written import WrittenPoint
 from vdbackup.translation import tr
 
 if TYPE_CHECKING:
@@ -28,13 +30,16 @@ class Chosen:
     """What is chosen in the window.
 
     Attributes:
+        point: the recovery point, or the moment behind one (WrittenPoint).
         points: all that are picked, by sequence, where it is not one alone.
+        logs: of the writes that are kept behind that point.
     """
 
     entry: Entry | None = None
     point: RecoveryPoint | None = None
     machine: Machine | None = None
     points: tuple[RecoveryPoint, ...] = ()
+    logs: tuple[ReadLog, ...] = ()
 
     @property
     def parent(self) -> str:
@@ -190,8 +195,8 @@ class OfNew(OfSource):
 
 
 @dataclass(frozen=True)
-class OfPoint:
-    """What is done to a recovery point."""
+class OfState:
+    """What is done to a recovery point, or to a moment behind one."""
 
     do: Callable[[Desk, Entry, RecoveryPoint], object]
 
@@ -206,15 +211,58 @@ class OfPoint:
 
 
 @dataclass(frozen=True)
+class OfPoint(OfState):
+    """What is done to a recovery point, which a moment is not."""
+
+    def ready(self, chosen: Chosen) -> bool:
+        """Where one is chosen."""
+        return chosen.point is not None and not isinstance(chosen.point, WrittenPoint)
+
+
+@dataclass(frozen=True)
 class OfPointOfFiles(OfPoint):
     """What is done to a point of chosen files."""
 
     def ready(self, chosen: Chosen) -> bool:
         """Where such a one is chosen."""
         backup_set = chosen.entry.backup_set if chosen.entry else None
-        if backup_set is None or chosen.point is None:
+        if backup_set is None or chosen.point is None or not super().ready(chosen):
             return False
         return restore_files.can_be(backup_set.settings, chosen.point)
+
+
+@dataclass(frozen=True)
+class OfMoment:
+    """What is done to a moment behind a point."""
+
+    do: Callable[[Desk, Entry, WrittenPoint], object]
+
+    def ready(self, chosen: Chosen) -> bool:
+        """Where one is chosen."""
+        return isinstance(chosen.point, WrittenPoint)
+
+    def run(self, desk: Desk, chosen: Chosen) -> None:
+        """Do it to the chosen one."""
+        if chosen.entry and isinstance(chosen.point, WrittenPoint):
+            self.do(desk, chosen.entry, chosen.point)
+
+
+@dataclass(frozen=True)
+class OfWritten:
+    """What is done to the writes that are kept behind a point."""
+
+    do: Callable[[Desk, Entry, ReadLog], object]
+
+    def ready(self, chosen: Chosen) -> bool:
+        """Where the point, or the moment, has such."""
+        return chosen.point is not None and bool(chosen.logs)
+
+    def run(self, desk: Desk, chosen: Chosen) -> None:
+        """Do it to those that the moment is of, or to the newest behind the point."""
+        if chosen.entry and chosen.logs:
+            own = chosen.point.log if isinstance(chosen.point, WrittenPoint) else ""
+            log = next((each for each in chosen.logs if each.session == own), chosen.logs[-1])
+            self.do(desk, chosen.entry, log)
 
 
 @dataclass(frozen=True)
@@ -223,7 +271,7 @@ class OfChild(OfPoint):
 
     def ready(self, chosen: Chosen) -> bool:
         """Where one is chosen that has a parent."""
-        return chosen.point is not None and chosen.point.parent is not None
+        return super().ready(chosen) and bool(chosen.point and chosen.point.parent)
 
 
 @dataclass(frozen=True)
@@ -232,6 +280,17 @@ class OfOneOfSeveral(OfPoint):
 
     def ready(self, chosen: Chosen) -> bool:
         """Where one is chosen, and there is another one."""
+        return super().ready(chosen) and bool(chosen.entry and len(chosen.entry.points) > 1)
+
+
+@dataclass(frozen=True)
+class OfComparable(OfState):
+    """What is done to a state and another one of its source: to a moment and its point, too."""
+
+    def ready(self, chosen: Chosen) -> bool:
+        """Where there is another one."""
+        if isinstance(chosen.point, WrittenPoint):
+            return True
         return bool(chosen.entry and chosen.point and len(chosen.entry.points) > 1)
 
 
@@ -248,7 +307,7 @@ class OfOneOrSeveral:
         most: so many at most; None for any number.
     """
 
-    one: OfPoint
+    one: OfState
     several: Several
     most: int | None = None
 
@@ -272,7 +331,9 @@ class OfPinned(OfPoint):
 
     def ready(self, chosen: Chosen) -> bool:
         """Where such a one is chosen."""
-        return bool(chosen.entry and chosen.point and chosen.point.id in chosen.entry.pins)
+        return super().ready(chosen) and bool(
+            chosen.entry and chosen.point and chosen.point.id in chosen.entry.pins
+        )
 
 
 @dataclass(frozen=True)
@@ -281,7 +342,10 @@ class OfUnpinned(OfPoint):
 
     def ready(self, chosen: Chosen) -> bool:
         """Where such a one is chosen."""
-        return bool(chosen.entry and chosen.point and chosen.point.id not in chosen.entry.pins)
+        there = super().ready(chosen)
+        return there and bool(
+            chosen.entry and chosen.point and chosen.point.id not in chosen.entry.pins
+        )
 
 
 @dataclass(frozen=True)
@@ -298,6 +362,26 @@ class OfRunning:
         """Do it to that one."""
         if isinstance(chosen.machine, SessionThread):
             self.do(desk, chosen.machine)
+
+
+@dataclass(frozen=True)
+class OfUnprotected(OfRunning):
+    """What is done to one of which not every write is kept."""
+
+    def ready(self, chosen: Chosen) -> bool:
+        """While it runs, and none was: a log is not gone on with."""
+        machine = chosen.machine
+        return isinstance(machine, SessionThread) and machine.can_be_protected
+
+
+@dataclass(frozen=True)
+class OfProtected(OfRunning):
+    """What is done to one of which every write is kept."""
+
+    def ready(self, chosen: Chosen) -> bool:
+        """While that goes on."""
+        machine = chosen.machine
+        return isinstance(machine, SessionThread) and machine.protected
 
 
 @dataclass(frozen=True)

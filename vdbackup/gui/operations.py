@@ -10,9 +10,18 @@ from typing import TypeVar
 from PySide6.QtCore import QObject, Signal
 
 from vdbackup.errors import VdbackupError
-from vdbackup.gui import automatic
+from vdbackup.gui import automatic, words
 from vdbackup.gui.catalogue import Entry
-from vdbackup.gui.jobs import care, changes, keeping, making, repositories, restoring, sessions
+from vdbackup.gui.jobs import (
+    care,
+    changes,
+    keeping,
+    making,
+    repositories,
+    restoring,
+    sessions,
+    writes,
+)
 from vdbackup.gui.jobs.outcome import Outcome
 from vdbackup.gui.machine_restore_dialog import MachineRestoreDialog
 from vdbackup.gui.restore_dialog import RestoreDialog
@@ -27,6 +36,7 @@ from vdbackup.operations import (
     merge,
     policy,
     promote,
+    protection,
     put_back,
     restore,
     retarget,
@@ -34,13 +44,16 @@ from vdbackup.operations import (
 )
 from vdbackup.operations.restore_files import FilesPlan
 from vdbackup.operations.schedules.arrange import SchedulePlan
+from vdbackup.operations.written_logs import ReadLog
 from vdbackup.recovery.checks import Check
 from vdbackup.recovery.sessions.saved import SavedSession
 from vdbackup.repository.machine import MomentPoints
 from vdbackup.repository.model import RecoveryPoint
 from vdbackup.repository.repository import Repository
+from vdbackup.repository.written import WrittenPoint
 from vdbackup.settings import KnownSource
 from vdbackup.sources.file_sets.choice import Choice
+from vdbackup.text import printable
 from vdbackup.translation import grouped, tr
 
 P = TypeVar("P", bound=Plan)
@@ -227,7 +240,7 @@ class Operations(QObject):
             )
             self._change(
                 entry,
-                tr("Restore #{point} of {entry}", point=point.sequence, entry=entry.title),
+                tr("Restore {point} of {entry}", point=words.point_name(point), entry=entry.title),
                 tr("Overwrite and restore") if dialog.overwrite else tr("Restore"),
                 lambda repository, name: restore.plan(wanted(repository, name)),
                 restoring.restore_point,
@@ -345,6 +358,29 @@ class Operations(QObject):
         doing = partial(changes.bisect, entry.repository, entry.name, check, between)
         job = Job(tr("Find when {entry} stopped working", entry=entry.title), doing)
         self._runner.submit(self._runner.workers.tester(entry.repository), entry.repository, job)
+
+    def keep_moment(self, entry: Entry, moment: WrittenPoint) -> None:
+        """Make a recovery point of a moment behind a point."""
+        folder = self._sessions_folder
+        self._change(
+            entry,
+            tr("Keep {moment} of {entry}", moment=words.point_name(moment), entry=entry.title),
+            tr("Make the point"),
+            lambda repository, name: protection.plan_point(repository, name, moment.id),
+            lambda plan, task: writes.keep_moment(plan, folder, task),
+        )
+
+    def forget_writes(self, entry: Entry, log: ReadLog) -> None:
+        """Delete the writes that a log holds."""
+        title = tr("Forget the writes of {title}", title=printable(log.kept.protection.title))
+        folder = self._sessions_folder
+        self._change(
+            entry,
+            title,
+            tr("Forget"),
+            lambda repository, name: protection.plan_forget(repository, name, log.session, folder),
+            lambda plan, task: writes.forget(plan, folder, task),
+        )
 
     @property
     def _sessions_folder(self) -> Path:

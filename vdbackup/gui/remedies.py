@@ -20,6 +20,8 @@ WORDS = {
     Remedy.REPAIR: tr("“Repair” in the menu of the source does that (right mouse button)."),
     Remedy.SET_KEEPS_ITS_FORMAT: tr("Choose that format, or another folder for the backups."),
     Remedy.UNLOCK: tr("Or type its passphrase or recovery key above the files."),
+    Remedy.FORGET_WRITES: tr("“Forget the writes…” in the menu of the point does that."),
+    Remedy.LIST_MOMENTS: tr("The timeline shows what is kept as a band."),
     Remedy.UNPIN: tr("“Unpin” beside the facts of the point does that."),
     Remedy.VERIFY: tr("“Verify” shows which points are whole."),
 }

@@ -40,7 +40,7 @@ class RestoreDialog(RestoreChoices):
     def __init__(
         self, entry: Entry, point: RecoveryPoint, reader: Worker, parent: QWidget | None = None
     ) -> None:
-        title = tr("Restore recovery point #{point}", point=point.sequence)
+        title = tr("Restore recovery point {point}", point=words.point_name(point))
         super().__init__("restoreDialog", title, 640, parent)
         self._picked: Path | None = None
         self._sizes = {0: point.virtual_size}

@@ -7,8 +7,9 @@ from datetime import UTC, datetime, timedelta
 
 from vdbackup.jobs import readable_size
 from vdbackup.repository.model import RecoveryPoint
+from vdbackup.repository.written import WrittenPoint
 from vdbackup.text import printable
-from vdbackup.translation import marked, tr, trn
+from vdbackup.translation import grouped, marked, tr, trn
 
 MINUTE, HOUR, DAY = 60, 3600, 86400
 MAX_WORD = 16  # letters that a narrow pane has room for
@@ -103,6 +104,39 @@ def shown_lines(text: str) -> str:
     return printable(text, but="\n\u200b")
 
 
+def point_name(point: RecoveryPoint) -> str:
+    """What to call a recovery point, or a moment behind one: "#27", "#27@w1200"."""
+    if isinstance(point, WrittenPoint):
+        return f"#{point.sequence}@w{point.write}"
+    return f"#{point.sequence}"
+
+
+def clock_of(moment: WrittenPoint) -> str:
+    """By when a moment had come, as far as anybody knows: "15:44:07"."""
+    then = local(moment.created)
+    if then.date() == datetime.now().astimezone().date():
+        return f"{then:%H:%M:%S}"
+    return f"{day(then)} {then:%H:%M:%S}"
+
+
+def state_of(moment: WrittenPoint) -> str:
+    """Whether a file system comes up from a moment as it was left, in a word or two."""
+    return tr("consistent") if moment.flushed else tr("like a power cut")
+
+
+def moment_title(moment: WrittenPoint) -> str:
+    """A moment behind a point, whole: what is said of it to who cannot see it."""
+    return tr(
+        "Behind #{point}, {time}, after {count} writes, {state}",
+        point=moment.sequence,
+        time=clock_of(moment),
+        count=grouped(moment.write),
+        state=state_of(moment),
+    )
+
+
 def point_title(point: RecoveryPoint) -> str:
     """A recovery point in a few words: "#27, incremental, today 15:44"."""
+    if isinstance(point, WrittenPoint):
+        return f"{point_name(point)}, {clock_of(point)}, {state_of(point)}"
     return f"#{point.sequence}, {tr(point.type)}, {when(point.created)}"

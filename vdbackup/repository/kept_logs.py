@@ -283,6 +283,18 @@ def kept_log(set_folder: Path, session: str) -> KeptLog:
     )
 
 
+def kept_protection(set_folder: Path, session: str) -> Protection | None:
+    """Whose writes the log of a session holds; None where there is none that can be told of."""
+    try:
+        found = _found(set_folder, session)
+    except FileNotFoundError:
+        return None
+    except (RepositoryError, OSError, TypeError, ValueError) as error:
+        log.warning("the writes of session %s: %s", session, error)
+        return None
+    return found.protection if isinstance(found, KeptLog) else None
+
+
 def survey(set_folder: Path) -> Iterator[KeptLog | UnreadLog]:
     """All logs beside a set, by session and so oldest first; raises OSError."""
     matches = map(_NAME.fullmatch, os.listdir(set_folder))

@@ -194,6 +194,14 @@ class WriteLog:
         since, until = self.index.times(self._writes[place - 1 : place] if place else _NOTHING)
         return (int(since[0]), int(until[0])) if len(since) else (0, 0)
 
+    def noted(self) -> tuple[Int64s, Int64s, Int64s]:
+        """Of each note: how many writes there were then, after when and until when they came.
+
+        int64[notes] each, times in ns since 1970.
+        """
+        counts = np.searchsorted(self._writes, self.index.ends)
+        return counts.astype(np.int64), self.index.since, self.index.until
+
     def newest_flush(self, until: int) -> int | None:
         """The last write after which a flush had come for certain by then, ns since 1970."""
         known = (self.flushed > 0) & (self.flushed <= until)

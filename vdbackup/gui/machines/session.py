@@ -18,7 +18,9 @@ from vdbackup.recovery.retarget.report import chosen_hardware, wish_for
 from vdbackup.recovery.sessions import vm
 from vdbackup.recovery.sessions.saved import SavedSession
 from vdbackup.recovery.sessions.session import GRACE, Session
+from vdbackup.repository.kept_logs import Protection, kept_protection
 from vdbackup.repository.repository import Repository
+from vdbackup.repository.written import is_moment
 from vdbackup.translation import tr
 
 log = logging.getLogger(__name__)
@@ -53,6 +55,7 @@ class Boot:
         display: open a window.
         hardware: what the user wants of it.
         again: a session whose machine is started again, instead of a new one.
+        keep_writes: bytes that all its writes may take, which are kept; None: they are not.
     """
 
     title: str
@@ -63,6 +66,7 @@ class Boot:
     display: bool
     hardware: HardwareRequest = ANYTHING
     again: SavedSession | None = None
+    keep_writes: int | None = None
 
 
 class SessionThread(QThread):
@@ -76,9 +80,10 @@ class SessionThread(QThread):
         at_end: what becomes of what the machine wrote.
         kept: it is there still, though the machine has ended.
         wanted_end: the user has ended the machine from here, or its guest has.
+        protection: whose writes are kept, as far as any are, as it was a moment ago.
 
     Signals:
-        changed(): `session` or `problem` is another one now.
+        changed(): `session`, `problem` or `protection` is another one now.
     """
 
     changed = Signal()
@@ -93,12 +98,24 @@ class SessionThread(QThread):
         self.at_end = AtEnd.KEEP if boot.again else AtEnd.DISCARD
         self.kept = False
         self.wanted_end = True
+        self.protection: Protection | None = None
         self._orders: queue.SimpleQueue[Order] = queue.SimpleQueue()
 
     @property
     def paused(self) -> bool:
         """Whether the machine waits for its storage."""
         return self.session is not None and self.session.paused
+
+    @property
+    def protected(self) -> bool:
+        """Whether every write of it is being kept."""
+        return self.protection is not None and self.protection.ended is None
+
+    @property
+    def can_be_protected(self) -> bool:
+        """Whether that could be begun: it runs, lies on a point, and no writes of it are kept."""
+        lies_on_point = not is_moment(self.boot.point_id)
+        return self.session is not None and self.protection is None and lies_on_point
 
     def order(self, order: Order) -> None:
         """Ask something of the machine; returns at once."""
@@ -108,6 +125,7 @@ class SessionThread(QThread):
         """The thread itself; Qt calls this."""
         try:
             self.session = self._start()
+            self._look_at_writes(self.session)
             self.changed.emit()
             self._follow(self.session)
             self.wanted_end = not (self.session.crashed or self.session.cut_off)
@@ -138,6 +156,7 @@ class SessionThread(QThread):
             display=boot.display,
             hardware=chosen_hardware(backup_set, point, boot.hardware),
             request=wish_for(backup_set, point, boot.hardware),
+            keep_writes=boot.keep_writes,
         )
 
     def _follow(self, session: Session) -> None:
@@ -155,9 +174,17 @@ class SessionThread(QThread):
                 return  # whoever keeps or discards what it wrote ends it first
             if order is Order.RESUME:
                 self._resume(session)
+            if self._look_at_writes(session):
+                self.changed.emit()
             if session.error is not self.problem:  # a machine that was paused may go on
                 self.problem = session.error
                 self.changed.emit()
+
+    def _look_at_writes(self, session: Session) -> bool:
+        """See whether its writes are kept, by whomever that was begun; whether that is new."""
+        folder = self.boot.repository / self.boot.set_name
+        before, self.protection = self.protection, kept_protection(folder, session.id)
+        return before != self.protection
 
     def _next_order(self) -> Order | None:
         try:

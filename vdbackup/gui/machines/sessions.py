@@ -9,7 +9,9 @@ from pathlib import Path
 from PySide6.QtCore import QObject, Signal
 
 from vdbackup.guest.hardware import HardwareRequest
+from vdbackup.gui import words
 from vdbackup.gui.catalogue import Entry
+from vdbackup.gui.jobs import writes
 from vdbackup.gui.jobs.outcome import Told
 from vdbackup.gui.jobs.worker import Workers
 from vdbackup.gui.machines.session import AtEnd, Boot, Order, SessionThread
@@ -18,10 +20,12 @@ from vdbackup.jobs import Job
 from vdbackup.recovery.other_programs.machine import WrittenMachine, write_machine
 from vdbackup.recovery.sessions import sessions
 from vdbackup.recovery.sessions.elsewhere import Program
+from vdbackup.recovery.sessions.protection import LIMIT
 from vdbackup.recovery.sessions.saved import SavedSession, saved_session, saved_sessions
 from vdbackup.recovery.sessions.session import GRACE
 from vdbackup.repository.model import RecoveryPoint
 from vdbackup.repository.repository import Repository
+from vdbackup.repository.written import point_of
 from vdbackup.translation import tr
 
 KEPT = tr("Ended; what it wrote is kept.")
@@ -62,20 +66,29 @@ class Sessions(QObject):
         self._ended_to_promote: set[Path] = set()
 
     def boot(
-        self, entry: Entry, point: RecoveryPoint, hardware: HardwareRequest | None = None
+        self,
+        entry: Entry,
+        point: RecoveryPoint,
+        hardware: HardwareRequest | None = None,
+        *,
+        keeps_writes: bool = False,
     ) -> SessionThread:
-        """Start a machine from a point, on hardware as the user has said; returns at once."""
+        """Start a machine from a point, or a moment, on hardware as the user has said.
+
+        Returns at once. Every write of it is kept beside the point, where that is wanted.
+        """
         settings = self._store.value
         usual = HardwareRequest(memory_mib=settings.memory_mib or None)
         return self._start(
             Boot(
-                title=f"{entry.title} #{point.sequence}",
+                title=f"{entry.title} {words.point_name(point)}",
                 repository=entry.repository,
                 set_name=entry.name,
                 point_id=point.id,
                 sessions_folder=settings.sessions(self._store.locations),
                 display=settings.display(),
                 hardware=hardware or usual,
+                keep_writes=LIMIT if keeps_writes else None,
             )
         )
 
@@ -138,7 +151,7 @@ class Sessions(QObject):
     def points(self, entry: Entry | None) -> frozenset[str]:
         """The points of a source from which a machine runs."""
         return frozenset(
-            thread.boot.point_id
+            point_of(thread.boot.point_id)
             for thread in self.running
             if entry and thread.boot.repository == entry.repository
         )
@@ -174,6 +187,30 @@ class Sessions(QObject):
     def promote(self, saved: SavedSession) -> None:
         """Make a recovery point of what a machine left."""
         self.promotion_wanted.emit(saved, True)
+
+    def protect(self, thread: SessionThread) -> None:
+        """Keep every write of a machine from now on; `changed` follows when its thread has seen."""
+        title = tr("Keep every write of {boot}", boot=thread.boot.title)
+        self._about_writes(thread, title, writes.protect)
+
+    def unprotect(self, thread: SessionThread) -> None:
+        """Keep no more of them."""
+        title = tr("Keep no more writes of {boot}", boot=thread.boot.title)
+        self._about_writes(thread, title, writes.unprotect)
+
+    def _about_writes(self, thread: SessionThread, title: str, what: Callable[[Path], str]) -> None:
+        if (session := thread.session) is None:
+            return
+
+        def ended(job: Job[str]) -> None:
+            if job.error:
+                self.failed.emit(title, job.error)
+            elif job.result is not None:
+                self.told.emit(title, Told(job.result))
+            self.changed.emit()
+
+        job = Job(title, lambda _task: what(session.folder))
+        self._workers.reader(None).submit(job, ended)
 
     def stop(self, saved: SavedSession) -> None:
         """Shut the machine of another program, or of one that has crashed, down."""

@@ -22,6 +22,7 @@ from vdbackup.gui.machines.sessions import Sessions
 from vdbackup.recovery.sessions.elsewhere import NAMES, Program
 from vdbackup.recovery.sessions.saved import SavedSession, SessionState
 from vdbackup.recovery.sessions.session import Session
+from vdbackup.repository.kept_logs import Protection
 from vdbackup.text import printable
 from vdbackup.translation import tr
 
@@ -194,22 +195,36 @@ def _state(machine: SessionThread) -> tuple[str, str, str]:
     began = tr(
         "started {began}", began=words.when(machine.began.isoformat())
     )  # two of one point look alike else
-    return _running(machine.session, began)
+    return _running(machine, machine.session, began)
 
 
-def _running(session: Session, began: str) -> tuple[str, str, str]:
+def _running(machine: SessionThread, session: Session, began: str) -> tuple[str, str, str]:
     """The same of a machine that runs: what is the matter with it first."""
     if session.unheld:
         return tr("running, unseen by others, {began}", began=began), "warning", session.unheld
-    if session.protection and not session.keeps_writes:
+    if (kept := machine.protection) is not None:
+        return _state_of_writes(kept, began)
+    if session.protection:
         said = tr("running, its writes kept no more, {began}", began=began)
         return said, "warning", session.protection
     if session.notice:
         said = tr("running, slowly (without KVM), {began}", began=began)
         return said, "warning", session.notice
-    if session.keeps_writes:
-        return tr("running, every write kept, {began}", began=began), "good", session.protection
     return tr("running, {began}", began=began), "good", ""
+
+
+def _state_of_writes(kept: Protection, began: str) -> tuple[str, str, str]:
+    """What to say of a machine whose writes are kept, or were."""
+    if kept.ended is None:
+        since = tr("since {since}", since=words.when(kept.since))
+        return (
+            tr("running, {began}; every write is kept, {since}", began=began, since=since),
+            ("good"),
+            "",
+        )
+    until = words.when(kept.ended)
+    said = tr("running, {began}; writes are kept until {until}", began=began, until=until)
+    return f"{said}. {kept.why}", "warning" if kept.ended_early else "muted", ""
 
 
 def _what_is_left(machine: SavedSession) -> tuple[str, str, str]:

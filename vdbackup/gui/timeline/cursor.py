@@ -10,6 +10,7 @@ from PySide6.QtGui import QColor, QFontMetricsF, QPainter, QPen
 from vdbackup.gui import words
 from vdbackup.gui.theme import Theme
 from vdbackup.repository.model import RecoveryPoint
+from vdbackup.repository.written import WrittenPoint
 
 HANDLE_HEIGHT = 22  # pixels
 
@@ -19,7 +20,7 @@ class Cursor:
     """Where the cursor is, in pixels.
 
     Attributes:
-        at: the point that it stands on.
+        at: the point, or the moment, that it stands on.
         top, bottom, left, right: the space that it may use.
         ring: radius of the ring around the point.
         label: what its handle says.
@@ -39,7 +40,10 @@ class Cursor:
 
 
 def label(point: RecoveryPoint) -> str:
-    """What the handle says: "#27  today 15:44"."""
+    """What the handle says: "#27  today 15:44", "#27@w1200  15:44:07, consistent"."""
+    if isinstance(point, WrittenPoint):
+        name = f"\u2066{words.point_name(point)}\u2069"  # one word, from right to left, too
+        return f"{name}  {words.clock_of(point)}, {words.state_of(point)}"
     return f"#{point.sequence}  {words.when(point.created)}"
 
 

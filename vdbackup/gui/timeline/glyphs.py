@@ -29,6 +29,7 @@ class Badge(enum.Enum):
     PROVEN = tr("proven")
     DAMAGED = tr("damaged")
     NOT_BOOTED = tr("does not boot")
+    ENDED_EARLY = tr("ended early")
 
 
 class Glyphs:
@@ -105,6 +106,7 @@ class Glyphs:
             Badge.PROVEN: theme.good,
             Badge.DAMAGED: theme.bad,
             Badge.NOT_BOOTED: theme.warning,
+            Badge.ENDED_EARLY: theme.warning,
         }[badge]
         painter.setBrush(QColor(colour))
         painter.setPen(QPen(QColor(theme.base), 1))
@@ -116,7 +118,7 @@ class Glyphs:
             for above in (-1.6, 1.4):
                 tick = _polygon((-2.2, above), (-0.6, above + 1.6), (2.3, above - 1.7))
                 painter.drawPolyline(tick)
-        elif badge in (Badge.DAMAGED, Badge.NOT_BOOTED):
+        elif badge in (Badge.DAMAGED, Badge.NOT_BOOTED, Badge.ENDED_EARLY):
             painter.drawLine(QPointF(0, -3), QPointF(0, 0.6))
             painter.drawPoint(QPointF(0, 2.8))
         else:

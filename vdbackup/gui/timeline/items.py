@@ -18,6 +18,7 @@ from PySide6.QtCore import QLineF, QPointF, QRectF, Qt
 from PySide6.QtGui import QColor, QPainter, QPen
 
 from vdbackup.gui import words
+from vdbackup.gui.timeline.bands import Band
 from vdbackup.gui.timeline.glyphs import Badge, Glyphs, place
 from vdbackup.gui.timeline.layout import Layout
 from vdbackup.repository.model import RecoveryPoint
@@ -25,6 +26,7 @@ from vdbackup.repository.model import RecoveryPoint
 BLOCK = 65536  # bytes; the smallest change there is
 COLUMN = 2.0  # pixels that count as one place
 SMALLEST, LARGEST = 2.2, 11.0  # radius of a point, pixels
+CLOSE = 1.6  # steps of x in sight below which the time within a log is told
 FAINT = 0.3  # opacity of what would go
 ROOM_FOR_BADGES, ROOM_FOR_NAMES, ROOM_FOR_OVERLAYS = 20, 30, 30  # pixels from point to point
 
@@ -39,6 +41,7 @@ class Facts:
         sessions: ids of points from which a virtual machine runs.
         pinned: ids of points that stay whatever the policy says.
         going: ids of points that would go by a policy that is being tried.
+        bands: logs of writes behind them.
     """
 
     points: Sequence[RecoveryPoint]
@@ -46,6 +49,13 @@ class Facts:
     sessions: frozenset[str] = frozenset()
     pinned: frozenset[str] = frozenset()
     going: frozenset[str] = frozenset()
+    bands: tuple[Band, ...] = ()
+
+    @property
+    def end(self) -> float:
+        """The x at which there is no more."""
+        last = float(self.layout.x[-1]) if len(self.layout) else 0.0
+        return max([last, *(each.right for each in self.bands)])
 
 
 def scaled(amount: NDArray[np.floating]) -> NDArray[np.floating]:
@@ -270,12 +280,13 @@ class TimeAxis(pg.AxisItem):
     def __init__(self) -> None:
         super().__init__("bottom")
         self._layout: Layout | None = None
+        self._bands: tuple[Band, ...] = ()
         self.setStyle(tickLength=5, tickTextOffset=4, autoExpandTextSpace=False)
         self.setHeight(44)
 
-    def show_layout(self, layout: Layout) -> None:
-        """Label these points from now on."""
-        self._layout = layout
+    def show_facts(self, facts: Facts) -> None:
+        """Label these from now on."""
+        self._layout, self._bands = facts.layout, facts.bands
         self.picture = None
         self.update()
 
@@ -288,6 +299,9 @@ class TimeAxis(pg.AxisItem):
         """Every so many points one, so that labels do not touch, the same ones while panning."""
         if self._layout is None or not len(self._layout) or size <= 0:
             return []
+        if maxVal - minVal < CLOSE and (inside := self._band_at((minVal + maxVal) / 2)):
+            return [_evenly(max(minVal, inside.left), min(maxVal, inside.right), maxVal - minVal,
+                            size / self.LABEL_WIDTH)]  # fmt: skip
         x = self._layout.x
         stride = 1
         while stride * size / (maxVal - minVal) < self.LABEL_WIDTH:
@@ -295,14 +309,22 @@ class TimeAxis(pg.AxisItem):
         ticks = x[::stride]
         return [(float(stride), ticks[(ticks >= minVal) & (ticks <= maxVal)].tolist())]
 
+    def _band_at(self, x: float) -> Band | None:
+        return next((each for each in self._bands if each.left <= x <= each.right), None)
+
+    def _time_at(self, x: float) -> datetime:
+        layout, band = self._layout, self._band_at(x)
+        if band is not None:
+            return band.time_at(x)
+        if layout is None:
+            return datetime.now(UTC).astimezone()
+        return datetime.fromtimestamp(layout.time[layout.nearest(x)], UTC).astimezone()
+
     def tickStrings(self, values: Sequence[float], scale: float, spacing: float) -> list[str]:
         """The time of day, with its date wherever a new day begins."""
         if self._layout is None:
             return []
-        moments = [
-            datetime.fromtimestamp(self._layout.time[self._layout.nearest(x)], UTC).astimezone()
-            for x in values
-        ]
+        moments = [self._time_at(x) for x in values]
         minutes = [moment.replace(second=0, microsecond=0) for moment in moments]
         seconds = len(set(minutes)) < len(minutes)
         years = bool(moments) and moments[0].year != datetime.now(UTC).year
@@ -315,3 +337,9 @@ class TimeAxis(pg.AxisItem):
                 label += f"\n{told}" if years else f"\n{words.weekday(moment)} {told}"
             labels.append(label)
         return labels
+
+
+def _evenly(low: float, high: float, width: float, most: float) -> tuple[float, list[float]]:
+    """Places between two x, so many in a `width` at most, the same ones while panning."""
+    step = 2.0 ** np.ceil(np.log2(width / max(most, 1.0)))
+    return float(step), (np.arange(np.ceil(low / step), high / step) * step).tolist()

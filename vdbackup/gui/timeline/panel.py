@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from PySide6.QtCore import QPoint, QPointF, QSize, Qt, Signal
@@ -24,7 +24,11 @@ from vdbackup.gui.catalogue import Entry
 from vdbackup.gui.theme import Theme
 from vdbackup.gui.timeline.glyphs import Badge, Glyphs, place
 from vdbackup.gui.timeline.layout import KINDS
+from vdbackup.gui.timeline.moment_bar import MomentBar
 from vdbackup.gui.timeline.points_table import PointsTable
+from vdbackup.operations.written_logs import ReadLog
+from vdbackup.repository.kept_logs import UnreadLog
+from vdbackup.repository.written import WrittenPoint, point_of
 from vdbackup.translation import grouped, marked, tr
 
 if TYPE_CHECKING:
@@ -59,7 +63,7 @@ class TimelinePanel(QFrame):
         animated: whether a merge is seen happening.
 
     Signals:
-        point_selected(str): id of the chosen point, "" for none.
+        point_selected(str): id of the chosen point, or of the moment behind it, "" for none.
         point_activated(str): the user wants to boot it.
         backup_wanted(): from the page of a source without points.
         menu_wanted(QPoint): what can be done to the chosen point is asked for.
@@ -91,6 +95,9 @@ class TimelinePanel(QFrame):
         self._scroll = QScrollBar(Qt.Orientation.Horizontal)
         self._scroll.setAccessibleName(tr("Part of the timeline that is shown"))
         self._legend = Legend(theme)
+        self.moments = MomentBar()
+        self._logs: tuple[ReadLog, ...] = ()
+        self._unread: tuple[UnreadLog, ...] = ()
         self._message = parts.label("", "heading")
         self._advice = parts.label("", "muted")
         self._first = parts.button(tr("Back up now"), "firstBackupButton", "primary")
@@ -103,10 +110,12 @@ class TimelinePanel(QFrame):
         column.setSpacing(8)
         column.addLayout(self._header())
         column.addWidget(self._pages, 1)
+        column.addWidget(self.moments)
         self.table.point_selected.connect(self._on_table_selected)
         self.table.point_activated.connect(self.point_activated)
         self.table.menu_wanted.connect(self.menu_wanted)
         self.table.picked.connect(self._on_table_picked)
+        self.moments.wanted.connect(self._on_moment_wanted)
         self._scroll.valueChanged.connect(self._on_scrolled)
         self._first.clicked.connect(self.backup_wanted)
         self.show_entry(None)
@@ -130,13 +139,26 @@ class TimelinePanel(QFrame):
 
     @property
     def selected(self) -> str:
-        """The id of the chosen point, "" for none."""
+        """The id of the chosen point, or of the moment behind it, "" for none."""
         return self._timeline.selected if self._timeline else ""
 
     @property
     def chosen(self) -> tuple[str, ...]:
         """The ids of all points that are picked, by sequence; of the chosen one where none are."""
         return self._timeline.chosen if self._timeline else ()
+
+    @property
+    def moment(self) -> WrittenPoint | None:
+        """The chosen moment, None where a point is chosen."""
+        chosen = self._timeline.state if self._timeline else None
+        return chosen if isinstance(chosen, WrittenPoint) else None
+
+    def set_logs(self, logs: Sequence[ReadLog], unread: Sequence[UnreadLog] = ()) -> None:
+        """Show these logs behind their points; of `unread` ones nobody knows whose they are."""
+        self._logs, self._unread = tuple(logs), tuple(unread)
+        if self._timeline:
+            self._timeline.set_logs(self._logs)
+            self._show_moments()
 
     def set_sessions(self, point_ids: frozenset[str]) -> None:
         """Mark the points from which a virtual machine runs."""
@@ -284,8 +306,21 @@ class TimelinePanel(QFrame):
         self.picked.emit()
 
     def _on_timeline_selected(self, point_id: str) -> None:
-        self.table.select(point_id)
+        self.table.select(point_of(point_id))
+        self._show_moments()
         self.point_selected.emit(point_id)
+
+    def _show_moments(self) -> None:
+        timeline = self.timeline
+        behind = [each for each in timeline.facts.bands if each.index == timeline.place]
+        self.moments.show_moments(behind, timeline.spot)
+        if not behind and self._entry and self._entry.backup_set:
+            self.moments.show_near(self._entry.backup_set.settings.near)
+            if self._unread:
+                self.moments.show_unread(self._unread)
+
+    def _on_moment_wanted(self, session: str, write: int) -> None:
+        self.timeline.select_moment(session, write)
 
     def _on_range_clicked(self, number: int) -> None:
         self.timeline.show_since(list(RANGES.values())[number])
@@ -326,7 +361,8 @@ class Legend(QWidget):
         about = tr(
             "Square: full. Circle: incremental. Diamond: differential. Hollow: made of what a "
             "VM wrote. Small ring: overlay. Badges: verified, boot-tested, proven (both), "
-            "damaged, does not boot. Above a point: pinned, running VM."
+            "damaged, does not boot. Above a point: pinned, running VM. A band behind a point: "
+            "every write of its VM is kept, with a tick for each consistent moment."
         )
         self.setAccessibleDescription(about)
         self.setToolTip(parts.hint(about))

@@ -11,7 +11,12 @@ from collections.abc import Sequence
 from typing import Any, Protocol
 
 from PySide6.QtCore import QObject, QPoint, QRect
-from PySide6.QtGui import QAccessible, QAccessibleEvent, QAccessibleInterface
+from PySide6.QtGui import (
+    QAccessible,
+    QAccessibleAnnouncementEvent,
+    QAccessibleEvent,
+    QAccessibleInterface,
+)
 from PySide6.QtWidgets import QAccessibleWidget, QWidget
 
 _kept: list[QAccessibleInterface] = []
@@ -27,7 +32,7 @@ class Speaking(Protocol):
 
     @property
     def index(self) -> int:
-        """Of the point under the cursor; -1 for none."""
+        """Of the point under the cursor; -1 for none, behind the last for a moment."""
 
     def hint(self, index: int) -> str:
         """What a point is, in lines."""
@@ -49,8 +54,9 @@ class SpokenTimeline(QAccessibleWidget):
         _kept.append(self)
 
     def childCount(self) -> int:
-        """As many as points."""
-        return len(self.timeline.points)
+        """As many as points, and the moment that the cursor is on."""
+        points = len(self.timeline.points)
+        return points + 1 if self.timeline.index == points > 0 else points
 
     def child(self, index: int) -> Any:
         """The point's item."""
@@ -75,7 +81,7 @@ class SpokenTimeline(QAccessibleWidget):
 
 
 class SpokenPoint(QAccessibleInterface):
-    """A recovery point in the list."""
+    """A recovery point in the list, or behind the last of them the moment under the cursor."""
 
     def __init__(self, above: SpokenTimeline, index: int) -> None:
         super().__init__()
@@ -140,12 +146,17 @@ class SpokenPoint(QAccessibleInterface):
         return self._above.state() if here else QAccessible.State()
 
 
-def announce(widget: QWidget, index: int) -> None:
-    """Let a screen reader say the point that the cursor is on now."""
+def announce(widget: QWidget, index: int, moment: str = "") -> None:
+    """Let a screen reader say the point, or the moment, that the cursor is on now.
+
+    From one moment to the next the item is the same, so that what it is has to be said.
+    """
     if index >= 0 and QAccessible.isActive():
         event = QAccessibleEvent(widget, QAccessible.Event.Focus)
         event.setChild(index)
         QAccessible.updateAccessibility(event)
+        if moment:
+            QAccessible.updateAccessibility(QAccessibleAnnouncementEvent(widget, moment))
 
 
 @functools.cache

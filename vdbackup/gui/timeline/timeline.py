@@ -28,21 +28,26 @@ from PySide6.QtGui import (
 )
 from PySide6.QtWidgets import QToolTip, QWidget
 
-from vdbackup.gui import words
+from vdbackup.gui import words, written_words
 from vdbackup.gui.theme import Theme
-from vdbackup.gui.timeline import cursor, picking, spoken
+from vdbackup.gui.timeline import cursor, picking, spoken, steps
+from vdbackup.gui.timeline.bands import Band, Spot, lay_out
 from vdbackup.gui.timeline.glyphs import place
 from vdbackup.gui.timeline.items import radius
 from vdbackup.gui.timeline.layout import arrange
 from vdbackup.gui.timeline.picking import Picks
 from vdbackup.gui.timeline.view import TimelineView
+from vdbackup.operations.written_logs import ReadLog
 from vdbackup.repository.model import RecoveryPoint
+from vdbackup.repository.written import WrittenPoint
 from vdbackup.translation import tr
 
 MERGE_MILLISECONDS = 380
 AROUND = 6.0  # pixels between a point and the halo of what is picked
 DRAGGED = 6.0  # pixels that a click may move
 _CTRL, _SHIFT = Qt.KeyboardModifier.ControlModifier, Qt.KeyboardModifier.ShiftModifier
+SNAP = 3.0  # pixels from which a consistent moment is meant, and not the write under the pointer
+OF_A_MOMENT = 7.0  # pixels, the radius of the ring around it
 
 
 class Timeline(TimelineView):
@@ -51,13 +56,15 @@ class Timeline(TimelineView):
     Left button: move the cursor; with Ctrl, pick one more; with Shift, pick a range, or pan where
     it is dragged. Wheel: zoom; with Shift, or middle button: pan. Arrow keys: the next point,
     or the next lane; Home, End; with Shift they pick, with Ctrl they leave what is picked, and
-    Ctrl+Space picks; + and - zoom; Return boots.
+    Ctrl+Space picks; + and - zoom; Return boots. In a log of writes: Alt and arrow keys: the
+    neighbouring consistent moment, or the next log; with Shift, too: the neighbouring write
+    (`steps.py`).
 
     Attributes:
         animated: whether a merge is seen happening.
 
     Signals:
-        point_selected(str): the cursor went to the point with this id ("" for none).
+        point_selected(str): the cursor went to the point, or moment, with this id ("" for none).
         point_activated(str): the user double-clicked it, or pressed Return.
         menu_wanted(QPoint): what can be done to it is asked for, at a place of the screen.
         picked(): other points are picked.
@@ -71,6 +78,8 @@ class Timeline(TimelineView):
     def __init__(self, theme: Theme, parent: QWidget | None = None) -> None:
         self._index = -1
         self._picks = Picks()
+        self._spot: Spot | None = None
+        self._logs: tuple[ReadLog, ...] = ()
         self._ghosts: list[tuple[QPointF, int, int]] = []
         super().__init__(theme, parent)
         self.setObjectName("timeline")
@@ -98,12 +107,35 @@ class Timeline(TimelineView):
 
     @property
     def index(self) -> int:
-        """Of the point under the cursor; -1 for none."""
+        """Of the point under the cursor; -1 for none, behind the last for a moment."""
+        return len(self.points) if self._spot else self._index
+
+    @property
+    def place(self) -> int:
+        """The index of the point under the cursor, or before it; -1 for none."""
         return self._index
 
     @property
+    def spot(self) -> Spot | None:
+        """The moment under the cursor; None where that is on a point."""
+        return self._spot
+
+    @property
+    def state(self) -> RecoveryPoint | None:
+        """The point under the cursor, or the moment behind it."""
+        if self._index < 0:
+            return None
+        return self._spot.moment if self._spot else self.points[self._index]
+
+    @property
     def selected(self) -> str:
-        """The id of the point under the cursor, "" for none."""
+        """The id of the point under the cursor, or of the moment behind it; "" for none."""
+        state = self.state
+        return state.id if state else ""
+
+    @property
+    def point_id(self) -> str:
+        """The id of the point under the cursor, or before it; "" for none."""
         return self.points[self._index].id if self._index >= 0 else ""
 
     @property
@@ -134,19 +166,22 @@ class Timeline(TimelineView):
         With `same_set` they are a later state of what is shown: the view stays where it is, and
         points that were merged slide into the one that stands for them.
         """
-        before, chosen, picked = self.facts, self.selected, self._picks.found
+        before, chosen, picked = self.facts, self.point_id, self._picks.found
         stay_picked = {self.points[index].id for index in picked} if same_set else set()
-        at_end = self._index in (-1, len(before.points) - 1)
+        at_end = self._spot is None and self._index in (-1, len(before.points) - 1)
         newer = bool(points) and (not before.points or points[-1].id != before.points[-1].id)
         self._remember_merged(points if same_set else ())
-        facts = replace(before, points=tuple(points), layout=arrange(points))
+        layout = arrange(points)
         places = {name: i for i, p in enumerate(points) for name in (*p.merged, p.id)}
         stays = same_set and chosen in places and not (at_end and newer)
         self._places = {point.id: i for i, point in enumerate(points)}
         self._picks.clear()
         self._picks.put(self._places[each] for each in stay_picked if each in self._places)
         self._index = places[chosen] if stays else len(points) - 1
-        self.show_facts(facts)
+        self._logs = self._logs if same_set else ()
+        bands = lay_out(self._logs, points, layout)
+        self._spot = self._same_spot(bands) if stays else None
+        self.show_facts(replace(before, points=tuple(points), layout=layout, bands=bands))
         if same_set and len(before.points) > 1:
             self.keep_range(before.layout)
         else:
@@ -155,6 +190,27 @@ class Timeline(TimelineView):
         self._on_picked(picked)
         if self._ghosts:
             self._merge.start()
+
+    def set_logs(self, logs: Sequence[ReadLog]) -> None:
+        """Show these logs of writes behind their points; the cursor stays where it is."""
+        before = self.facts
+        self._logs = tuple(logs)
+        bands = lay_out(self._logs, before.points, before.layout)
+        was, self._spot = self._spot, self._same_spot(bands)
+        self.show_facts(replace(before, bands=bands))
+        if self.facts.end != before.end:
+            self.keep_range(before.layout)
+        if was is not None and self._spot is None:
+            self._announce()
+
+    def _same_spot(self, bands: Sequence[Band]) -> Spot | None:
+        """The moment under the cursor where these bands have it; None where they do not."""
+        if (spot := self._spot) is None:
+            return None
+        for band in bands:
+            if band.log.session == spot.band.log.session and spot.write <= band.log.writes:
+                return None if band.log.problem else Spot(band, spot.write)
+        return None
 
     def set_sessions(self, point_ids: frozenset[str]) -> None:
         """Mark the points from which a virtual machine runs."""
@@ -170,6 +226,12 @@ class Timeline(TimelineView):
         """Mark the points that would go by a policy that is being tried."""
         if point_ids != self.facts.going:
             self.show_facts(replace(self.facts, going=point_ids))
+
+    def select_moment(self, session: str, write: int) -> None:
+        """Move the cursor to the moment after a write in a session's log, and into view."""
+        for band in self.facts.bands:
+            if band.log.session == session:
+                self._go_to_spot(Spot(band, write))
 
     def select(self, point_id: str) -> None:
         """Move the cursor to a point, and into view; what is picked stays so."""
@@ -198,20 +260,25 @@ class Timeline(TimelineView):
     def _draw_cursor(self, painter: QPainter) -> None:
         layout, index = self.facts.layout, self._index
         view, bars = self.graph_area, self.bars_area
-        place_of = self.place_of
+        place_of, spot = self.place_of, self._spot
+        at = self.pixel(spot.band.x_of(spot.write), spot.band.lane) if spot else place_of(index)
+        chosen = self.state or self.points[index]
         painter.setClipRect(QRectF(view.left(), 0, view.width(), bars.bottom()))
         cursor.draw(
             painter,
             self.glyphs.theme,
             cursor.Cursor(
-                at=place_of(index),
+                at=at,
                 top=4.0,
                 bottom=bars.bottom(),
                 left=view.left(),
                 right=view.right(),
-                ring=self.radius_of(index) + 3.5,
-                label=cursor.label(self.points[index]),
-                chain=[(place_of(a), place_of(b)) for a, b in layout.chain(index)],
+                ring=OF_A_MOMENT if spot else self.radius_of(index) + 3.5,
+                label=cursor.label(chosen),
+                chain=[
+                    *([(at, place_of(index))] if spot else ()),
+                    *((place_of(a), place_of(b)) for a, b in layout.chain(index)),
+                ],
                 focused=self.hasFocus(),
             ),
         )
@@ -246,26 +313,40 @@ class Timeline(TimelineView):
         return QSize(640, 380)
 
     def _go_to(self, index: int) -> None:
-        if not 0 <= index < len(self.points) or index == self._index:
+        if not 0 <= index < len(self.points) or (index == self._index and self._spot is None):
             return
-        self._index = index
+        self._index, self._spot = index, None
+        self._moved_to(float(self.facts.layout.x[index]))
+
+    def _go_to_spot(self, spot: Spot) -> None:
+        if spot.band.log.problem or not 0 <= spot.write <= spot.band.log.writes:
+            return
+        self._pick_by(Qt.KeyboardModifier.NoModifier, -1)
+        was = self._spot
+        if was and (was.band, was.write) == (spot.band, spot.write):
+            return
+        self._index, self._spot = spot.band.index, spot
+        self._moved_to(spot.band.x_of(spot.write))
+
+    def _moved_to(self, x: float) -> None:
         low, high = self.visible_range
-        x = float(self.facts.layout.x[index])
         if x < low or x > high:
             self.set_range(x - (high - low) / 2, x + (high - low) / 2)
         self.viewport().update()
         self._announce()
 
     def _announce(self) -> None:
-        point = self.points[self._index] if self._index >= 0 else None
+        chosen = self.state
         description = (
-            tr("Recovery point {point}", point=words.point_title(point))
-            if point
+            tr("Recovery point {point}", point=words.point_title(chosen))
+            if chosen
             else tr("No recovery points")
         )
+        if isinstance(chosen, WrittenPoint):
+            description = words.moment_title(chosen)
         self.setAccessibleDescription(description)
-        spoken.announce(self, self._index)
-        self.point_selected.emit(point.id if point else "")
+        spoken.announce(self, self.index, description if self._spot else "")
+        self.point_selected.emit(chosen.id if chosen else "")
 
     def mousePressEvent(self, event: QMouseEvent) -> None:
         """Begin to move the cursor, or to pan; pick one more."""
@@ -275,10 +356,13 @@ class Timeline(TimelineView):
             self._pan_from = (event.position().x(), *self.visible_range)
             self._reaches = left  # unless it is dragged
             self.setCursor(Qt.CursorShape.ClosedHandCursor)
-        elif left:
+        elif left and event.modifiers() & _CTRL:
             index = self.point_near(event.position())
             self._pick_by(event.modifiers(), index)
             self._go_to(index)
+        elif left:
+            self._pick_by(Qt.KeyboardModifier.NoModifier, -1)
+            self._go_to_place(event.position(), pressed=True)
         event.accept()
 
     def _pick_by(self, modifiers: Qt.KeyboardModifier, index: int) -> None:
@@ -292,6 +376,21 @@ class Timeline(TimelineView):
             self._picks.toggle(index, self._index)
         self._on_picked(before)
 
+    def _go_to_place(self, at: QPointF, *, pressed: bool) -> None:
+        """Move the cursor to the point that is drawn at a place, or to the moment there."""
+        drawn = self.point_at(at) if pressed else -1
+        band = self.band_at(at)
+        if drawn >= 0 and band is None:
+            self._go_to(drawn)
+            return
+        x = self.x_at(at.x())
+        if (band := band or steps.band_above(self.facts.bands, x, self._spot)) is None:
+            self._go_to(self.facts.layout.nearest(x))
+        elif band.log.problem:
+            self._go_to(band.index)
+        else:
+            self._go_to_spot(Spot(band, band.write_at(x, SNAP / self.room)))
+
     def mouseMoveEvent(self, event: QMouseEvent) -> None:
         """Move the cursor to the nearest point, or pan."""
         if self._pan_from:
@@ -300,7 +399,7 @@ class Timeline(TimelineView):
             moved = (event.position().x() - start) / self.room
             self.set_range(low - moved, high - moved)
         elif event.buttons() & Qt.MouseButton.LeftButton:
-            self._go_to(self.facts.layout.nearest(self.x_at(event.position().x())))
+            self._go_to_place(event.position(), pressed=False)
         event.accept()
 
     def mouseReleaseEvent(self, event: QMouseEvent) -> None:
@@ -315,9 +414,10 @@ class Timeline(TimelineView):
 
     def mouseDoubleClickEvent(self, event: QMouseEvent) -> None:
         """Boot the point that is meant; beside all of them nothing is."""
-        index = self.point_at(event.position())
-        if event.button() == Qt.MouseButton.LeftButton and index >= 0:
-            self._go_to(index)
+        at = event.position()
+        meant = self.point_at(at) >= 0 or self.band_at(at) is not None
+        if event.button() == Qt.MouseButton.LeftButton and meant:
+            self._go_to_place(at, pressed=True)
             self.point_activated.emit(self.selected)
         event.accept()
 
@@ -328,13 +428,16 @@ class Timeline(TimelineView):
         """
         at = event.globalPos()
         by_mouse = event.reason() == QContextMenuEvent.Reason.Mouse
-        index = self.point_under(at) if by_mouse else self._index
-        if index < 0:
+        inside = QPointF(self.viewport().mapFromGlobal(at))
+        if by_mouse and self.point_at(inside) < 0 and self.band_at(inside) is None:
             return
+        index = self.point_at(inside) if by_mouse else self._index
         if index not in self._picks.found:
             self._pick_by(Qt.KeyboardModifier.NoModifier, index)
-        self._go_to(index)
-        self.menu_wanted.emit(at if by_mouse else self.area_of(index).center())
+        if by_mouse:
+            self._go_to_place(inside, pressed=True)
+        if self.index >= 0:
+            self.menu_wanted.emit(at if by_mouse else self.area_of(self.index).center())
 
     def wheelEvent(self, event: QWheelEvent) -> None:
         """Zoom around the pointer; with Shift or a sideways wheel, pan."""
@@ -351,7 +454,9 @@ class Timeline(TimelineView):
         """Move the cursor, pick, zoom, boot."""
         last, held, key = len(self.points) - 1, event.modifiers(), Qt.Key(event.key())
         before = self._picks.found
-        if (there := self._led_to(key)) is not None:
+        if held & Qt.KeyboardModifier.AltModifier:
+            self._step_in_log(event)
+        elif (there := self._led_to(key)) is not None:
             if held & _CTRL and not held & _SHIFT and there >= 0:
                 self._picks.hold(self._index)
             elif there >= 0:
@@ -365,7 +470,7 @@ class Timeline(TimelineView):
             self._picks.clear()
         elif key in (Qt.Key.Key_Plus, Qt.Key.Key_Equal, Qt.Key.Key_Minus) and last >= 0:
             factor = 1.25 if key == Qt.Key.Key_Minus else 0.8
-            self.zoom(factor, float(self.facts.layout.x[self._index]))
+            self.zoom(factor, self._x)
         elif key in (Qt.Key.Key_Return, Qt.Key.Key_Enter) and self._index >= 0:
             self.point_activated.emit(self.selected)
         else:
@@ -377,6 +482,8 @@ class Timeline(TimelineView):
         last = len(self.points) - 1
         step = {Qt.Key.Key_Left: -1, Qt.Key.Key_Right: 1, Qt.Key.Key_PageUp: -10}
         step[Qt.Key.Key_PageDown] = 10
+        if key == Qt.Key.Key_Left and self._spot is not None:
+            return self._index  # to the point before the moment
         if key in step:
             return min(max(self._index + step[key], 0), last)
         if key in (Qt.Key.Key_Home, Qt.Key.Key_End):
@@ -384,6 +491,24 @@ class Timeline(TimelineView):
         if key in (Qt.Key.Key_Up, Qt.Key.Key_Down):
             return self._in_lane_beside(-1 if key == Qt.Key.Key_Up else 1)
         return None
+
+    @property
+    def _x(self) -> float:
+        """Where the cursor stands."""
+        spot = self._spot
+        return spot.band.x_of(spot.write) if spot else float(self.facts.layout.x[self._index])
+
+    def _step_in_log(self, event: QKeyEvent) -> None:
+        """Move the cursor by a moment, or a write, of the log that it is in or that begins here."""
+        behind = [each for each in self.facts.bands if each.index == self._index]
+        by_write = bool(event.modifiers() & Qt.KeyboardModifier.ShiftModifier)
+        wanted = steps.step(Qt.Key(event.key()), behind, self._spot, by_write=by_write)
+        if wanted is None:
+            event.ignore()
+        elif wanted == steps.TO_POINT:
+            self._go_to(self._index)
+        else:
+            self._go_to_spot(wanted)
 
     def _in_lane_beside(self, step: int) -> int:
         """The closest point in the lane `step` below; -1 for none."""
@@ -398,14 +523,25 @@ class Timeline(TimelineView):
     def viewportEvent(self, event: QEvent) -> bool:
         """Say what a point is when the pointer rests on it."""
         if isinstance(event, QHelpEvent) and len(self.points):
-            at = QPointF(event.pos())
-            index = self.point_at(at)
-            QToolTip.showText(event.globalPos(), self.hint(index) if index >= 0 else "", self)
+            text = self._text_at(QPointF(event.pos()))
+            QToolTip.showText(event.globalPos(), text, self)
             return True
         return bool(super().viewportEvent(event))
 
+    def _text_at(self, at: QPointF) -> str:
+        """What there is at a place, in lines."""
+        if (band := self.band_at(at)) is None:
+            index = self.point_at(at)
+            return self.hint(index) if index >= 0 else ""
+        if band.log.problem:
+            return written_words.summary(band.log)
+        write = band.write_at(self.x_at(at.x()), SNAP / self.room)
+        return written_words.hint(band.log, Spot(band, write).moment)
+
     def hint(self, index: int) -> str:
-        """What a point is, in lines."""
+        """What a point is, in lines; behind the last, what the moment under the cursor is."""
+        if (spot := self._spot) is not None and index == len(self.points):
+            return written_words.hint(spot.band.log, spot.moment)
         point = self.points[index]
         lines = [
             words.point_title(point),
@@ -425,11 +561,16 @@ class Timeline(TimelineView):
             lines.append(tr("picked"))
         if point.id in self.facts.going:
             lines.append(tr("would go with the next backup"))
+        own = (each.log for each in self.facts.bands if each.index == index)
+        lines += [written_words.summary(log) for log in own]
         return "\n".join(lines)
 
     def area_of(self, index: int) -> QRect:
-        """Where a point is on the screen; empty where it is out of sight."""
-        at, reach = self.place_of(index), self.radius_of(index)
+        """Where a point, or the moment, is on the screen; empty where it is out of sight."""
+        if (spot := self._spot) is not None and index == len(self.points):
+            at, reach = self.pixel(self._x, spot.band.lane), OF_A_MOMENT
+        else:
+            at, reach = self.place_of(index), self.radius_of(index)
         area = QRectF(at.x() - reach, at.y() - reach, 2 * reach, 2 * reach).toAlignedRect()
         area &= self.viewport().rect()
         return QRect(self.viewport().mapToGlobal(area.topLeft()), area.size())

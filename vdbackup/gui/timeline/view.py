@@ -14,6 +14,9 @@ from PySide6.QtWidgets import QFrame, QGraphicsView, QWidget
 
 from vdbackup.gui import words
 from vdbackup.gui.theme import Theme
+from vdbackup.gui.timeline import bands_item
+from vdbackup.gui.timeline.bands import Band, narrowest
+from vdbackup.gui.timeline.bands_item import BandMarksItem, BandsItem
 from vdbackup.gui.timeline.glyphs import Glyphs
 from vdbackup.gui.timeline.items import BarsItem, ChainItem, Facts, TimeAxis, radius
 from vdbackup.gui.timeline.layout import Layout, arrange
@@ -66,6 +69,9 @@ class TimelineView(pg.GraphicsView):
         grid.layout.setRowStretchFactor(0, 1)
         self._chain = ChainItem(self.facts, self.glyphs)
         self._bars = BarsItem(self.facts, self.glyphs)
+        self._written = (BandsItem(self.glyphs), BandMarksItem(self.glyphs))
+        for each in self._written:
+            self._view.addItem(each, ignoreBounds=True)
         self._view.addItem(self._chain, ignoreBounds=True)
         self._bars_view.addItem(self._bars, ignoreBounds=True)
         self._bars_view.setYRange(0, 1.4, padding=0)
@@ -88,7 +94,9 @@ class TimelineView(pg.GraphicsView):
         self.facts = facts
         self._chain.show_facts(facts, self.glyphs)
         self._bars.show_facts(facts, self.glyphs)
-        self._axis.show_layout(facts.layout)
+        for each in self._written:
+            each.show_bands(facts.bands, facts.layout.lanes, self.glyphs)
+        self._axis.show_facts(facts)
         self._fit_lanes()
         self._invalidate()
 
@@ -108,9 +116,7 @@ class TimelineView(pg.GraphicsView):
     @property
     def whole_range(self) -> tuple[float, float]:
         """X at which panning ends, left and right."""
-        layout = self.facts.layout
-        last = float(layout.x[-1]) if len(layout) else 0.0
-        last = max(last, FEWEST_STEPS)
+        last = max(self.facts.end, FEWEST_STEPS)
         margin = self._margin(last)
         return -margin, last + margin
 
@@ -123,7 +129,7 @@ class TimelineView(pg.GraphicsView):
         """Show this range of x, as far as there is anything."""
         self._shows_all = False
         least, most = self.whole_range
-        width = min(max(high - low, 2.0), most - least)
+        width = min(max(high - low, narrowest(self.facts.bands)), most - least)
         low = min(max(low, least), most - width)
         self._view.setXRange(low, low + width, padding=0)
 
@@ -133,7 +139,7 @@ class TimelineView(pg.GraphicsView):
         if not len(layout):
             return
         first = 0 if seconds is None else layout.since(seconds)
-        low, high = float(layout.x[first]), float(layout.x[-1])
+        low, high = float(layout.x[first]), self.facts.end
         if high - low < FEWEST_STEPS:
             low = max(0.0, high - FEWEST_STEPS)
             high = low + FEWEST_STEPS
@@ -172,11 +178,25 @@ class TimelineView(pg.GraphicsView):
     def place_of(self, index: int) -> QPointF:
         """Where the point with this index is drawn, in the viewport's pixels."""
         layout = self.facts.layout
+        return self.pixel(float(layout.x[index]), int(layout.lane[index]))
+
+    def pixel(self, at: float, lane: int) -> QPointF:
+        """Where the x `at` in a lane is, in the viewport's pixels."""
         view = self._view.sceneBoundingRect()
         (left, right), (top, bottom) = self._view.viewRange()
-        x = view.left() + (layout.x[index] - left) / (right - left) * view.width()
-        y = view.top() + (layout.lane[index] - top) / (bottom - top) * view.height()
+        x = view.left() + (at - left) / (right - left) * view.width()
+        y = view.top() + (lane - top) / (bottom - top) * view.height()
         return QPointF(float(x), float(y))
+
+    def area_of_band(self, band: Band) -> QRectF:
+        """Where a band is drawn, in the viewport's pixels."""
+        left, right = self.pixel(band.left, band.lane), self.pixel(band.right, band.lane)
+        return bands_item.area(band, left.x(), right.x(), left.y())
+
+    def band_at(self, at: QPointF) -> Band | None:
+        """The band that is drawn at a place, None for none."""
+        found = (each for each in self.facts.bands if self.area_of_band(each).contains(at))
+        return next(found, None)
 
     def radius_of(self, index: int) -> float:
         """How large a point is drawn, in pixels."""

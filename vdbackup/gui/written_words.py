@@ -1,0 +1,63 @@
+"""Logs of writes, and moments in them, in words."""
+
+from __future__ import annotations
+
+from vdbackup.gui import words
+from vdbackup.operations.written_logs import ReadLog
+from vdbackup.repository.near_continuous import NearContinuous
+from vdbackup.repository.written import WrittenPoint
+from vdbackup.text import printable
+from vdbackup.translation import grouped, tr, trn
+
+
+def summary(log: ReadLog) -> str:
+    """What a log holds, since when, and whether it goes on; or why it cannot be read."""
+    if log.problem is not None:
+        return tr("The writes of {title} cannot be read: {problem}", title=_title(log),
+                  problem=printable(log.problem.title))  # fmt: skip
+    kept = log.kept.protection
+    count = trn("{count} write", "{count} writes", log.writes)
+    since = words.when_exactly(kept.since)
+    if kept.ended is None:
+        said = tr("Every write since {since} is kept: {count} until now.", since=since, count=count)
+    else:
+        until = words.when_exactly(kept.ended)
+        said = tr(
+            "Every write from {since} to {until} is kept: {count}.",
+            since=since,
+            until=until,
+            count=count,
+        )
+    if log.cut_short:  # first, as the end may be cut off
+        return f"{printable(log.cut_short)} {said}"
+    return f"{said} {printable(kept.why)}".strip()
+
+
+def near_summary(near: NearContinuous) -> str:
+    """That a set has points every so many seconds, and not every write; until when, and why."""
+    said = tr(
+        "Near-continuous: a point every {every} s where something has changed (not every write), "
+        "since {since}.",
+        every=near.every,
+        since=words.when_exactly(near.since),
+    )
+    if near.ended is None:
+        return said
+    until = words.when_exactly(near.ended)
+    return tr("{said} Until {until}: {why}", said=said, until=until, why=printable(near.why))
+
+
+def hint(log: ReadLog, moment: WrittenPoint) -> str:
+    """What a moment is, in lines: its time, how many writes, consistent or not."""
+    write, writes = grouped(moment.write), grouped(log.writes)
+    return "\n".join(
+        [
+            tr("{time}, behind #{point}", time=words.clock_of(moment), point=moment.sequence),
+            tr("after {write} of {writes} writes", write=write, writes=writes),
+            words.state_of(moment),
+        ]
+    )
+
+
+def _title(log: ReadLog) -> str:
+    return printable(log.kept.protection.title)
