@@ -33,8 +33,9 @@ from vdbackup.operations.backup import BackupRequest, BackupResult
 from vdbackup.operations.machines import Machines
 from vdbackup.operations.policy import Change
 from vdbackup.operations.tracking import Tracking
-from vdbackup.repository.model import READ_ALL_EVERY, RecoveryPoint
+from vdbackup.repository.model import RecoveryPoint
 from vdbackup.repository.near_continuous import NearContinuous
+from vdbackup.repository.policy import READ_ALL_EVERY
 from vdbackup.repository.repository import Repository
 from vdbackup.sources.moment import Wanted
 from vdbackup.translation import tr
