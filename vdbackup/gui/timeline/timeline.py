@@ -7,7 +7,6 @@ from dataclasses import replace
 
 import numpy as np
 from PySide6.QtCore import (
-    QEasingCurve,
     QEvent,
     QPoint,
     QPointF,
@@ -15,7 +14,6 @@ from PySide6.QtCore import (
     QRectF,
     QSize,
     Qt,
-    QVariantAnimation,
     Signal,
 )
 from PySide6.QtGui import (
@@ -32,9 +30,8 @@ from vdbackup.gui import words, written_words
 from vdbackup.gui.theme import Theme
 from vdbackup.gui.timeline import cursor, picking, spoken, steps
 from vdbackup.gui.timeline.bands import Band, Spot, lay_out
-from vdbackup.gui.timeline.glyphs import place
-from vdbackup.gui.timeline.items import radius
 from vdbackup.gui.timeline.layout import arrange
+from vdbackup.gui.timeline.merging import Sliding
 from vdbackup.gui.timeline.picking import Picks
 from vdbackup.gui.timeline.view import TimelineView
 from vdbackup.operations.written_logs import ReadLog
@@ -42,7 +39,6 @@ from vdbackup.repository.model import RecoveryPoint
 from vdbackup.repository.written import WrittenPoint
 from vdbackup.translation import tr
 
-MERGE_MILLISECONDS = 380
 AROUND = 6.0  # pixels between a point and the halo of what is picked
 DRAGGED = 6.0  # pixels that a click may move
 _CTRL, _SHIFT = Qt.KeyboardModifier.ControlModifier, Qt.KeyboardModifier.ShiftModifier
@@ -80,7 +76,6 @@ class Timeline(TimelineView):
         self._picks = Picks()
         self._spot: Spot | None = None
         self._logs: tuple[ReadLog, ...] = ()
-        self._ghosts: list[tuple[QPointF, int, int]] = []
         super().__init__(theme, parent)
         self.setObjectName("timeline")
         self.setAccessibleName(tr("Timeline of recovery points"))
@@ -90,13 +85,7 @@ class Timeline(TimelineView):
         self._places: dict[str, int] = {}  # index by id
         self._pan_from: tuple[float, float, float] | None = None
         self._reaches = False
-        self._merge = QVariantAnimation(self)
-        self._merge.setStartValue(0.0)
-        self._merge.setEndValue(1.0)
-        self._merge.setDuration(MERGE_MILLISECONDS)
-        self._merge.setEasingCurve(QEasingCurve.Type.InOutCubic)
-        self._merge.valueChanged.connect(self.viewport().update)
-        self._merge.finished.connect(self._on_merge_shown)
+        self._sliding = Sliding(self)
 
     # what is shown
 
@@ -158,7 +147,7 @@ class Timeline(TimelineView):
     @property
     def merging(self) -> bool:
         """Whether points are on their way into another one."""
-        return bool(self._ghosts)
+        return self._sliding.under_way
 
     def set_points(self, points: Sequence[RecoveryPoint], *, same_set: bool = False) -> None:
         """Show these points (by sequence); the cursor stays, or goes to the newest.
@@ -170,7 +159,9 @@ class Timeline(TimelineView):
         stay_picked = {self.points[index].id for index in picked} if same_set else set()
         at_end = self._spot is None and self._index in (-1, len(before.points) - 1)
         newer = bool(points) and (not before.points or points[-1].id != before.points[-1].id)
-        self._remember_merged(points if same_set else ())
+        self._sliding.stop()
+        if same_set and self.animated and self.isVisible():
+            self._sliding.remember(points)
         layout = arrange(points)
         places = {name: i for i, p in enumerate(points) for name in (*p.merged, p.id)}
         stays = same_set and chosen in places and not (at_end and newer)
@@ -188,8 +179,7 @@ class Timeline(TimelineView):
             self.show_since(None)
         self._announce()
         self._on_picked(picked)
-        if self._ghosts:
-            self._merge.start()
+        self._sliding.start()
 
     def set_logs(self, logs: Sequence[ReadLog]) -> None:
         """Show these logs of writes behind their points; the cursor stays where it is."""
@@ -242,8 +232,8 @@ class Timeline(TimelineView):
 
     def draw_moving(self, painter: QPainter) -> None:
         """Draw the cursor, and points on their way into another one."""
-        if self._ghosts:
-            self._draw_ghosts(painter)
+        if self.merging:
+            self._sliding.draw(painter)
         if self._picks.found:
             self._draw_picked(painter)
         if self._index >= 0:
@@ -282,29 +272,6 @@ class Timeline(TimelineView):
                 focused=self.hasFocus(),
             ),
         )
-
-    def _draw_ghosts(self, painter: QPainter) -> None:
-        progress = float(self._merge.currentValue() or 0.0)
-        for start, kind, target in self._ghosts:
-            end = self.place_of(target)
-            at = start + (end - start) * progress
-            painter.setOpacity(1.0 - 0.6 * progress)
-            place(painter, self.glyphs.node(kind, radius(self.room, 1.0)), at.x(), at.y())
-        painter.setOpacity(1.0)
-
-    def _remember_merged(self, points: Sequence[RecoveryPoint]) -> None:
-        """Note where the points stand that are about to become one with another."""
-        self._merge.stop()
-        self._ghosts = []
-        if not self.animated or not self.isVisible():
-            return
-        places = {point.id: index for index, point in enumerate(self.points)}
-        for target, point in enumerate(points):
-            gone = [name for name in point.merged if name in places]
-            for name in [point.id, *gone] if gone else ():
-                if name in places:
-                    kind = int(self.facts.layout.kind[places[name]])
-                    self._ghosts.append((self.place_of(places[name]), kind, target))
 
     # the user
 
@@ -585,8 +552,4 @@ class Timeline(TimelineView):
 
     def focusOutEvent(self, event: QEvent) -> None:
         """Show that the keyboard is elsewhere."""
-        self.viewport().update()
-
-    def _on_merge_shown(self) -> None:
-        self._ghosts = []
         self.viewport().update()
