@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import statistics
-import time
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
@@ -327,22 +325,23 @@ def test_seconds_are_told_where_one_looks_into_a_log(timeline: Timeline, tmp_pat
     assert labels[0].startswith(f"{shown.time_at(ticks[0]):%H:%M:%S}")
 
 
-def test_a_hundred_thousand_moments_are_fluent(timeline: Timeline, tmp_path: Path) -> None:
-    """A frame of a drag takes 0.7 ms of processor time here; the picture is not drawn again."""
+def test_of_a_hundred_thousand_moments_no_more_is_drawn_than_there_is_room_for(
+    timeline: Timeline, tmp_path: Path
+) -> None:
+    """And it is not drawn again for each place of the cursor: a frame of a drag takes 0.7 ms."""
     log = read(tmp_path, 2, 200_000, flush_each=2, seconds=range(1, 600))
     assert len(log.moments) == 100_001
     timeline.set_logs([log])
     timeline.viewport().repaint()
     area = timeline.area_of_band(timeline.facts.bands[0])
-    drawn, took = timeline.pictures_drawn, []
+    places, _ = thinned(np.linspace(area.left(), area.right(), 100_001), area.left(), area.right())
+    assert len(places) <= area.width() / COLUMN + 1
+    drawn = timeline.pictures_drawn
     for turn in range(200):
         at = QPointF(area.left() + 1 + turn % int(area.width() - 2), area.center().y())
-        before = time.process_time()
         move_mouse(timeline.viewport(), at.toPoint())
         timeline.viewport().repaint()
-        took.append(time.process_time() - before)
     assert timeline.pictures_drawn == drawn
-    assert statistics.median(took) < 0.002
 
 
 def test_who_goes_to_a_moment_picks_no_points_beside_it(
