@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from PySide6.QtCore import Qt
-from PySide6.QtWidgets import QApplication, QScrollArea
+from PySide6.QtWidgets import QApplication, QPushButton, QScrollArea
 from pytestqt.qtbot import QtBot
 
 from tests.gui.points import many
@@ -16,6 +16,7 @@ from tests.gui.test_actions import MADE
 from tests.gui.user import User
 from vdbackup import translation
 from vdbackup.gui import parts, theme
+from vdbackup.gui.browse_dialog import BrowseDialog
 from vdbackup.gui.schedule_dialog import ScheduleDialog
 from vdbackup.gui.settings_dialog import SettingsDialog
 from vdbackup.gui.theme import DARK, LIGHT, Theme
@@ -78,6 +79,20 @@ def test_a_schedule_has_room_on_a_small_screen_in_german(
     room = dialog.findChild(QScrollArea)
     assert room.widget().width() <= room.viewport().width()
     assert dialog._save.visibleRegion().boundingRect().height() == dialog._save.height()
+    dialog.close()
+
+
+def test_the_files_of_a_point_have_room_on_a_small_screen_in_german(
+    with_source: User, german: None
+) -> None:
+    with_source.asks_for("actionBrowse")
+    dialog = with_source.sees(BrowseDialog, "browseDialog")
+    dialog.key_row.setVisible(True)
+    dialog.resize(780, 540)
+    QApplication.processEvents()
+    assert dialog.minimumSizeHint().width() <= 780
+    for button in dialog.findChildren(QPushButton):
+        assert button.width() >= button.sizeHint().width(), button.text()
     dialog.close()
 
 

@@ -12,6 +12,7 @@ import shiboken6
 from PySide6.QtCore import QSize, Qt, Signal
 from PySide6.QtWidgets import (
     QFileDialog,
+    QHBoxLayout,
     QMenu,
     QSplitter,
     QStackedWidget,
@@ -127,13 +128,13 @@ class BrowseDialog(parts.Dialog):
         self.extract_button.setEnabled(False)
         self.extract_button.clicked.connect(self._on_extract_clicked)
         self._make_buttons()
-        others = (
-            self.put_back_button,
-            self._open_button,
-            self._versions_button,
-            self.folder_bar.mount_button,
-        )
-        self.add_buttons(self.extract_button, tr("Close"), *others)
+        row = QHBoxLayout()
+        for each in (self.put_back_button, self._open_button, self._versions_button):
+            row.addWidget(each)
+        row.addStretch(1)
+        row.addWidget(self.folder_bar.mount_button)
+        self.column.addLayout(row)  # beside the others they are too wide for 800 pixels in German
+        self.add_buttons(self.extract_button, tr("Close"))
         self.extract_button.setDefault(False)  # Enter searches
         self._copies = TemporaryDirectory(prefix="vdbackup-", ignore_cleanup_errors=True)
         self._drag = DragOut(self._browser, self._worker, Path(self._copies.name), self)
