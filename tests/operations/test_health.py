@@ -11,10 +11,12 @@ import pytest
 
 from tests.backup.lab import Lab, noise
 from tests.backup.machines import Disks
+from tests.backup.sessions import SESSION
 from vdbackup.errors import ScheduleNotFound
 from vdbackup.operations import health
 from vdbackup.operations.health import Concern, Moment, SetHealth
 from vdbackup.operations.schedules.store import Outcome, Run, Schedule, Store
+from vdbackup.repository.kept_logs import record_path
 from vdbackup.repository.manifests import manifest_path
 from vdbackup.repository.model import BootTest, Check
 from vdbackup.repository.policy import Policy
@@ -192,6 +194,17 @@ def test_a_damaged_point_is_no_good_one(lab: Lab, look: Look) -> None:
     assert about(found) == [Concern.LATE, Concern.DAMAGED]
     assert found.last_good is not None
     assert found.last_good.sequence == 1
+
+
+def test_kept_writes_that_nobody_can_read_need_somebody(lab: Lab, look: Look) -> None:
+    points(lab, timedelta(hours=1))
+    record = record_path(lab.set.folder, SESSION)
+    record.write_text("{")
+    record.with_suffix(".log").write_bytes(bytes(512))
+    (found,) = [each for each in look().findings if each.needs_somebody]
+    assert found.about is Concern.UNREADABLE
+    assert str(record) in found.sentence
+    assert "be forgotten" in found.sentence
 
 
 def test_what_does_not_boot_any_more_is_said(lab: Lab, look: Look) -> None:

@@ -20,6 +20,7 @@ from vdbackup.operations.schedules.store import Outcome, Run, Schedule, Store, s
 from vdbackup.repository import long_chains
 from vdbackup.repository.backup_set import BackupSet
 from vdbackup.repository.files import free_space
+from vdbackup.repository.kept_logs import UnreadLog, survey
 from vdbackup.repository.machine import KnownMachines
 from vdbackup.repository.model import Check, RecoveryPoint, Rehearsal
 from vdbackup.repository.naming import PointType
@@ -182,6 +183,7 @@ def of_set(backup_set: BackupSet, store: Store, free: int | None, moment: Moment
     held = [each for each in rehearsals if each.ok]
     findings = [
         *_broken(backup_set),
+        *_logs(backup_set.folder),
         *_schedule(backup_set, store),
         *_run(last_run, last),  # before what comes of that
         *_age(backup_set, last, age, schedule, moment),
@@ -224,6 +226,20 @@ def _broken(backup_set: BackupSet) -> list[Finding]:
             Concern.UNREADABLE,
             tr("What describes these points cannot be read: {names}.", names=names),
         )
+    ]
+
+
+def _logs(set_folder: Path) -> list[Finding]:
+    """Kept writes of machines that nobody can read: until that is mended they hold their points."""
+    try:
+        unread = [each for each in survey(set_folder) if isinstance(each, UnreadLog)]
+    except OSError as error:
+        problem = from_os(error)
+        return [Finding(Concern.UNREADABLE, f"{problem.title} {problem.advice}".rstrip())]
+    return [
+        Finding(Concern.UNREADABLE, f"{each.problem} {each.advice}")
+        for each in unread
+        if not each.left
     ]
 
 
