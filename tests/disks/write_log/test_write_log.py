@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import random
+import struct
 from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
@@ -261,6 +263,21 @@ def test_notes_that_were_altered_are_not_believed(tmp_path: Path, at: int) -> No
     notes.write_bytes(text)
     assert not len(Index.read(notes).ends)
     assert WriteLog.read(path, SIZE, notes).writes == 2
+
+
+def test_notes_as_long_as_no_memory_are_read_as_far_as_they_are_notes(tmp_path: Path) -> None:
+    path = tmp_path / "log.index"
+    with closing(IndexWriter(path)) as writer:
+        writer.note(bytes(range(32)), 1, 2)
+    os.truncate(path, 4 << 40)
+    assert Index.read(path).count == 1
+    with path.open("r+b") as file:
+        file.seek(8 + 28 + 32)
+        file.write(struct.pack("<QQQ", 2, 3, 1 << 36))
+    assert Index.read(path).count == 1
+    with path.open("r+b") as file:
+        file.write(b"no notes")
+    assert Index.read(path).count == 0
 
 
 def test_notes_belong_to_no_shorter_log(tmp_path: Path) -> None:

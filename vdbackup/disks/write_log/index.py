@@ -18,7 +18,7 @@ import os
 import struct
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Self
+from typing import BinaryIO, Self
 
 import google_crc32c
 import numpy as np
@@ -29,6 +29,8 @@ from vdbackup.disks.write_log.structs import ENTRY
 MAGIC = b"vdbwidx1"
 _NOTE = struct.Struct("<QQQ")
 _SUM = struct.Struct("<I")
+_MOST = 1 << 26
+"""Entries that a note names at most: what says more, and is as long, would take all memory."""
 
 
 @dataclass(frozen=True)
@@ -40,6 +42,8 @@ class Index:
         since, until: int64[notes], the times of each note, ns since 1970.
         ends: int64[notes], how many entries this note and those before it name.
         length: bytes of the file that make sense.
+        damaged: it does not begin as one does, or is not there, or whole notes stand behind one
+            that is not: no power cut makes that of it, so that more was noted than can be read.
     """
 
     headers: bytes = b""
@@ -47,35 +51,35 @@ class Index:
     until: Int64s = field(default_factory=lambda: np.empty(0, np.int64))
     ends: Int64s = field(default_factory=lambda: np.empty(0, np.int64))
     length: int = 0
+    damaged: bool = False
 
     @classmethod
     def read(cls, path: Path) -> Self:
         """The notes as far as they are whole; none where there is no such file. Raises OSError."""
         try:
-            data = path.read_bytes()
+            with path.open("rb") as file:
+                return cls._of(file, os.fstat(file.fileno()).st_size)
         except FileNotFoundError:
-            return cls()
-        if not data.startswith(MAGIC):
-            return cls()
+            return cls(damaged=True)
+
+    @classmethod
+    def _of(cls, file: BinaryIO, size: int) -> Self:
+        if file.read(len(MAGIC)) != MAGIC:
+            return cls(damaged=True)
         at, count, newest = len(MAGIC), 0, 0
         headers: list[bytes] = []
         notes: list[tuple[int, int, int]] = []
-        while at + _NOTE.size + _SUM.size <= len(data):
-            head = data[at : at + _NOTE.size]
-            since, until, entries = _NOTE.unpack(head)
-            begin = at + _NOTE.size + _SUM.size
-            end = begin + entries * ENTRY.itemsize
-            if end > len(data) or not newest <= since <= until < 1 << 63:
+        while (note := _next(file, at, size)) is not None:
+            if not note.is_whole or note.since < newest:
                 break
-            own = data[begin:end]
-            if _SUM.unpack_from(data, begin - _SUM.size)[0] != google_crc32c.value(head + own):
-                break
-            headers.append(own)
-            count += entries
-            notes.append((since, until, count))
-            at, newest = end, until
+            headers.append(note.headers)
+            count += note.entries
+            notes.append((note.since, note.until, count))
+            at, newest = note.end, note.until
+        behind = _next(file, note.end, size) if note is not None else None
         times = np.array(notes, np.int64).reshape(-1, 3)
-        return cls(b"".join(headers), times[:, 0], times[:, 1], times[:, 2], at)
+        damaged = behind is not None and behind.is_whole
+        return cls(b"".join(headers), times[:, 0], times[:, 1], times[:, 2], at, damaged)
 
     @property
     def count(self) -> int:
@@ -89,7 +93,8 @@ class Index:
         notes = int(np.searchsorted(self.ends, count)) + (1 if count else 0)
         ends = np.minimum(self.ends[:notes], count)
         headers = self.headers[: count * ENTRY.itemsize]
-        return Index(headers, self.since[:notes], self.until[:notes], ends, self.length)
+        times = self.since[:notes], self.until[:notes]
+        return Index(headers, *times, ends, self.length, self.damaged)
 
     def times(self, entries: Int64s) -> tuple[Int64s, Int64s]:
         """After when and until when some entries came, ns since 1970; 0 and 0 where nobody knows.
@@ -103,6 +108,34 @@ class Index:
         known = note < len(self.ends)
         note = np.minimum(note, len(self.ends) - 1)
         return np.where(known, self.since[note], 0), np.where(known, self.until[note], 0)
+
+
+@dataclass(frozen=True)
+class _Note:
+    """One note, as it stands there; `headers` of the entries that it names."""
+
+    since: int
+    until: int
+    entries: int
+    headers: bytes
+    end: int
+    is_whole: bool
+
+
+def _next(file: BinaryIO, at: int, size: int) -> _Note | None:
+    """The note that begins `at` bytes in a file; None where there is no space for one."""
+    file.seek(at)
+    head = file.read(_NOTE.size + _SUM.size)
+    if len(head) < _NOTE.size + _SUM.size:
+        return None
+    since, until, entries = _NOTE.unpack_from(head)
+    end = at + len(head) + entries * ENTRY.itemsize
+    if end > size or entries > _MOST:
+        return None
+    headers = file.read(end - at - len(head))
+    total = google_crc32c.value(head[: _NOTE.size] + headers)
+    whole = _SUM.unpack_from(head, _NOTE.size)[0] == total and since <= until < 1 << 63
+    return _Note(since, until, entries, headers, end, whole)
 
 
 class IndexWriter:
