@@ -6,7 +6,9 @@ import functools
 import hashlib
 import os
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -14,9 +16,11 @@ from tests.backup.lab import Lab
 from tests.disks.write_log import logs
 from tests.disks.write_log.logs import Entry, mark
 from tests.repository.kept import BEGAN, SECOND, SESSION, expected, keep, some_writes
+from vdbackup.disks.write_log import begin
 from vdbackup.disks.write_log.index import IndexWriter
 from vdbackup.disks.write_log.log import WriteLog
-from vdbackup.errors import PlanOutdated, PointInUse, PointNotFound, VdbackupError
+from vdbackup.disks.write_log.thin import Thinning
+from vdbackup.errors import ChangedWhileRead, PlanOutdated, PointInUse, PointNotFound, VdbackupError
 from vdbackup.jobs import Task
 from vdbackup.operations import protection, thinning
 from vdbackup.repository import holds
@@ -155,18 +159,7 @@ def test_it_is_thinned_again_and_again(lab: Lab, tmp_path: Path) -> None:
 def test_what_is_cut_off_between_two_names_is_whole(
     lab: Lab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    kept = logged(lab)
-    real = os.replace
-
-    def cut(source: Path, target: Path) -> None:
-        if Path(target) == kept.index:
-            raise OSError(5, "power cut")
-        real(source, target)
-
-    with monkeypatch.context() as patched:
-        patched.setattr(os, "replace", cut)
-        with pytest.raises(OSError, match="power cut"):
-            thin(lab, tmp_path)
+    cut_between_its_names(lab, tmp_path, logged(lab), monkeypatch)
     there = offered(lab)
     assert len(there) > 3
     for write, _ in there:
@@ -231,3 +224,120 @@ def test_what_is_read_or_goes_on_or_is_damaged_stays_as_it_is(lab: Lab, tmp_path
         plan(lab, tmp_path)
     with pytest.raises((PlanOutdated, VdbackupError)):
         thinning.run(planned, tmp_path, Task())
+
+
+# --------------------------------------------------------------- cut off, and two at once
+
+
+def cut_between_its_names(
+    lab: Lab, tmp_path: Path, kept: KeptLog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A power cut when the thinned log has its name, and its notes do not."""
+    real = os.replace
+
+    def cut(source: Path, target: Path) -> None:
+        if Path(target) == kept.index:
+            raise OSError(5, "power cut")
+        real(source, target)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "replace", cut)
+        with pytest.raises(OSError, match="power cut"):
+            thin(lab, tmp_path)
+
+
+def test_what_was_cut_off_costs_nothing_when_the_next_is_cut_off_early(
+    lab: Lab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept = logged(lab)
+    cut_between_its_names(lab, tmp_path, kept, monkeypatch)
+    there = offered(lab)
+    planned = plan(lab, tmp_path, 0, 1000)
+
+    def killed(*_: object) -> None:
+        raise OSError(5, "killed")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Thinning, "write", killed)
+        with pytest.raises(OSError, match="killed"):
+            thinning.run(planned, tmp_path / "sessions", Task())
+    assert offered(lab) == there
+    for write, _ in there:
+        assert state(lab, write) == truth(lab, write)
+
+
+def test_writes_that_came_while_it_was_thinned_are_not_replaced(
+    lab: Lab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its session was opened again meanwhile: QEMU has the old file, and goes on in it."""
+    kept = logged(lab)
+    planned = plan(lab, tmp_path)
+    real = Thinning.is_kept_by
+
+    def opened_again(self: Thinning, *paths: Path) -> bool:
+        same = real(self, *paths)
+        log = WriteLog.read(kept.path, SIZE, kept.index)
+        begin.go_on(log, len(log.entries), [(0, b"n" * 512, 512)], b"opened again")
+        replace(kept, protection=replace(kept.protection, ended=None, cause="")).save()
+        return same
+
+    monkeypatch.setattr(Thinning, "is_kept_by", opened_again)
+    was = [write for write, _ in offered(lab)]
+    with pytest.raises(PlanOutdated):
+        thinning.run(planned, tmp_path / "sessions", Task())
+    assert [write for write, _ in offered(lab)] == was
+    assert kept.read().writes == WRITES + 1
+    assert not list(lab.set.folder.glob("*.partial"))
+
+
+def test_a_machine_that_boots_from_a_moment_meanwhile_keeps_it(
+    lab: Lab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    logged(lab)
+    planned = plan(lab, tmp_path)
+    _, moment = lab.repository.find_state("1@w9")
+    folder = tmp_path / "20261130-080000-abcdef"
+    folder.mkdir()
+    real = Thinning.is_kept_by
+
+    def booted(self: Thinning, *paths: Path) -> bool:
+        same = real(self, *paths)
+        holds.place(lab.set, moment, folder.name, "reads", folder)
+        return same
+
+    monkeypatch.setattr(Thinning, "is_kept_by", booted)
+    with pytest.raises(PointInUse, match="runs from a moment"):
+        thinning.run(planned, tmp_path / "sessions", Task())
+    assert state(lab, 9) == truth(lab, 9)
+
+
+def test_who_has_looked_it_up_before_reads_no_other_log_by_it(lab: Lab, tmp_path: Path) -> None:
+    kept = logged(lab)
+    log = kept.read()
+    thin(lab, tmp_path)
+    with pytest.raises(ChangedWhileRead):
+        log.disk(9)
+
+
+def test_a_log_is_not_forgotten_under_a_machine_that_begins_to_read_it(
+    lab: Lab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It puts its hold down, then looks whether the log is there; whoever deletes, the reverse."""
+    kept = logged(lab)
+    _, moment = lab.repository.find_state("1@w9")
+    folder = tmp_path / "20261130-080000-abcdef"
+    folder.mkdir()
+    real = protection.check_may_go
+    calls: list[int] = []
+
+    def looked(*arguments: Any) -> None:
+        real(*arguments)
+        if not calls:
+            holds.place(lab.set, moment, folder.name, "reads", folder)
+        calls.append(1)
+
+    monkeypatch.setattr(protection, "check_may_go", looked)
+    with pytest.raises(PointInUse, match="runs from a moment"):
+        protection.forget(lab.repository, "disk", SESSION, tmp_path / "sessions")
+    assert kept.record.exists()
+    assert state(lab, 9) == truth(lab, 9)

@@ -125,9 +125,10 @@ def forget(repository: Repository, set_name: str, session: str, sessions_folder:
     """
     backup_set = repository.set(set_name)
     kept = _log_of(backup_set, session)
-    check_may_go(backup_set, kept, sessions_folder)
-    taken = kept.stored
-    kept.remove()
+    with kept.alone():
+        check_may_go(backup_set, kept, sessions_folder)
+        taken = kept.stored
+        kept.remove(lambda: holds.check_not_read(backup_set, kept))
     return taken
 
 
@@ -308,6 +309,14 @@ def _trouble(kept: KeptLog, log: WriteLog) -> str:
     """What is lost of a log that can be read, or that it ended too early; "" where all is well."""
     if log.lost:
         return damage(kept, max(0, log.sound_writes - kept.protection.before))
+    if kept.is_written_out and log.proven < len(log.entries):
+        return tr(
+            "{path} is damaged or missing, so of {count} of {writes} writes nobody knows any more "
+            "when they came: they are found by their number alone.",
+            path=kept.index,
+            count=grouped(log.writes - log.number_after(log.proven)),
+            writes=grouped(log.writes - kept.protection.before),
+        )
     if kept.protection.ended_early:
         return tr(
             "No more writes of {title} were kept, though nobody had asked for that: {why}",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -153,13 +154,9 @@ def run(plan: ThinPlan, sessions_folder: Path, task: Task) -> int:
     doing = tr("thinning the kept writes of {title}", title=kept.protection.title)
     with repository.lock(doing, task.cancel):
         backup_set = repository.set(plan.set_name)
-        now = kept_log(backup_set.folder, kept.session)
-        check_may_go(backup_set, now, sessions_folder)
-        if now != kept or not now.read().is_as(thinning.log):
-            raise PlanOutdated(
-                tr("The kept writes of {title} are others now.", title=kept.protection.title),
-                tr("Look at what would be done now, and decide again."),
-            )
+        _check_holds(plan, thinning, sessions_folder)
+        with kept.alone():
+            kept.settle()
         check_space(backup_set.folder, thinning.length + RESERVE, tr("Thinning kept writes"))
         for each in (kept.new_log, kept.new_index):
             remove(each)
@@ -173,12 +170,41 @@ def run(plan: ThinPlan, sessions_folder: Path, task: Task) -> int:
                     ),
                     tr("All stays as it was. Have the storage checked."),
                 )
-            task.check()
-        except BaseException:
             for each in (kept.new_log, kept.new_index):
-                remove(each)
+                give_to_owner_of_folder(each)
+            task.check()
+            _put_in_place(plan, thinning, sessions_folder)
+        except BaseException:
+            _clear_away(kept)
             raise
-        for each in (kept.new_log, kept.new_index):
-            give_to_owner_of_folder(each)
-        kept.replace_by_new()
     return thinning.log.entries.end - kept.path.stat().st_size
+
+
+def _check_holds(plan: ThinPlan, thinning: Thinning, sessions_folder: Path) -> None:
+    """Raise PlanOutdated where the log is another one by now, and what `check_may_go` raises."""
+    backup_set = plan.repository.set(plan.set_name)
+    now = kept_log(backup_set.folder, plan.kept.session)
+    check_may_go(backup_set, now, sessions_folder)
+    if now != plan.kept or not now.read().is_as(thinning.log):
+        raise PlanOutdated(
+            tr("The kept writes of {title} are others now.", title=plan.kept.protection.title),
+            tr("Look at what would be done now, and decide again."),
+        )
+
+
+def _put_in_place(plan: ThinPlan, thinning: Thinning, sessions_folder: Path) -> None:
+    """Give the new log its name, unless the old one is wanted by now.
+
+    To write it may take minutes. Its session may have been opened again meanwhile: what QEMU then
+    writes to the old file would be lost with it.
+    """
+    with plan.kept.alone():
+        _check_holds(plan, thinning, sessions_folder)
+        plan.kept.replace_by_new()
+
+
+def _clear_away(kept: KeptLog) -> None:
+    """Remove what was made; not the notes of a log that has its name already."""
+    if os.path.lexists(kept.new_log):
+        for each in (kept.new_index, kept.new_log):
+            remove(each)

@@ -19,7 +19,8 @@ import enum
 import logging
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from functools import lru_cache
@@ -27,11 +28,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from vdbackup import records
-from vdbackup.durable import PARTIAL, check_regular
+from vdbackup.durable import PARTIAL, check_regular, hold_lock, open_own
 from vdbackup.errors import (
     DamagedMetadata,
     NotWritten,
     Obstructed,
+    PointInUse,
     Remedy,
     RepositoryError,
     from_os,
@@ -138,8 +140,41 @@ class LogFiles:
         found = [os.lstat(each) for each in (self.path, self.index) if os.path.lexists(each)]
         return sum(each.st_blocks * 512 for each in found)
 
-    def remove(self) -> None:
-        """Delete it; raises Obstructed where something else bears the name of a file, OSError."""
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        """Nobody goes on with it, replaces or deletes it meanwhile (disks/write_log/begin.py).
+
+        What is short alone is done so: who goes on with it does not wait. Raises PointInUse.
+        """
+        try:
+            fd = open_own(self.path, os.O_RDWR)
+        except (Obstructed, OSError):  # then nobody goes on with it
+            yield
+            return
+        try:
+            hold_lock(fd)
+        except BlockingIOError as error:
+            raise PointInUse(
+                tr(
+                    "The writes of the session {session} are just gone on with, or replaced.",
+                    session=self.session,
+                ),
+                tr("Try again when that is done."),
+            ) from error
+        try:
+            yield
+        finally:
+            os.close(fd)
+
+    def remove(self, check: Callable[[], None] = lambda: None) -> None:
+        """Delete it.
+
+        Args:
+            check: looks whether somebody needs it once it counts no more, and raises what it likes:
+                then it counts again.
+
+        Raises Obstructed where something else bears the name of a file, OSError.
+        """
         going = _in_flight(self.record)
         for each in (self.record, self.path, self.index, going):
             if os.path.isdir(each) and not os.path.islink(each):
@@ -147,9 +182,16 @@ class LogFiles:
                     tr("{path} is a folder, and none of this program's.", path=each),
                     tr("Move it away."),
                 )
-        if os.path.lexists(self.record):
+        if was := os.path.lexists(self.record):
             os.replace(self.record, going)  # what is left is nobody's from here on
             sync_folder(self.folder)
+        try:
+            check()
+        except BaseException:
+            if was:
+                os.replace(going, self.record)
+                sync_folder(self.folder)
+            raise
         for each in (self.path, self.index, _in_flight(self.path), _in_flight(self.index), going):
             remove(each)
         sync_folder(self.folder)
@@ -188,17 +230,39 @@ class KeptLog(LogFiles):
     def read(self) -> WriteLog:
         """Its entries as of now; raises RepositoryError, DiskError, OSError."""
         self.check()
-        log = _read(self.path, self.protection.disk_size, self.index, self._as_of())
-        if log.lost and os.path.lexists(self.new_index):  # cut off between two names (replace_by)
-            check_regular(self.new_index)
-            other = _read(self.path, self.protection.disk_size, self.new_index, self._as_of())
-            log = log if other.lost else other
+        log, _ = self._read()
         if log.writes < self.protection.before:
             raise DamagedMetadata(
                 tr("{path} is damaged: it holds fewer writes than it began with.", path=self.path),
                 tr("Its moments are lost; those of other machines are not."),
             )
         return log
+
+    def _read(self) -> tuple[WriteLog, Path]:
+        """Its entries, and which notes they were read by; raises as `read`."""
+        log = _read(self.path, self.protection.disk_size, self.index, self._as_of())
+        if log.lost and os.path.lexists(self.new_index):  # cut off between two names (replace_by)
+            check_regular(self.new_index)
+            other = _read(self.path, self.protection.disk_size, self.new_index, self._as_of())
+            if not other.lost:
+                return other, self.new_index
+        return log, self.index
+
+    def settle(self) -> None:
+        """Finish what was cut off between two names (`replace_by_new`).
+
+        Before that nobody may add to it, or remove what is in flight. Raises as `read`.
+        """
+        self.check()
+        if os.path.lexists(self.new_index) and self._read()[1] == self.new_index:
+            os.replace(self.new_index, self.index)
+            sync_folder(self.folder)
+
+    @property
+    def is_written_out(self) -> bool:
+        """Whether all of it, and its notes, had been written out when it ended."""
+        by_itself = (Cause.MACHINE, Cause.LIMIT, Cause.STORAGE)  # others end it from without
+        return self.protection.ended is not None and self.protection.cause in by_itself
 
     def check(self) -> None:
         """Raise Obstructed where something else bears the name of one of its files; OSError."""

@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
@@ -21,8 +23,11 @@ from tests.recovery.sessions.test_protection import (
     until,
     writer_of,
 )
+from tests.repository import kept as spoilt
 from vdbackup.disks.chain import Chain
 from vdbackup.disks.qcow2.disk import Qcow2Disk
+from vdbackup.disks.write_log.index import Index, IndexWriter
+from vdbackup.disks.write_log.thin import Thinning
 from vdbackup.errors import NotProtected
 from vdbackup.operations import protection
 from vdbackup.recovery.sessions import vm
@@ -127,6 +132,18 @@ def alter(kept: KeptLog, **fields: object) -> None:
     kept.record.write_text(json.dumps(record | fields))
 
 
+def first_note_lost(path: Path) -> None:
+    """One of its bytes is another one; those behind are whole."""
+    headers = Index.read(path).headers
+    path.unlink()
+    with closing(IndexWriter(path)) as writer:
+        for at in range(0, len(headers), 32):
+            writer.note(headers[at : at + 32], 1, 2)
+    data = bytearray(path.read_bytes())
+    data[40] ^= 1
+    path.write_bytes(data)
+
+
 def test_an_end_that_a_power_cut_left_is_cut_off_and_said(lab: Lab, folder: Path) -> None:
     saved = first_run(lab, folder)
     kept = only(lab)
@@ -209,3 +226,54 @@ def test_a_log_that_was_forgotten_and_begun_anew_is_looked_after(lab: Lab, folde
         session.keep()
     assert only(lab).protection.ended is not None
     assert kept.read().flushed.min() > 0
+
+
+def test_notes_that_are_lost_cost_no_moment_of_a_log_that_was_ended(lab: Lab, folder: Path) -> None:
+    """All of it had been written out before that was written down, whoever lost the notes."""
+    saved = first_run(lab, folder)
+    kept = only(lab)
+    count = kept.read().writes
+    before = states(lab, list(range(count + 1)))
+    alter(kept, boot="an earlier one")
+    kept.index.unlink()
+    (listed,) = protection.moments(lab.repository, None, None, None)
+    assert kept.index.name in listed.trouble
+    assert again(saved).keeps_writes
+    assert states(lab, list(range(count + 1))) == before
+    assert states(lab, [only(lab).read().writes])[0] == now(lab, saved)
+
+
+@pytest.mark.parametrize("damage", [Path.unlink, spoilt.emptied, spoilt.garbled, first_note_lost])
+def test_a_log_whose_notes_are_damaged_is_not_cut_off(
+    lab: Lab, folder: Path, damage: Callable[[Path], None]
+) -> None:
+    """What a power cut leaves of notes are those before: here somebody else was at them."""
+    saved = first_run(lab, folder)
+    kept = only(lab)
+    count = kept.read().writes
+    before = states(lab, list(range(count + 1)))
+    alter(kept, ended=None, why="", cause="", boot="an earlier one")
+    damage(kept.index)
+    session = again(saved)
+    assert not session.keeps_writes
+    assert kept.index.name in session.protection
+    assert states(lab, list(range(count + 1))) == before
+
+
+def test_a_log_goes_on_that_was_cut_off_as_it_was_thinned(lab: Lab, folder: Path) -> None:
+    """It has its name, and its notes have theirs not yet."""
+    saved = first_run(lab, folder)
+    kept = only(lab)
+    count = kept.read().writes
+    last = states(lab, [count])
+    log = kept.read()
+    thinning = Thinning.of(log, [0, count])
+    thinning.write(kept.new_log, kept.new_index)
+    os.replace(kept.new_log, kept.path)
+    assert again(saved).keeps_writes
+    assert not kept.read().lost
+    assert states(lab, [count]) == last
+    assert states(lab, [kept.read().writes])[0] == now(lab, saved)
+    (listed,) = protection.moments(lab.repository, None, None, None)
+    assert listed.moments[-1].write == kept.read().writes
+    assert not kept.new_index.exists()

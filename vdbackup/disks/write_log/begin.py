@@ -12,9 +12,9 @@ from typing import BinaryIO
 
 from vdbackup.disks.disk import VirtualDisk
 from vdbackup.disks.extents import UNALLOCATED, ZERO
-from vdbackup.disks.write_log.log import WriteLog
+from vdbackup.disks.write_log.log import WriteLog, other_log
 from vdbackup.disks.write_log.structs import HEADER, Flag, SuperBlock
-from vdbackup.durable import open_own
+from vdbackup.durable import hold_lock, open_own
 
 AT_ONCE = 1 << 20
 """Bytes that are one write at most: a multiple of every sector."""
@@ -68,10 +68,13 @@ def go_on(log: WriteLog, count: int, pieces: Iterable[Piece], mark: bytes) -> in
     Returns:
         How many writes were added.
 
-    Raises OSError; Obstructed where something else bears its name.
+    Raises OSError, BlockingIOError where it is just being replaced or deleted; Obstructed where
+    something else bears its name, ChangedWhileRead where it is another log by now.
     """
     sector_size, end = log.entries.sector_size, int(log.entries.places[count])
-    with os.fdopen(open_own(log.path, os.O_RDWR | os.O_NOFOLLOW), "r+b") as file:
+    with os.fdopen(hold_lock(open_own(log.path, os.O_RDWR)), "r+b") as file:
+        if not log.entries.stand_in(file.fileno()):
+            raise other_log(log.path)
         file.write(SuperBlock(count, sector_size).pack())
         file.truncate(end)
         file.seek(end)

@@ -72,6 +72,19 @@ class Entries:
         """bool[n]: which of them have a flag."""
         return np.asarray(self.headers["flags"] & np.uint64(flag) != 0, np.bool_)
 
+    def stand_in(self, descriptor: int) -> bool:
+        """Whether the first and the last are where they were in a log; raises OSError.
+
+        Another log may have its name by now, one that was thinned: that is shorter. No more are
+        looked at: what is damaged between them was seen as the log was read, or does no harm.
+        """
+        return all(
+            os.pread(descriptor, HEADER.size, int(self.places[each]))
+            == self.headers[each].tobytes()
+            for each in {0, len(self) - 1}
+            if len(self)
+        )
+
     def text(self, entry: int, descriptor: int) -> str:
         """What a mark says, external text; the log is open as `descriptor`."""
         length = int(self.headers["length"][entry])

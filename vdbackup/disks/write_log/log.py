@@ -21,6 +21,7 @@ from vdbackup.disks.write_log.fold import fold
 from vdbackup.disks.write_log.index import Index
 from vdbackup.disks.write_log.stations import Stations, are_ours, stations
 from vdbackup.disks.write_log.structs import ENTRY, Flag, SuperBlock
+from vdbackup.errors import ChangedWhileRead
 from vdbackup.translation import tr
 
 _NONE = -1
@@ -64,8 +65,8 @@ class WriteLog:
 
         Raises DiskFormatError where it is none, OSError.
         """
-        known = Index.read(index) if index is not None else Index()
         with closing(HostFile.open(path)) as file:
+            known = Index.read(index) if index is not None else Index()
             head = SuperBlock.unpack(file.read(0, max(SECTOR, 32)), path)
             with file.descriptor() as fd:
                 noted = known.count
@@ -228,7 +229,8 @@ class WriteLog:
     def disk(self, write: int) -> LoggedDisk:
         """What the disk had been given after a write, as a child of what it was before the first.
 
-        Raises ValueError where there are fewer, OSError.
+        Raises ValueError where there are fewer; ChangedWhileRead where another log has its name by
+        now, OSError.
         """
         place = self._place_of(write)
         if place is None:
@@ -241,7 +243,20 @@ class WriteLog:
                 )
             )
         count = int(self._writes[place - 1]) + 1 if place else 0
-        return LoggedDisk(HostFile.open(self.path), self, count)
+        with HostFile.open(self.path).closed_on_error() as file:
+            with file.descriptor() as fd:
+                is_it = self.entries.stand_in(fd)
+            if not is_it:
+                raise other_log(self.path)
+        return LoggedDisk(file, self, count)
+
+
+def other_log(path: Path) -> ChangedWhileRead:
+    """The error that a log was replaced since it was read."""
+    return ChangedWhileRead(
+        tr("{path} was written to, moved or replaced while it was read.", path=path),
+        tr("Begin again; if it happens again, find out which program does that."),
+    )
 
 
 def _agreeing(

@@ -6,7 +6,9 @@ So both are read, and where they differ the disk's bytes are written into the lo
 with a flush behind them. From there on the log is what the machine does, and all its moments stay.
 
 Behind its last note a log may hold anything, once this computer has been without power since: that
-end is cut off. Within the same run of the kernel what was written is there, noted or not.
+end is cut off. Within the same run of the kernel what was written is there, noted or not, and so is
+all of one that came to its end. Where notes are lost that no power cut takes, nothing is cut off,
+and nothing added.
 """
 
 from __future__ import annotations
@@ -106,11 +108,15 @@ def go_on(
         a disk, cannot be read or written.
     """
     record = kept.protection
+    kept.settle()
     log = kept.read()
     limit = record.limit if limit is None else limit
     _check(kept, log, limit)
     same_run = bool(record.boot) and record.boot == this_boot()
-    count = len(log.entries) if same_run else log.proven
+    all_there = same_run or kept.is_written_out
+    if not all_there and log.index.damaged:
+        raise _without_notes(kept)
+    count = len(log.entries) if all_there else log.proven
     writes = log.number_after(count)
     with ExitStack() as stack:
         was = stack.enter_context(
@@ -134,10 +140,31 @@ def go_on(
                 ),
                 tr("End it, and open it again."),
             )
-        missed = begin.go_on(log, count, _differences(was, machine, held, log), MARK)
+        try:
+            missed = begin.go_on(log, count, _differences(was, machine, held, log), MARK)
+        except BlockingIOError as error:
+            raise NotProtected(
+                tr("The kept writes of {title} are just being thinned.", title=record.title),
+                tr("End it, and open it again."),
+            ) from error
     record = replace(record, ended=None, why="", cause="", limit=limit, boot=this_boot())
     done = writes - record.before
     return GoneOn(replace(kept, protection=record), done, log.writes - writes, missed)
+
+
+def _without_notes(kept: KeptLog) -> NotProtected:
+    """Nobody can tell where the end begins that a power cut may have left: none is cut off."""
+    return NotProtected(
+        tr(
+            "{path} is damaged or missing, so nobody knows which writes of {title} had been "
+            "written out.",
+            path=kept.index,
+            title=kept.protection.title,
+        ),
+        tr("Make points of the moments that matter, then have these writes forgotten."),
+        remedy=Remedy.FORGET_WRITES,
+        about=kept.session,
+    )
 
 
 def _check(kept: KeptLog, log: WriteLog, limit: int) -> None:

@@ -20,6 +20,7 @@ from typing import Any, Protocol
 
 from vdbackup.disks.qcow2.disk import Qcow2Disk
 from vdbackup.disks.write_log.begin import begin
+from vdbackup.disks.write_log.index import IndexWriter
 from vdbackup.durable import give_to_owner_of_folder
 from vdbackup.errors import MachineFailed, NotProtected, Remedy, VdbackupError, from_os
 from vdbackup.jobs import readable_size
@@ -197,7 +198,10 @@ def _begin(
         kept.announce()
         try:
             before = begin(kept.path, size, disk if held else None)
-            give_to_owner_of_folder(kept.path)
+            with closing(IndexWriter(kept.index)) as notes:
+                notes.sync()  # where they are missing later, they were lost
+            for each in (kept.path, kept.index):
+                give_to_owner_of_folder(each)
             now = datetime.now(UTC).isoformat(timespec="milliseconds")
             kept = replace(kept, protection=replace(protection, since=now, before=before))
             _attach_log(tell, kept)
