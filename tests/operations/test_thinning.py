@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import os
-from contextlib import closing
+from contextlib import closing, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,8 +20,15 @@ from vdbackup.disks.write_log import begin
 from vdbackup.disks.write_log.index import IndexWriter
 from vdbackup.disks.write_log.log import WriteLog
 from vdbackup.disks.write_log.thin import Thinning
-from vdbackup.errors import ChangedWhileRead, PlanOutdated, PointInUse, PointNotFound, VdbackupError
-from vdbackup.jobs import Task
+from vdbackup.errors import (
+    Cancelled,
+    ChangedWhileRead,
+    PlanOutdated,
+    PointInUse,
+    PointNotFound,
+    VdbackupError,
+)
+from vdbackup.jobs import CancelToken, Progress, Task
 from vdbackup.operations import protection, thinning
 from vdbackup.repository import holds
 from vdbackup.repository.kept_logs import KeptLog, kept_log
@@ -274,8 +281,8 @@ def test_writes_that_came_while_it_was_thinned_are_not_replaced(
     planned = plan(lab, tmp_path)
     real = Thinning.is_kept_by
 
-    def opened_again(self: Thinning, *paths: Path) -> bool:
-        same = real(self, *paths)
+    def opened_again(self: Thinning, *arguments: Any) -> bool:
+        same = real(self, *arguments)
         log = WriteLog.read(kept.path, SIZE, kept.index)
         begin.go_on(log, len(log.entries), [(0, b"n" * 512, 512)], b"opened again")
         replace(kept, protection=replace(kept.protection, ended=None, cause="")).save()
@@ -300,8 +307,8 @@ def test_a_machine_that_boots_from_a_moment_meanwhile_keeps_it(
     folder.mkdir()
     real = Thinning.is_kept_by
 
-    def booted(self: Thinning, *paths: Path) -> bool:
-        same = real(self, *paths)
+    def booted(self: Thinning, *arguments: Any) -> bool:
+        same = real(self, *arguments)
         holds.place(lab.set, moment, folder.name, "reads", folder)
         return same
 
@@ -341,3 +348,31 @@ def test_a_log_is_not_forgotten_under_a_machine_that_begins_to_read_it(
         protection.forget(lab.repository, "disk", SESSION, tmp_path / "sessions")
     assert kept.record.exists()
     assert state(lab, 9) == truth(lab, 9)
+
+
+def stopped_after(last: int | None, lab: Lab, tmp_path: Path) -> list[str]:
+    """What a thinning reports that somebody stops after so many reports, or nobody."""
+    token, said = CancelToken(), list[str]()
+
+    def told(at: Progress) -> None:
+        said.append(at.phase)
+        if len(said) == last:
+            token.cancel()
+
+    with nullcontext() if last is None else pytest.raises(Cancelled):
+        thinning.run(plan(lab, tmp_path), tmp_path / "sessions", Task(told, token))
+    return said
+
+
+def test_it_can_be_stopped_at_each_of_its_steps(lab: Lab, tmp_path: Path) -> None:
+    kept = logged(lab)
+    before = {each: each.read_bytes() for each in (kept.path, kept.index)}
+    steps = stopped_after(None, lab, tmp_path)
+    assert set(steps) >= {"Thin", "Check"}
+    for path, data in before.items():
+        path.write_bytes(data)
+    for last in range(1, len(steps), 3):
+        assert stopped_after(last, lab, tmp_path) == steps[:last], "it goes on for no further step"
+        assert not kept.new_log.exists()
+        assert not kept.new_index.exists()
+    assert len(offered(lab)) == WRITES // 3 + 1

@@ -161,8 +161,8 @@ def run(plan: ThinPlan, sessions_folder: Path, task: Task) -> int:
         for each in (kept.new_log, kept.new_index):
             remove(each)
         try:
-            thinning.write(kept.new_log, kept.new_index)
-            if not thinning.is_kept_by(kept.new_log, kept.new_index):
+            thinning.write(kept.new_log, kept.new_index, task)
+            if not thinning.is_kept_by(kept.new_log, kept.new_index, task):
                 raise Damaged(
                     tr(
                         "What {title} wrote reads otherwise when it is thinned.",

@@ -20,6 +20,7 @@ from vdbackup.disks.write_log.entries import Entries
 from vdbackup.disks.write_log.index import IndexWriter
 from vdbackup.disks.write_log.log import WriteLog
 from vdbackup.disks.write_log.thin import Thinning
+from vdbackup.jobs import Task
 
 SECTORS = 64
 SIZE = SECTORS * 512
@@ -61,8 +62,8 @@ class Subject:
         stay = [0, *log.flushes[: len(log.flushes) // 2 : 7].tolist()[1:]]
         made = [folder / "new", folder / "notes"]
         thinning = Thinning.of(log, stay)
-        thinning.write(*made)
-        assert thinning.is_kept_by(*made)
+        thinning.write(made[0], made[1], Task())
+        assert thinning.is_kept_by(made[0], made[1], Task())
         for new, path in zip(made, self._paths.values(), strict=True):
             new.replace(path)
         return WriteLog.read(self._paths["log"], SIZE, self._paths["index"]).entries

@@ -29,6 +29,7 @@ from vdbackup.disks.qcow2.disk import Qcow2Disk
 from vdbackup.disks.write_log.index import Index, IndexWriter
 from vdbackup.disks.write_log.thin import Thinning
 from vdbackup.errors import NotProtected
+from vdbackup.jobs import Task
 from vdbackup.operations import protection
 from vdbackup.recovery.sessions import vm
 from vdbackup.recovery.sessions.going_on import MARK
@@ -268,7 +269,7 @@ def test_a_log_goes_on_that_was_cut_off_as_it_was_thinned(lab: Lab, folder: Path
     last = states(lab, [count])
     log = kept.read()
     thinning = Thinning.of(log, [0, count])
-    thinning.write(kept.new_log, kept.new_index)
+    thinning.write(kept.new_log, kept.new_index, Task())
     os.replace(kept.new_log, kept.path)
     assert again(saved).keeps_writes
     assert not kept.read().lost

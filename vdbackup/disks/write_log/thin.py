@@ -25,6 +25,8 @@ from vdbackup.disks.write_log.fold import fold
 from vdbackup.disks.write_log.index import IndexWriter
 from vdbackup.disks.write_log.log import WriteLog
 from vdbackup.disks.write_log.structs import HEADER, Flag, SuperBlock
+from vdbackup.jobs import Task
+from vdbackup.translation import tr
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,8 +70,8 @@ class Thinning:
         length = sector * (2 + runs + 2 * len(maps)) + data + rest
         return cls(log, ends, tuple(numbers), maps, length)
 
-    def write(self, path: Path, index: Path) -> None:
-        """Make the new log, and its notes, durable; raises OSError, FileExistsError."""
+    def write(self, path: Path, index: Path, task: Task) -> None:
+        """Make the new log, and its notes, durable; raises OSError, FileExistsError, Cancelled."""
         log, sector = self.log, self.log.entries.sector_size
         flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
         notes: list[tuple[bytes, int, int]] = []
@@ -83,14 +85,17 @@ class Thinning:
                 file, sector, [(*stations.begin(len(self.numbers)), b"")], own := bytearray()
             )
             for end, number, each in zip(self.ends, self.numbers, self.maps, strict=True):
-                count += _put(file, sector, _net(old, each, sector), own)
+                count += _put(file, sector, _asked(_net(old, each, sector), task), own)
                 mark = (*stations.station(number), b"")
                 count += _put(file, sector, [_FLUSH, mark], own)
                 until = int(log.index.times(np.array([end - 1], np.int64))[1][0]) if end else 0
                 notes.append((bytes(own), since, max(since, until)))
                 since, own = max(since, until), bytearray()
+                task.phase(tr("Thin"), file.tell(), self.length)
             first = self.ends[-1]
-            _copy(old, int(log.entries.places[first]), log.entries.end, file)
+            for done in _copied(old, int(log.entries.places[first]), log.entries.end, file):
+                task.check()
+                task.phase(tr("Thin"), done, self.length)
             count += len(log.entries) - first
             file.flush()
             os.fsync(file.fileno())
@@ -104,10 +109,11 @@ class Thinning:
                 writer.note(headers, begun, ended)
             writer.sync()
 
-    def is_kept_by(self, path: Path, index: Path) -> bool:
-        """Whether a new log holds each moment that stays, and all behind the last; raises OSError.
+    def is_kept_by(self, path: Path, index: Path, task: Task) -> bool:
+        """Whether a new log holds each moment that stays, and all behind the last.
 
-        Both are read: what changed from each moment to the next, then the rest.
+        Both are read: what changed from each moment to the next, then the rest. Raises OSError,
+        Cancelled.
         """
         old, new = self.log, WriteLog.read(path, self.log.disk_size, index)
         if new.lost or not all(map(new.holds, self.numbers)) or new.writes != old.writes:
@@ -117,12 +123,15 @@ class Thinning:
             end = new.end_of(number)
             part = _part(new.entries, before, end)
             now = fold(part, len(part), old.disk_size)
-            if not _reads_the_same(old, changed, new, now):
+            if not _reads_the_same(old, changed, new, now, task):
                 return False
             before = end
+            task.phase(tr("Check"), int(new.entries.places[end]), new.entries.end)
         first, behind = int(old.entries.places[self.ends[-1]]), int(new.entries.places[before + 1])
         rest = old.entries.end - first
-        return rest == new.entries.end - behind and _equal(old.path, first, path, behind, rest)
+        if rest != new.entries.end - behind:
+            return False
+        return _equal(old.path, first, path, behind, rest, task)
 
 
 class _Changes(ReadOnlyDisk):
@@ -139,12 +148,13 @@ class _Changes(ReadOnlyDisk):
         return self._own
 
 
-def _reads_the_same(old: WriteLog, was: BlockMap, new: WriteLog, now: BlockMap) -> bool:
+def _reads_the_same(old: WriteLog, was: BlockMap, new: WriteLog, now: BlockMap, task: Task) -> bool:
     if not np.array_equal(was.own_ranges(), now.own_ranges()):
         return False
     with Chain([_Changes(old, was)]) as one, Chain([_Changes(new, now)]) as other:
         for offset, length in pieces(was.own_ranges(), AT_ONCE):
             views = memoryview(bytearray(length)), memoryview(bytearray(length))
+            task.check()
             one.readinto(offset, views[0])
             other.readinto(offset, views[1])
             if views[0] != views[1]:
@@ -152,13 +162,15 @@ def _reads_the_same(old: WriteLog, was: BlockMap, new: WriteLog, now: BlockMap) 
     return True
 
 
-def _equal(one: Path, at: int, other: Path, there: int, length: int) -> bool:
+def _equal(one: Path, at: int, other: Path, there: int, length: int, task: Task) -> bool:
     with closing(HostFile.open(one)) as first, closing(HostFile.open(other)) as second:
-        return all(
-            first.read(at + done, part) == second.read(there + done, part)
-            for done in range(0, length, AT_ONCE)
-            if (part := min(AT_ONCE, length - done))
-        )
+        for done in range(0, length, AT_ONCE):
+            task.check()
+            part = min(AT_ONCE, length - done)
+            if first.read(at + done, part) != second.read(there + done, part):
+                return False
+            task.phase(tr("Check"), there + done + part, there + length)
+        return True
 
 
 _Piece = tuple[bytes, bytes, bytes]
@@ -191,8 +203,18 @@ def _put(file: BinaryIO, sector: int, entries: Iterable[_Piece], to: bytearray) 
     return count
 
 
-def _copy(old: HostFile, begin: int, end: int, file: BinaryIO) -> None:
-    file.writelines(old.read(at, min(AT_ONCE, end - at)) for at in range(begin, end, AT_ONCE))
+def _asked(entries: Iterable[_Piece], task: Task) -> Iterator[_Piece]:
+    """The same, as long as nobody wants it to end; raises Cancelled."""
+    for each in entries:
+        task.check()
+        yield each
+
+
+def _copied(old: HostFile, begin: int, end: int, file: BinaryIO) -> Iterator[int]:
+    """Copies a part of the old log, and says how long the new one is after each piece."""
+    for at in range(begin, end, AT_ONCE):
+        file.write(old.read(at, min(AT_ONCE, end - at)))
+        yield file.tell()
 
 
 def _rest_of_notes(log: WriteLog, first: int) -> Iterator[tuple[bytes, int, int]]:
