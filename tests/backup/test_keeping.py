@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vdbackup.backup.keeping import Moment, Rule, Verdict, decide
+from vdbackup.backup.keeping import Layer, Moment, Rule, Verdict, decide
 from vdbackup.repository.policy import Policy
 
 START = datetime(2022, 1, 1, tzinfo=UTC)
@@ -173,29 +173,76 @@ def test_a_month_without_the_computer_costs_no_daily_point() -> None:
 SIZES = st.lists(st.integers(0, 40), min_size=1, max_size=60)
 
 
+def row(sizes: Sequence[int], hours: int = 1, pinned: Iterable[int] = ()) -> list[Moment]:
+    """Points on one chain."""
+    return [
+        Moment(
+            number,
+            START + timedelta(hours=hours * number),
+            pinned=number in set(pinned),
+            layers=(Layer(str(number), str(number - 1) if number > 1 else "", size),),
+        )
+        for number, size in enumerate(sizes, start=1)
+    ]
+
+
 def space(moments: Sequence[Moment], kept: set[int]) -> int:
-    """What is left holds at least: of each that stays, the largest of what is rolled into it."""
-    total, group = 0, 0
-    for each in moments:  # the oldest first: what goes is rolled into the next that stays
-        group = max(group, each.size)
-        if each.number in kept:
-            total, group = total + group, 0
-    return total
+    """What is left holds at least, done one by one as retention does it.
+
+    The oldest that is to go and can is deleted, or what reads through it rolled into it.
+    """
+    numbers = {layer.name: each.number for each in moments for layer in each.layers}
+    size = {layer.name: layer.size for each in moments for layer in each.layers}
+    below = {layer.name: layer.below for each in moments for layer in each.layers}
+    going = [name for name in size if numbers[name] not in kept]
+    while True:
+        able = (name for name in going if list(below.values()).count(name) <= 1)
+        if (name := next(able, None)) is None:
+            return sum(size.values())
+        going.remove(name)
+        for child in [child for child, on in below.items() if on == name]:
+            below[child], size[child] = below[name], max(size[child], size[name])
+        del below[name], size[name]
 
 
 @given(SIZES, POLICIES, st.integers(1, 300), st.sets(st.integers(1, 60), max_size=3))
 def test_as_many_of_the_newest_stay_as_hold_so_much_together(
     sizes: list[int], policy: Policy, limit: int, pinned: set[int]
 ) -> None:
-    moments = [
-        Moment(number, START + timedelta(hours=11 * number), pinned=number in pinned, size=size)
-        for number, size in enumerate(sizes, start=1)
-    ]
-    now = moments[-1].at
+    check_kept_of(row(sizes, 11, pinned), policy, limit)
+
+
+@given(
+    st.lists(st.lists(st.integers(0, 40), min_size=1, max_size=2), min_size=1, max_size=25),
+    POLICIES,
+    st.integers(1, 300),
+    st.sets(st.integers(1, 25), max_size=3),
+    st.data(),
+)
+def test_what_lies_on_other_chains_takes_no_space_once_it_has_gone(
+    sizes: list[list[int]], policy: Policy, limit: int, pinned: set[int], data: st.DataObject
+) -> None:
+    """Fulls, differentials and increments in any order, of one disk or of a machine's."""
+    moments: list[Moment] = []
+    for number, each in enumerate(sizes, start=1):
+        layers = []
+        for disk, size in enumerate(each):
+            below = data.draw(st.integers(0, number - 1))
+            layers.append(Layer(f"{disk} {number}", f"{disk} {below}" if below else "", size))
+        at = START + timedelta(hours=11 * number)
+        moments.append(Moment(number, at, pinned=number in pinned, layers=tuple(layers)))
+    check_kept_of(moments, policy, limit)
+
+
+def check_kept_of(moments: Sequence[Moment], policy: Policy, limit: int) -> None:
+    """No more goes than the limit needs, and no less."""
+    now, last = moments[-1].at, moments[-1].number
     usual = staying(decide(moments, policy, now, UTC))
     found = staying(decide(moments, replace(policy, at_most_bytes=limit), now, UTC))
-    always = {each.number for each in moments if each.pinned} | {len(sizes)}
-    choices = [always | {number for number in usual if number >= oldest} for oldest in range(1, 62)]
+    always = {each.number for each in moments if each.pinned} | {last}
+    choices = [
+        always | {number for number in usual if number >= oldest} for oldest in range(1, last + 2)
+    ]
     fitting = [kept for kept in choices if space(moments, kept) <= limit]
     assert found == max([*fitting, always], key=len)
 
@@ -204,19 +251,22 @@ def test_as_many_of_the_newest_stay_as_hold_so_much_together(
 def test_a_damaged_point_takes_no_space_of_a_whole_one(
     sizes: list[int], limit: int, data: st.DataObject
 ) -> None:
-    moments = [
-        Moment(number, START + timedelta(hours=number), size=size)
-        for number, size in enumerate(sizes, start=1)
-    ]
+    moments = row(sizes)
     bad = data.draw(st.sets(st.integers(1, len(sizes) - 1), max_size=3)) if sizes[1:] else set()
     now, policy = moments[-1].at, Policy(at_most_bytes=limit)
     damaged = [replace(each, counts=each.number not in bad) for each in moments]
-    less = staying(decide([each for each in damaged if each.counts], policy, now, UTC))
-    assert staying(decide(damaged, policy, now, UTC)) - bad == less
+    empty = [
+        replace(each, layers=tuple(replace(layer, size=0) for layer in each.layers))
+        if each.number in bad
+        else each
+        for each in moments
+    ]
+    less = staying(decide(empty, policy, now, UTC))
+    assert staying(decide(damaged, policy, now, UTC)) - bad == less - bad
 
 
 def test_why_a_point_has_no_room_is_said_and_older_ones_stay_for_nothing_that_goes() -> None:
-    moments = [Moment(n, START + timedelta(hours=9 * n), size=10) for n in range(1, 7)]
+    moments = row([10] * 6, 9)
     verdicts = decide(moments, Policy(keep=2, daily=9, at_most_bytes=25), moments[-1].at, UTC)
     assert [each.stays for each in verdicts] == [True, True, False, False, False, False]
     assert any(each.too_large for each in verdicts)

@@ -157,6 +157,27 @@ def test_a_set_holds_no_more_than_its_policy_lets_it_and_loses_no_more_than_that
     lab.check_all()
 
 
+def test_a_large_full_that_is_older_takes_no_point_of_the_chain_after_it_with_it(lab: Lab) -> None:
+    """It is no part of what is kept: with its own chain it is just gone."""
+    lab.poke(0, noise(15 * 65536, 1))
+    lab.backup()
+    lab.poke(0, bytes(13 * 65536))
+    lab.backup(kind="full")
+    for number in range(4):
+        lab.poke(65536, noise(65536, 20 + number))
+        lab.backup()
+    points = lab.set.points
+    limit = points[0].stored_bytes
+    assert sum(point.stored_bytes for point in points[1:]) + points[-1].stored_bytes < limit
+    plan = policy.plan(lab.repository, "disk", Change(at_most_bytes=limit))
+    gone = [fate for fate in plan.fates if fate.outcome is Outcome.GOES]
+    assert [fate.point.sequence for fate in gone] == [1]
+    policy.run(plan, Task())
+    back_up(lab, 1)
+    assert [point.sequence for point in lab.set.points] == [2, 3, 4, 5, 6, 7]
+    lab.check_all()
+
+
 def test_the_newest_point_stays_however_little_there_may_be(lab: Lab) -> None:
     back_up(lab, 3)
     changed(lab, Change(at_most_bytes=1 << 20))

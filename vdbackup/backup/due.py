@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from vdbackup.backup import keeping
-from vdbackup.backup.keeping import Moment, Verdict
+from vdbackup.backup.keeping import Layer, Moment, Verdict
 from vdbackup.repository.backup_set import BackupSet
 from vdbackup.repository.model import RecoveryPoint
 from vdbackup.repository.policy import Policy
@@ -59,13 +59,13 @@ def due(
             moment_of(point),
             counts=point.id not in not_whole,
             pinned=backup_set.pin(point) is not None,
-            size=point.stored_bytes,
+            layers=(layer_of(point),),
         )
         for point in captured
     ]
     if after_next:
         last = max((point.sequence for point in captured), default=0)
-        moments.append(Moment(last + 1, now, size=size_of_next(captured)))
+        moments.append(Moment(last + 1, now, layers=(next_layer(backup_set),)))
     verdicts = {each.moment.number: each for each in keeping.decide(moments, policy, now)}
     kept = [point for point in captured if verdicts[point.sequence].stays]
     older = [point for point in captured if not verdicts[point.sequence].stays]
@@ -73,10 +73,17 @@ def due(
     return Due(tuple(each for each in older if each not in held), tuple(held), verdicts)
 
 
-def size_of_next(captured: Sequence[RecoveryPoint]) -> int:
-    """How many bytes the next point is taken to hold: as many as the newest, if that is no full."""
-    newest = max(captured, key=lambda point: point.sequence, default=None)
-    return newest.stored_bytes if newest and newest.parent is not None else 0
+def layer_of(point: RecoveryPoint) -> Layer:
+    """What a point holds, as the rules see it."""
+    return Layer(point.id, point.parent or "", point.stored_bytes)
+
+
+def next_layer(backup_set: BackupSet) -> Layer:
+    """What the next point is taken to hold: as much as the newest, if that is no full."""
+    newest = backup_set.latest_captured()
+    size = newest.stored_bytes if newest and newest.parent is not None else 0
+    # no point's id has a blank in it
+    return Layer(f"after {backup_set.name}", newest.id if newest else "", size)
 
 
 def moment_of(point: RecoveryPoint) -> datetime:

@@ -13,8 +13,9 @@ so what stays of a period is its newest moment, whatever was merged before it.
 
 Of those the newest stay, so many at most, and so many as hold so many bytes at most. How much a
 point holds once others were rolled into it nobody knows before: as much at least as the largest of
-them. So what goes for that is never more than it needs, and what was too little the next backup
-makes up for, which sees what there is.
+them. What lies on another chain is rolled into none of it, and just gone. So what goes for that is
+never more than it needs, and what was too little the next backup makes up for, which sees what
+there is.
 
 Numbers, and not clocks, say which point is newer. All that is newer than the newest point's moment,
 or than now, was made by a clock that was wrong, and is within any time.
@@ -23,6 +24,7 @@ or than now, was made by a clock that was wrong, and is within any time.
 from __future__ import annotations
 
 import enum
+from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta, tzinfo
@@ -45,6 +47,21 @@ class Rule(enum.StrEnum):
 
 
 @dataclass(frozen=True)
+class Layer:
+    """What a moment holds of one disk.
+
+    Attributes:
+        name: no other has it.
+        below: the name of the one that it reads through; "" of none.
+        size: bytes that it holds itself.
+    """
+
+    name: str
+    below: str
+    size: int
+
+
+@dataclass(frozen=True)
 class Moment:
     """A point as far as a policy goes by it.
 
@@ -53,14 +70,14 @@ class Moment:
         at: when it was captured, with a time zone.
         counts: it is whole; a damaged one pushes out no other.
         pinned: it stays whatever else holds.
-        size: bytes that it holds.
+        layers: what it holds; of a machine's one for each disk.
     """
 
     number: int
     at: datetime
     counts: bool = True
     pinned: bool = False
-    size: int = 0
+    layers: tuple[Layer, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -128,28 +145,37 @@ def _in_space(verdicts: Sequence[Verdict], limit: int) -> list[Verdict]:
 
 def _first_too_large(verdicts: Sequence[Verdict], limit: int) -> int:
     """The place of the first that has no room; as many as there are where all have."""
-    sizes = [each.moment.size if each.moment.counts else 0 for each in verdicts]
-    below = _below(verdicts, sizes)
-    closed, group, newest = 0, 0, True
-    for place, (each, size) in enumerate(zip(verdicts, sizes, strict=True)):
-        if each.stays:
-            closed, group = closed + group, 0
-            if not newest and not each.moment.pinned and closed + below[place] > limit:
-                return place
-            newest = newest and not each.moment.counts
-        group = max(group, size)
-    return len(verdicts)
+    places = [place for place, each in enumerate(verdicts) if each.stays]
+    whole = [place for place in places if verdicts[place].moment.counts]
+    if not whole:
+        return len(verdicts)
+    asked = [p for p in places if p > whole[0] and not verdicts[p].moment.pinned]
+    # one more that stays never lets the others hold less
+    first = bisect_left(asked, True, key=lambda place: _least(verdicts, place) > limit)
+    return asked[first] if first < len(asked) else len(verdicts)
 
 
-def _below(verdicts: Sequence[Verdict], sizes: Sequence[int]) -> list[int]:
-    """For each, what it holds and all that are older, were it the oldest beside the pinned ones."""
-    found, pinned, group = [0] * len(verdicts), 0, 0
-    for place in reversed(range(len(verdicts))):
-        group = max(group, sizes[place])
-        found[place] = pinned + group
-        if verdicts[place].moment.pinned:
-            pinned, group = pinned + group, 0
-    return found
+def _least(verdicts: Sequence[Verdict], last: int) -> int:
+    """Bytes held at least once what goes is gone, were this the oldest beside the pinned ones.
+
+    What goes is rolled into as retention.py has it: with nothing above it, it is deleted; with one
+    thing, both are one, as large as the larger at least; with several it has to stay.
+    """
+    held = 0
+    above: dict[str, list[int]] = {}
+    for place, each in enumerate(verdicts):
+        stays = each.stays and (place <= last or each.moment.pinned)
+        for layer in each.moment.layers:
+            sizes = above.pop(layer.name, [])
+            size = layer.size if each.moment.counts else 0
+            if stays or len(sizes) > 1:
+                held += sum(sizes)
+            elif sizes:
+                size = max(size, *sizes)
+            else:
+                continue
+            above.setdefault(layer.below, []).append(size)
+    return held + sum(map(sum, above.values()))
 
 
 @dataclass

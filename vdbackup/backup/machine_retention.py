@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
 from vdbackup.backup import delete, keeping, retention, whole_chains
-from vdbackup.backup.due import last_readable, moment_of, size_of_next
+from vdbackup.backup.due import last_readable, layer_of, moment_of, next_layer
 from vdbackup.backup.keeping import Moment
 from vdbackup.backup.moments import check_whole, hindrance
 from vdbackup.backup.retention import Applied
@@ -174,9 +174,8 @@ def due_now(
     }
     every = moments(machine, sets.values())
     asked = {each.moment.id: _asked(each, sets, not_whole) for each in every}
-    sizes = {name: size_of_next(_captured(each)) for name, each in sets.items()}
-    next_size = sum(sizes.values())
-    next_one = [Moment(machine.last_number + 1, now, size=next_size)] if after_next else []
+    layers = tuple(next_layer(each) for each in sets.values())
+    next_one = [Moment(machine.last_number + 1, now, layers=layers)] if after_next else []
     stays = {
         each.moment.number
         for each in keeping.decide([*asked.values(), *next_one], policy, now)
@@ -190,7 +189,7 @@ def due_now(
         row = [
             *_row(backup_set, every, asked),
             *(_asked_alone(backup_set, point, not_whole) for point in alone),
-            *([Moment(backup_set.next_sequence(), now, size=next_size)] if after_next else []),
+            *([Moment(backup_set.next_sequence(), now, layers=layers)] if after_next else []),
         ]
         going = {e.moment.number for e in keeping.decide(row, policy, now) if not e.stays}
         staying = {each.points[name].id for each in kept if name in each.points}
@@ -227,7 +226,7 @@ def _asked(
         min(map(moment_of, moment.points.values())),
         counts=_counts(moment, not_whole),
         pinned=_is_pinned(moment, sets),
-        size=sum(point.stored_bytes for point in moment.points.values()),
+        layers=tuple(map(layer_of, moment.points.values())),
     )
 
 
@@ -240,7 +239,7 @@ def _asked_alone(
         moment_of(point),
         counts=point.id not in not_whole,
         pinned=backup_set.pin(point) is not None,
-        size=point.stored_bytes,
+        layers=(layer_of(point),),
     )
 
 
