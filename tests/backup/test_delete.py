@@ -9,7 +9,7 @@ import pytest
 from tests.backup.lab import Lab, noise
 from tests.backup.once import once
 from vdbackup.backup import delete, merge
-from vdbackup.errors import BackupError, Cancelled, NoSpace, PointNotFound
+from vdbackup.errors import BackupError, Cancelled, ChangedMeanwhile, NoSpace, PointNotFound
 from vdbackup.jobs import CancelToken, Task
 from vdbackup.repository.digests import BLOCK
 from vdbackup.repository.model import PointType, RecoveryPoint
@@ -74,6 +74,17 @@ def test_the_plan_of_a_deletion_says_that_it_is_the_last_point(lab):
     assert "no backup of the source remains" in plan.summary
     lab.delete(point)
     assert lab.set.points == ()
+    lab.check_all()
+
+
+def test_a_point_that_has_become_the_last_one_meanwhile_stays(lab, chain):
+    """Two computers, each of which was shown that another point stays."""
+    plan = delete.plan(lab.repository, "disk", chain[0].id)
+    for point in chain[:0:-1]:
+        lab.delete(point)
+    with pytest.raises(ChangedMeanwhile, match="no backup would remain"):
+        delete.run(plan, Task())
+    assert sequences(lab) == [1]
     lab.check_all()
 
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from tests.backup.lab import Lab, noise
 from vdbackup.backup import merge as one_merge
@@ -123,6 +126,55 @@ def test_all_points_are_deleted_once_it_is_said_that_they_are_the_last(
     assert plan.bytes_to_copy == 0
     several.delete_several(plan, tmp_path / "sessions", Task())
     assert sequences(lab) == []
+
+
+def test_the_last_points_go_only_where_it_was_said_that_they_are_the_last(
+    lab: Lab, points: list[RecoveryPoint], tmp_path: Path
+) -> None:
+    """Another computer deletes what was to stay, while somebody looks at the plan."""
+    plan = several.plan_delete(lab.repository, "disk", [point.id for point in points[:-1]])
+    assert "no backup of the source remains" not in plan.summary
+    delete.run(delete.plan(lab.repository, "disk", points[-1].id), tmp_path, Task())
+    with pytest.raises(ChangedMeanwhile, match="changed meanwhile"):
+        several.delete_several(plan, tmp_path, Task())
+    assert len(lab.set.points) == 1
+    lab.check_all()
+
+
+def test_in_which_order_very_many_go_is_known_at_once() -> None:
+    """By whole numbers of points; each pair compared took an hour for as many."""
+    parents = {str(number): str(number - 1) if number else None for number in range(10_000)}
+    all_but_last = list(parents)[:-1]
+    began = time.process_time()
+    order, needed = several.order_of_going(parents, all_but_last)
+    assert [each for each, _ in order] == all_but_last
+    assert all(int(child or 0) == int(each) + 1 for each, child in order)
+    assert needed == ()
+    order, _ = several.order_of_going(parents, list(parents))
+    assert [each for each, _ in order] == list(parents)[::-1]
+    assert time.process_time() - began < 5
+
+
+@given(st.lists(st.integers(0, 30), min_size=1, max_size=12), st.sets(st.integers(0, 11)))
+def test_the_order_is_what_deleting_one_by_one_finds(below: list[int], chosen: set[int]) -> None:
+    parents = {
+        str(number): str(each % number) if number and each else None
+        for number, each in enumerate(below)
+    }
+    going = [each for each in parents if int(each) in chosen]
+    above, waiting, expected = dict(parents), list(going), []
+    while waiting:
+        on = {each: [child for child in above if above[child] == each] for each in waiting}
+        ends = [each for each in reversed(waiting) if not on[each]]
+        able = ends[:1] or [each for each in waiting if len(on[each]) == 1][:1]
+        if not able:
+            break
+        waiting.remove(able[0])
+        for child in on[able[0]]:
+            above[child] = above[able[0]]
+        del above[able[0]]
+        expected.append((able[0], next(iter(on[able[0]]), None)))
+    assert several.order_of_going(parents, going) == (tuple(expected), tuple(waiting))
 
 
 def test_one_alone_is_merged_as_before(lab: Lab, points: list[RecoveryPoint]) -> None:

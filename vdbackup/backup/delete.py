@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from vdbackup.backup import merge
-from vdbackup.errors import NoSpace, PointNeeded, from_os
+from vdbackup.errors import ChangedMeanwhile, NoSpace, PointNeeded, from_os
 from vdbackup.jobs import Plan, Task
 from vdbackup.repository import claims, holds, publication, registered
 from vdbackup.repository.backup_set import BackupSet, point_files
@@ -96,7 +96,22 @@ def run(plan: DeletePlan, task: Task) -> None:
         if finished and plan.point_id in finished.merged:
             return  # the merge that had been interrupted was what deleted it
         backup_set = repository.set(plan.set_name)
+        check_shown(plan, last=len(backup_set.points) == 1)
         delete_locked(repository, backup_set, plan.point_id, task)
+
+
+def check_shown(shown: DeletePlan, *, last: bool) -> None:
+    """Raise ChangedMeanwhile where no backup would remain, and that was not said."""
+    if last and not shown.last:
+        raise none_would_remain(shown.set_name)
+
+
+def none_would_remain(set_name: str) -> ChangedMeanwhile:
+    """That others have deleted what was to stay, since the plan was shown."""
+    return ChangedMeanwhile(
+        tr("{set_name} has changed meanwhile: no backup would remain.", set_name=set_name),
+        tr("Look at what it means now, and decide again."),
+    )
 
 
 def _makes_space(backup_set: BackupSet, point_id: str, error: Exception) -> bool:

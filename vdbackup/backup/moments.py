@@ -131,8 +131,10 @@ def run_delete(plan: DeleteMomentPlan, task: Task) -> None:
     with repository.lock(tr("deleting {moment}", moment=moment.title), task.cancel):
         sets = _ready(repository, moment, task)
         points = {name: sets[name].point(point.id) for name, point in moment.points.items()}
+        shown = {step.set_name: step for step in plan.steps}
         for name, point in points.items():
-            delete.plan(repository, name, point.id)  # pinned, or read through, by now: then none
+            now = delete.plan(repository, name, point.id)  # pinned, or read through: then none
+            delete.check_shown(shown[name], last=now.last)
             check_whole(sets[name], point)
         _check_free([(sets[name], point) for name, point in points.items()])
         for name, point in points.items():

@@ -6,12 +6,14 @@ one (a storage that fails, a cancel) leaves those before it done, and the rest a
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from heapq import heapify, heappop, heappush
 from pathlib import Path
 
 from vdbackup.backup import merge as one_merge
 from vdbackup.backup import moments
+from vdbackup.backup.delete import none_would_remain
 from vdbackup.disks.host_file import can_clone
 from vdbackup.errors import ChangedMeanwhile, NotMergeable, UsageError, VdbackupError
 from vdbackup.jobs import Plan, Task
@@ -45,11 +47,13 @@ class DeleteSeveralPlan(Plan):
 
     Attributes:
         ids: of the points, in the order in which they go.
+        takes_all: no backup remains.
     """
 
     repository: Repository
     set_name: str
     ids: tuple[str, ...]
+    takes_all: bool
 
 
 @dataclass(frozen=True)
@@ -181,6 +185,7 @@ def plan_delete(repository: Repository, set_name: str, ids: Collection[str]) -> 
         repository=repository,
         set_name=set_name,
         ids=going.order,
+        takes_all=len(points) == len(backup_set.points),
     )
 
 
@@ -219,38 +224,67 @@ def _alone(
     repository: Repository, backup_set: BackupSet, points: Sequence[RecoveryPoint]
 ) -> _Going:
     """First what nothing reads through, then the oldest that one does: so least is copied."""
-    above = {point.id: point.parent for point in backup_set.points}
+    ids = [point.id for point in points]
+    order, needed = order_of_going({each.id: each.parent for each in backup_set.points}, ids)
+    if needed:
+        delete.plan(repository, backup_set.name, needed[0])  # says who needs it
+        order = (*order, *((each, None) for each in needed))  # or not any more
     size = {point.id: point.stored_bytes for point in backup_set.points}
-    waiting, order = [point.id for point in points], []
-    copies, rolls = 0, False
-    while waiting:
-        below = {each: [child for child, at in above.items() if at == each] for each in waiting}
-        ends = (each for each in reversed(waiting) if not below[each])
-        going = next(ends, None) or next((e for e in waiting if len(below[e]) == 1), None)
-        if going is None:
-            delete.plan(repository, backup_set.name, waiting[0])  # says who needs it
-            going = waiting[0]
-        waiting.remove(going)
-        order.append(going)
-        parent = above.pop(going)
-        for child in below[going]:  # rolled into the point's file, it stands there
-            above[child] = parent
-            if not can_clone(backup_set.disk_path(backup_set.point(going))):
-                copies += size[child]
-            size[child] += size[going]
-            rolls |= child not in waiting
+    waiting, copies, rolls = set(ids), 0, False
+    for going, child in order:
+        waiting.discard(going)
+        if child is None:
+            continue
+        if not can_clone(backup_set.disk_path(backup_set.point(going))):
+            copies += size[child]
+        size[child] += size[going]
+        rolls |= child not in waiting
     for point in points:
         backup_set.check_not_pinned(point)
     found = (moments.hindrance(backup_set, point) for point in points)
     files = (path for point in points for path in point_files(backup_set.folder, point))
     return _Going(
-        order=tuple(order),
+        order=tuple(each for each, _ in order),
         copies=copies,
         rolls=rolls,
         replaces=tuple(path.name for path in files),
         invalidates=tuple(tr("point {point}", point=point.sequence) for point in points),
         hindrance=next(filter(None, found), ""),
     )
+
+
+def order_of_going(
+    parents: Mapping[str, str | None], going: Sequence[str]
+) -> tuple[tuple[tuple[str, str | None], ...], tuple[str, ...]]:
+    """In which order points can be deleted, so that least is copied.
+
+    Args:
+        parents: of every point of the set.
+        going: ids of those to delete, the oldest first.
+
+    Returns:
+        Each that can go, with what is then rolled into its file, None where nothing is; and those
+        that cannot, as several that stay read through them.
+    """
+    place = {each: number for number, each in enumerate(going)}
+    above: dict[str | None, set[str]] = {}
+    for each, parent in parents.items():
+        above.setdefault(parent, set()).add(each)
+    order: list[tuple[str, str | None]] = []
+    ends = [-number for each, number in place.items() if not above.get(each)]
+    heapify(ends)
+    while ends:
+        end = going[-heappop(ends)]
+        order.append((end, None))
+        parent = parents[end]
+        above[parent].discard(end)
+        if parent in place and not above[parent]:
+            heappush(ends, -place[parent])
+    ended = {each for each, _ in order}
+    rest = [each for each in going if each not in ended]
+    # what is rolled into a point's file stands there: nobody has more, or fewer, above it by that
+    order += [(each, next(iter(above[each]))) for each in rest if len(above[each]) == 1]
+    return tuple(order), tuple(each for each in rest if len(above[each]) > 1)
 
 
 def _with_moments(
@@ -273,6 +307,8 @@ def delete_several(plan: DeleteSeveralPlan, sessions_folder: Path, task: Task) -
     for point_id in plan.ids:
         task.check()
         now = delete.plan(plan.repository, plan.set_name, point_id)
+        if now.last and not plan.takes_all:
+            raise none_would_remain(plan.set_name)
         gone.append(delete.run(now, sessions_folder, task))
     trouble = tuple(each for result in gone for each in result.trouble)
     return DeletedSeveral(plan.ids, gone[-1].changed, trouble)
