@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -11,11 +12,13 @@ from pathlib import Path
 import pytest
 
 from tests.backup.lab import Lab, noise
-from vdbackup.backup import forecast, merge
+from tests.crash.storage import MIB, storage
+from vdbackup.backup import forecast, merge, retention
 from vdbackup.backup.forecast import Outlook
 from vdbackup.disks import formats
 from vdbackup.disks.disk import VirtualDisk
 from vdbackup.errors import BackupError, Damaged, UsageError
+from vdbackup.jobs import Task
 from vdbackup.repository.digests import BLOCK
 from vdbackup.repository.manifests import manifest_path
 from vdbackup.repository.model import Check, PointType, Promotion
@@ -258,3 +261,30 @@ def test_a_point_that_a_promoted_one_was_made_on_is_not_foretold_to_go(lab):
 def test_without_a_number_nothing_is_foretold_to_go(lab):
     lab.backup()
     assert forecast.taken(Outlook(lab.set).fates(Policy(), now())) == ()
+
+
+@pytest.mark.usefixtures("as_root")
+def test_a_whole_chain_that_is_not_kept_goes_without_space_and_without_a_copy(tmp_path):
+    """What nothing reads through is deleted first: rolled into others it is copied in vain."""
+    with storage(tmp_path / "small", "ext4") as small:
+        lab = Lab(tmp_path, repository=small.folder / "repository")
+        for number in range(3):
+            lab.poke(number * BLOCK, noise(3 * BLOCK, number))
+            lab.backup()
+        lab.backup(kind="full")
+        with lab.repository.lock("a test"):
+            lab.repository.set_policy("disk", Policy(keep=1))
+            fill(small.folder)
+            applied = retention.apply(lab.repository, "disk", Task())
+        assert applied.done == tuple(f"Point {each} was deleted." for each in (3, 2, 1))
+        assert [point.sequence for point in lab.set.points] == [4]
+        lab.check_all()
+
+
+def fill(folder: Path) -> None:
+    """Leave nothing free."""
+    with suppress(OSError), (folder / "rest").open("wb", buffering=0) as rest:
+        for size in (MIB, 4096, 1):
+            with suppress(OSError):
+                while True:
+                    rest.write(bytes(size))

@@ -169,6 +169,11 @@ class _Family:
             if not below.get(name, set()).isdisjoint(self._torn):
                 below[name].add(_STAYING)  # a damaged one is rolled into nothing
         gone: dict[str, int | None] = {}
+        for name in reversed(waiting):  # the newest first: what ends a chain is rolled into nothing
+            if not below.get(name):
+                below[above[name]].discard(name)
+                gone[name] = None
+        waiting = [name for name in waiting if name not in gone]
         while may_go := [name for name in waiting if len(below.get(name, ())) <= 1]:
             for name in may_go:
                 parent, gone[name] = above[name], None

@@ -1,7 +1,8 @@
 """Retention: merge or delete what a set's policy does not keep.
 
-Each step takes the oldest point that is due (due.py) and that can go: one that nothing reads
-through is deleted, one with a single child has that child rolled into it. A point that several
+Of what is due (due.py) goes first, from the newest on, what nothing reads through: that is deleted.
+Then each step takes the oldest that can go: one with a single child has that child rolled into it.
+A point that several
 others read through has to stay until they are gone, and one that is in use until that is over: the
 next backup tries again. So does the point that a promoted one was made on, while others go on from
 that, too. What forecast.py foretells is what is done here.
@@ -93,9 +94,14 @@ def apply(repository: Repository, set_name: str, task: Task) -> Applied:
 
 
 def _next_to_go(backup_set: BackupSet, to_go: list[str]) -> RecoveryPoint | None:
-    """The oldest of these ids that at most one point reads through."""
-    found = (each for each in to_go if len(backup_set.children(each)) <= 1)
-    return next((backup_set.point(each) for each in found), None)
+    """The newest of these ids that nothing reads through, else the oldest that one point does.
+
+    So a chain that goes as a whole is rolled into nothing, which takes time and space.
+    """
+    above = {each: len(backup_set.children(each)) for each in to_go}
+    ends = (each for each in reversed(to_go) if above[each] == 0)
+    found = next(ends, None) or next((each for each in to_go if above[each] == 1), None)
+    return backup_set.point(found) if found else None
 
 
 def _not_counted(
