@@ -125,6 +125,21 @@ def test_as_many_moments_are_kept_as_were_asked_for_and_the_rest_goes_together(d
     disks.check(4, 5)
 
 
+def test_chains_that_go_as_a_whole_are_rolled_into_nothing(disks, monkeypatch):
+    """What is only to be deleted is not copied before, for which there may be no space."""
+    for _ in range(3):
+        disks.back_up()
+    policy.run(policy.plan(disks.repository, "root", Change(keep=1)), Task())
+    rolled: list[str] = []
+    merge_locked = merge.merge_locked
+    monkeypatch.setattr(
+        merge, "merge_locked", lambda *args: rolled.append(args[2]) or merge_locked(*args)
+    )
+    made = disks.capture(kind="full")
+    assert made.notes == tuple(f"Moment {number} is no longer kept." for number in (3, 2, 1))
+    assert (disks.numbers(), rolled) == ([4], [])
+
+
 def test_what_is_left_of_a_moment_counts_for_nothing_and_goes_when_it_is_old(disks):
     for _ in range(3):
         disks.back_up()

@@ -86,7 +86,7 @@ def _applied(
     done: list[str] = []
     staying: list[str] = []
     damaged: list[str] = []
-    for group in due_now(machine, sets, policy, chains, datetime.now(UTC)):
+    for group in _ends_first(due_now(machine, sets, policy, chains, datetime.now(UTC)), sets):
         # as they are by now: what was rolled into another has another parent
         points = {name: sets[name].point(point.id) for name, point in group.points.items()}
         went: list[str] = []
@@ -126,6 +126,21 @@ def _applied(
                 )
             )
     return Applied((*done, *retention.first_of(staying)), tuple(damaged))
+
+
+def _ends_first(groups: Sequence[Group], sets: Mapping[str, BackupSet]) -> list[Group]:
+    """First those through which nothing else reads, the newest of them first (retention.py)."""
+    ending: set[str] = set()
+    ends, others = [], []
+    for group in reversed(groups):
+        points = group.points.items()
+        on_it = {each.id for name, point in points for each in sets[name].children(point.id)}
+        if on_it <= ending:
+            ends.append(group)
+            ending |= {point.id for _, point in points}
+        else:
+            others.append(group)
+    return [*ends, *reversed(others)]
 
 
 def _left(went: Sequence[str]) -> str:
