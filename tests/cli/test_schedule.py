@@ -213,6 +213,22 @@ def test_people_are_told_of_a_failure_once_and_that_it_is_over_without_a_window(
         assert len(shown.told) == 2  # who has the window open is told by that
 
 
+def test_people_are_told_of_a_merge_that_failed(
+    vdbackup: Vdbackup, backed_up: list[Path], repository: Path, tmp_path: Path
+):
+    """The next backup may go well, and then nobody would ever hear of it."""
+    said = tmp_path / "said"
+    alarm = f'/bin/sh -c \'printf "%s\\n" "$2" >> {said}\' alarm'
+    Settings(trouble_command=alarm).save(Locations.from_environment().settings_file)
+    where = ("-r", repository, "--set", "laptop")
+    assert vdbackup("schedule", "set", *where, "--every", "15m", "--merge-at", "03:00").status == 0
+    (repository / "vdbackup.json").rename(tmp_path / "away")
+    assert vdbackup("schedule", "merge", *where).status == 1
+    assert vdbackup("schedule", "merge", *where).status == 1
+    (told,) = said.read_text().splitlines()
+    assert str(repository) in told
+
+
 def test_a_mistake_in_the_settings_costs_no_backup(
     vdbackup: Vdbackup, backed_up: list[Path], repository: Path
 ):

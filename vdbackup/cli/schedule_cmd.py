@@ -392,11 +392,15 @@ def merge_by_schedule(options: argparse.Namespace) -> int:
     store = schedules_store()
     schedule = store.get(*_set_named(options))
     folder, pace = machines().sessions_folder, Pace(gives_way=True)
-    merged = work(
-        tr("Merge in {set_name}", set_name=schedule.set_name),
-        lambda task: merging.run(store, schedule, folder, task.at(pace)),
-        as_json=options.json,
-    )
+    try:
+        merged = work(
+            tr("Merge in {set_name}", set_name=schedule.set_name),
+            lambda task: merging.run(store, schedule, folder, task.at(pace)),
+            as_json=options.json,
+        )
+    except VdbackupError:
+        _tell_people(store, schedule)
+        raise
     if options.json:
         data = {"set": schedule.set_name, "done": list(merged.done)}
         print_json({"event": "result", **data})

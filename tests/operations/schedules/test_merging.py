@@ -65,6 +65,17 @@ def test_a_merge_time_that_makes_no_sense_is_refused(lab: Lab, store: Store) -> 
         arrange.plan(store, Schedule(lab.repository.path, "disk", "daily", merge_at="25:00"))
 
 
+def test_a_drive_that_is_plugged_in_has_no_time_at_which_it_is_there(
+    lab: Lab, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each night it would be said to have failed, and nothing would ever be merged."""
+    lab.backup()
+    monkeypatch.setattr(arrange, "mount_point_of", lambda _: "/mnt/drive")
+    with pytest.raises(UsageError, match="plugged in at 03:00") as caught:
+        arrange.plan(store, Schedule(lab.repository.path, "disk", "plug", merge_at="03:00"))
+    assert "after each backup" in caught.value.advice
+
+
 def test_its_units_and_the_lines_for_cron_are_two_each(lab: Lab, store: Store) -> None:
     lab.backup()
     wanted = Schedule(lab.repository.path, "disk", "15m", merge_at="05:10", on_mains=True)

@@ -80,7 +80,11 @@ def plan(store: Store, wanted: Schedule) -> SchedulePlan:
     backup_set = Repository.open(wanted.repository).set(wanted.set_name)
     source = SourceRef.parse(backup_set.settings.source.path)
     _check_readable(source)
-    wanted.merging  # noqa: B018 - raises where it makes no sense
+    if wanted.merging is not None and wanted.every == PLUG:
+        raise UsageError(
+            tr("Nobody knows whether the drive is plugged in at {at}.", at=wanted.merge_at),
+            tr("Let older points be merged after each backup: then it is there."),
+        )
     mount_point = mount_point_of(wanted.repository) if wanted.every == PLUG else ""
     return planned(store, replace(wanted, mount_point=mount_point))
 
