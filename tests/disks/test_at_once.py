@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import errno
 import os
+import platform
+import random
 import threading
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -21,12 +24,15 @@ BLOCK = 64 << 10
 MIB = 1 << 20
 
 
-@pytest.fixture(params=["together", "one by one"])
+@pytest.fixture(params=["together", "one by one", "refused"])
 def way(request, monkeypatch):
-    """With the system's calls, and where it has none that are known."""
+    """With the system's calls, where it has none that are known, and where it lets nobody."""
     monkeypatch.setattr(at_once, "_of_thread", threading.local())
     if request.param == "one by one":
         monkeypatch.setattr("platform.machine", lambda: "another")
+    if request.param == "refused":  # by the kernel: of such a number it knows no call
+        monkeypatch.setattr(at_once, "_NUMBERS", {platform.machine(): (4095, 1, 2, 3)})
+        assert not at_once.possible()
     return request.param
 
 
@@ -83,6 +89,39 @@ def test_a_file_that_ends_before_is_said_to_be_too_short(tmp_path, way):
         )
         with pytest.raises(DiskFormatError, match="shorter"):
             file.read_parts([(0, 0, BLOCK), (4 * BLOCK, BLOCK, 2 * BLOCK)], view)
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_what_the_kernel_takes_or_ends_in_part_is_moved_all_the_same(tmp_path, monkeypatch, seed):
+    """It takes none or some of what it is given, is interrupted, and ends one after the other."""
+    monkeypatch.setattr(at_once, "_of_thread", threading.local())
+    queue = at_once._own_queue()
+    drawn, real, trouble = random.Random(seed), queue._system.call, []
+
+    def call(number: int, *arguments: int) -> int:
+        context, count = arguments[0], arguments[1] if len(arguments) > 1 else 0
+        chance = drawn.random()
+        if number == queue._system.submit and chance < 0.5:
+            trouble.append("submit")
+            taken = drawn.randint(0, count)
+            return real(number, context, taken, arguments[2]) if taken else -errno.EAGAIN
+        if number == queue._system.getevents and chance < 0.6:
+            trouble.append("getevents")
+            return -errno.EINTR if chance < 0.3 else real(number, context, 1, 1, *arguments[3:])
+        return real(number, *arguments)
+
+    monkeypatch.setattr(queue, "_system", replace(queue._system, call=call))
+    path, view, parts = tmp_path / "file", buffer(3 * DEPTH * BLOCK), scattered(3 * DEPTH)
+    view[:] = noise(len(view), seed)
+    with closing(HostFile.create(path)) as file:
+        written_durably(file, parts, view)
+        content = path.read_bytes()
+        assert all(content[at : at + BLOCK] == view[first:end] for at, first, end in parts)
+        file.read_past_cache()
+        again = buffer(len(view))
+        file.read_parts(parts, again)
+    assert again == view
+    assert trouble
 
 
 @pytest.mark.usefixtures("as_root")
