@@ -4,72 +4,30 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 from collections.abc import Iterator
 from contextlib import ExitStack
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
-from tests.agent.mounts import MAKERS, image
+from tests.agent.mounts import image
+from tests.recovery.in_use import Running, nothing_of_ours, running
 from tests.sources.loops import loop, mounted, run
 from vdbackup.backup import capture
 from vdbackup.errors import Cancelled, NotInPoint, UnfitTarget
 from vdbackup.jobs import CancelToken, Task, silent
 from vdbackup.operations import backup
 from vdbackup.recovery import put_back
-from vdbackup.recovery.put_back import PutBack, PutBackPlan, PutBackRequest
-from vdbackup.repository.repository import Repository
 from vdbackup.sources.reference import SourceRef
 
 pytestmark = pytest.mark.usefixtures("as_root")
-
-
-@dataclass
-class Running:
-    """A file system that is mounted, and a point of it from before."""
-
-    device: Path
-    folder: Path
-    repository: Repository
-    set_name: str
-    point: str
-
-    def plan(self, *paths: str, overwrite: bool = False) -> PutBackPlan:
-        request = PutBackRequest(
-            self.repository, self.set_name, self.point, paths, overwrite=overwrite
-        )
-        return put_back.plan(request, Task())
-
-    def put_back(self, *paths: str, overwrite: bool = False) -> PutBack:
-        return put_back.run(self.plan(*paths, overwrite=overwrite), Task())
 
 
 @pytest.fixture
 def stack() -> Iterator[ExitStack]:
     with ExitStack() as stack:
         yield stack
-
-
-def running(stack: ExitStack, tmp_path: Path, kind: str) -> Running:
-    disk = image(tmp_path / "disk.img", MAKERS[kind][0], kind)
-    device = stack.enter_context(loop(disk))
-    folder = tmp_path / "mount"
-    folder.mkdir()
-    stack.enter_context(mounted(device, folder))
-    (folder / "docs/inner").mkdir(parents=True)
-    (folder / "docs/letter").write_text("as it was")
-    (folder / "docs/inner/deep").write_bytes(os.urandom(300_000))
-    (folder / "docs/link").symlink_to("letter")
-    (folder / "docs/same").write_text("the same")
-    (folder / "other").write_text("not asked for")
-    os.setxattr(folder / "docs/letter", "user.note", b"kept")
-    os.chown(folder / "docs/letter", 1234, 5678)
-    (folder / "docs/letter").chmod(0o640)
-    request = backup.BackupRequest(SourceRef.of_path(device), tmp_path / "kept")
-    with backup.planned(request) as plan:
-        point = capture.run(plan, Task()).point
-    return Running(device, folder, Repository.open(tmp_path / "kept"), plan.set_name, point.id)
 
 
 @pytest.fixture(params=["ext4", "xfs", "btrfs"])
@@ -80,10 +38,6 @@ def system(request: pytest.FixtureRequest, stack: ExitStack, tmp_path: Path) -> 
 @pytest.fixture
 def ext4(stack: ExitStack, tmp_path: Path) -> Running:
     return running(stack, tmp_path, "ext4")
-
-
-def nothing_of_ours(folder: Path) -> bool:
-    return not list(folder.rglob(".vdbackup-*"))
 
 
 def test_what_is_gone_comes_back_with_all_that_it_had(system: Running):
@@ -254,9 +208,21 @@ def test_who_cancels_finds_each_file_whole_or_as_it_was(ext4: Running):
     assert nothing_of_ours(ext4.folder)
 
 
-def test_what_a_kill_has_left_goes_the_next_time(ext4: Running):
-    left = ext4.folder / "docs/.vdbackup-0123456789abcdef.partial"
-    (left / "half").mkdir(parents=True)
-    (ext4.folder / "docs/letter").unlink()
-    assert ext4.put_back("/docs/letter").files == 1
-    assert nothing_of_ours(ext4.folder)
+def test_what_a_kill_has_left_goes_the_next_time(system: Running, monkeypatch: pytest.MonkeyPatch):
+    (system.folder / "docs/letter").unlink()
+    plan = system.plan("/docs/letter")
+
+    def killed(*arguments: object) -> tuple[str, ...]:
+        os.kill(os.getpid(), signal.SIGKILL)
+        return ()
+
+    child = os.fork()
+    if child == 0:
+        monkeypatch.setattr(put_back.writeback, "sync_file_system", killed)
+        put_back.run(plan, Task())
+        os._exit(0)
+    assert os.WTERMSIG(os.waitpid(child, 0)[1]) == signal.SIGKILL
+    assert not nothing_of_ours(system.folder)
+    assert system.put_back("/docs/letter").files == 1
+    assert (system.folder / "docs/letter").read_text() == "as it was"
+    assert nothing_of_ours(system.folder)

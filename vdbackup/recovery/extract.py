@@ -17,7 +17,7 @@ import errno
 import logging
 import os
 import stat as posix
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -64,8 +64,26 @@ _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _FILE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
-def extract(items: Sequence[Item], destination: Path, task: Task) -> tuple[str, ...]:
-    """Copy items into a folder; see `FileBrowser.extract`."""
+def _all(path: str, stat: Stat) -> bool:
+    return True
+
+
+def extract(
+    items: Sequence[Item],
+    destination: Path,
+    task: Task,
+    giver: Giver | None = None,
+    is_wanted: Callable[[str, Stat], bool] = _all,
+) -> tuple[str, ...]:
+    """Copy items into a folder; see `FileBrowser.extract`.
+
+    Args:
+        items: what is copied.
+        destination: a folder.
+        task: what it reports to, and what stops it.
+        giver: gives files what is known of the old ones, where that is not what metadata.py does.
+        is_wanted: whether what is no folder is to be copied, by its path and what is known of it.
+    """
     _check_space(items, destination)
     task.phase(tr("Counting"), 0, 0)
     measure = _Measure()
@@ -73,7 +91,7 @@ def extract(items: Sequence[Item], destination: Path, task: Task) -> tuple[str, 
         Walk(measure, task.cancel).run(item)
     destination.mkdir(parents=True, exist_ok=True)
     top = os.open(destination, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    writer = _Writer(top, measure.total, task)
+    writer = _Writer(top, measure.total, task, giver or Giver(), is_wanted)
     try:
         for item in items:
             writer.volume = item.volume
@@ -168,10 +186,17 @@ class _Writer:
         volume: whose files come now.
     """
 
-    def __init__(self, top: int, total: int, task: Task) -> None:
+    def __init__(
+        self,
+        top: int,
+        total: int,
+        task: Task,
+        giver: Giver,
+        is_wanted: Callable[[str, Stat], bool],
+    ) -> None:
         self.warnings: list[str] = []
         self.made = 0
-        self.giver = Giver()
+        self.giver, self._is_wanted = giver, is_wanted
         self.volume = ""
         self._first: dict[tuple[str, int], tuple[tuple[str, ...], tuple[int, int]]] = {}
         """Of files of several names: where the first lies, and which file that is."""
@@ -215,7 +240,9 @@ class _Writer:
         os.close(self._folders.pop().fd)
 
     def leaf(self, path: str, name: str, node: Node, stat: Stat) -> None:
-        if stat.kind == Kind.FILE:
+        if not self._is_wanted(path, stat):
+            self._reach(self._done + (stat.size if stat.kind == Kind.FILE else 0))
+        elif stat.kind == Kind.FILE:
             start = self._done
             try:
                 if not self._is_second_name(name, stat):

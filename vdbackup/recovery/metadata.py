@@ -27,8 +27,10 @@ _NO_SUCH_THING = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EACCES)
 """What a file system, or the kernel for this user, says where something cannot be."""
 _NO_PLACE = (errno.ENOSPC, errno.E2BIG, errno.ERANGE, errno.EINVAL, errno.EDQUOT)
 _NO_TIMES = (*_NO_SUCH_THING, errno.EINVAL, errno.EOVERFLOW)
-_RIGHTS = posix.S_ISUID | posix.S_ISGID
-_NEVER = frozenset({"security.capability", "security.ima", "security.evm"})
+RIGHTS = posix.S_ISUID | posix.S_ISGID
+"""Of permissions those that give whoever runs a file the rights of others."""
+CAPABILITY = "security.capability"
+_NEVER = frozenset({CAPABILITY, "security.ima", "security.evm"})
 """Rights; and seals of the file that it was."""
 _OF_ROOT = ("trusted.", "security.")
 
@@ -58,12 +60,15 @@ class Giver:
         is_file = posix.S_ISREG(os.fstat(fd).st_mode)
         if self._is_root and stat.owner is not None:  # others have a umask, which is heeded
             give_mode(fd, stat.mode & (0o777 if is_file else 0o1777))
-        if stat.mode & _RIGHTS and is_file:
-            self._leave_out(
-                tr("Rights of others (set-user-id, set-group-id, capabilities) are"), path
-            )
+        if stat.mode & RIGHTS and is_file:
+            self.withhold(path, stat.mode & RIGHTS, b"")
         self._give_attributes(fd, path, node)
         give_times(fd, stat)
+
+    def withhold(self, path: str, bits: int, capability: bytes) -> None:
+        """Rights of others that a file had, of RIGHTS or as its attribute, are not given."""
+        what = tr("Rights of others (set-user-id, set-group-id, capabilities) are")
+        self._leave_out(what, path)
 
     def give_link(self, name: str, folder: int, path: str, stat: Stat) -> None:
         """To a symbolic link in an open folder, and to nothing that has its name by now."""
@@ -95,10 +100,8 @@ class Giver:
             return
         for name, value in attributes.items():
             if name in _NEVER:
-                if name == "security.capability":
-                    self._leave_out(
-                        tr("Rights of others (set-user-id, set-group-id, capabilities) are"), path
-                    )
+                if name == CAPABILITY:
+                    self.withhold(path, 0, value)
             elif self._is_root or not name.startswith(_OF_ROOT):
                 is_list = name.startswith("system.posix_acl_")
                 what = tr("Access control lists are") if is_list else tr("Extended attributes are")

@@ -10,37 +10,31 @@ that is mounted on the way.
 
 from __future__ import annotations
 
-import errno
-import fcntl
 import os
-import re
-import secrets as random
-import shutil
 import stat as posix
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from vdbackup.agent import writeback
-from vdbackup.durable import PARTIAL
 from vdbackup.errors import Cancelled, NotInPoint, UnfitTarget
 from vdbackup.jobs import Plan, Task, readable_size
 from vdbackup.recovery import homes
+from vdbackup.recovery.beside import FOLDER, folder_beside
 from vdbackup.recovery.browse import FileBrowser
 from vdbackup.recovery.extract import extract
 from vdbackup.recovery.file_sets.outlook import Named, names_in
 from vdbackup.recovery.file_sets.seen import Seen
 from vdbackup.recovery.homes import Home
+from vdbackup.recovery.rights import RightsLater
+from vdbackup.recovery.taking_places import TakingPlaces, looks_same
 from vdbackup.recovery.tree_walk import Item, Walk
 from vdbackup.repository import checked
 from vdbackup.repository.repository import Repository
-from vdbackup.sources.file_sets.places import Places, joined
+from vdbackup.sources.file_sets.places import Places
 from vdbackup.translation import grouped, tr, trn
 from vdbackup.volumes.filesystems.node import Kind, Node, Stat
-
-_FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
-_OURS = re.compile(rf"\.vdbackup-[0-9a-f]{{16}}{re.escape(PARTIAL)}")
 
 
 @dataclass(frozen=True)
@@ -205,17 +199,40 @@ def _check_folders(places: Sequence[Home]) -> None:
             above = above.rpartition(b"/")[0] or b"/"
 
 
+class _Way:
+    """From what lies at an item of a point to where it belongs."""
+
+    def __init__(self, item: Item, place: Home, ways: Places) -> None:
+        self._strip, self._inner = len(os.fsencode(item.path)), place.inner
+        self._mount, self._ways = os.fsencode(place.mount), ways
+
+    def own(self, path: str) -> bytes:
+        """The path on this computer."""
+        return self._mount.rstrip(b"/") + self._relative(path)
+
+    def there(self, path: str) -> tuple[os.stat_result, os.stat_result] | None:
+        """What is there now, and the folder that it lies in; None where nothing is."""
+        above, _, name = self._relative(path).rpartition(b"/")
+        try:
+            place = self._ways.to(above or b"/")
+            return place.look(name), place.found
+        except OSError:
+            return None
+
+    def _relative(self, path: str) -> bytes:
+        return self._inner + os.fsencode(path)[self._strip :]
+
+
 class _Looking:
     """Compares what a walk shows with what is there, by what `ls` says of both."""
 
-    def __init__(self, item: Item, place: Home, ways: Places, found: _Outlook) -> None:
-        self._strip, self._inner = item.path, place.inner
-        self._mount, self._ways, self._found = os.fsencode(place.mount), ways, found
+    def __init__(self, way: _Way, found: _Outlook) -> None:
+        self._way, self._found = way, found
 
     def enter(self, path: str, name: str, stat: Stat) -> bool:
-        there = self._there(path)
-        if there is not None and not posix.S_ISDIR(there.st_mode):
-            self._found.blocked.note(self._own(path))
+        there = self._way.there(path)
+        if there is not None and not posix.S_ISDIR(there[0].st_mode):
+            self._found.blocked.note(self._way.own(path))
             return False
         return True
 
@@ -226,9 +243,10 @@ class _Looking:
         found = self._found
         found.files += 1
         found.content += stat.size if stat.kind == Kind.FILE else 0
-        there, own = self._there(path), self._own(path)
-        if there is None:
+        looked, own = self._way.there(path), self._way.own(path)
+        if looked is None:
             return
+        there, _ = looked
         if posix.S_ISDIR(there.st_mode):
             found.blocked.note(own)
             return
@@ -243,35 +261,10 @@ class _Looking:
     def warn(self, sentence: str) -> None:
         pass  # who copies it says so
 
-    def _relative(self, path: str) -> bytes:
-        return self._inner + os.fsencode(path)[len(os.fsencode(self._strip)) :]
-
-    def _own(self, path: str) -> bytes:
-        return self._mount.rstrip(b"/") + self._relative(path)
-
-    def _there(self, path: str) -> os.stat_result | None:
-        above, _, name = self._relative(path).rpartition(b"/")
-        try:
-            return self._ways.to(above or b"/").look(name)
-        except OSError:
-            return None
-
 
 def _look(item: Item, place: Home, found: _Outlook, task: Task) -> None:
     with Places(os.fsencode(place.mount)) as ways:
-        Walk(_Looking(item, place, ways, found), task.cancel).run(item)
-
-
-def looks_same(stat: Stat, there: os.stat_result) -> bool:
-    """Whether a file that is there has kind, size and time of what is in the point."""
-    kinds = {Kind.FILE: posix.S_ISREG, Kind.LINK: posix.S_ISLNK}
-    is_kind = kinds.get(stat.kind)
-    return (
-        is_kind is not None
-        and is_kind(there.st_mode)
-        and stat.size == there.st_size
-        and stat.modified == there.st_mtime_ns
-    )
+        Walk(_Looking(_Way(item, place, ways), found), task.cancel).run(item)
 
 
 def _summary(request: PutBackRequest, places: Sequence[Home], found: _Outlook) -> str:
@@ -332,7 +325,7 @@ def run(plan: PutBackPlan, task: Task) -> PutBack:
                 tr("Look at the plan again."),
             )
         _check_folders(places)
-        moving = _Moving(plan, task)
+        moving = TakingPlaces(plan.seen, task, overwrites=plan.request.overwrite)
         warnings: list[str] = []
         try:
             for item, place in zip(items, places, strict=True):
@@ -348,170 +341,56 @@ def run(plan: PutBackPlan, task: Task) -> PutBack:
     return PutBack(moving.files, moving.same, (*warnings, *moving.sentences, *disk.damage))
 
 
-def _put(item: Item, place: Home, moving: _Moving, task: Task) -> tuple[str, ...]:
-    """One item; sentences that say what of it was not copied as it was."""
-    above, _, name = place.inner.rpartition(b"/")
-    with Places(os.fsencode(place.mount)) as ways:
-        parent = os.open(b".", _FOLDER, dir_fd=ways.to(above or b"/").fd)
-    try:
-        with _folder_beside(parent) as beside:
-            own = Item(item.path, os.fsdecode(name), item.node, item.volume)
-            warnings = extract([own], Path(f"/proc/self/fd/{beside}"), task)
-            # before anything is replaced: a name that means half a file after a power cut is worse
-            # than the file that was there
-            writeback.sync_file_system(beside)
-            moving.move(beside, parent, os.fsencode(place.path))
-        os.fsync(parent)
-    finally:
-        os.close(parent)
+def _put(item: Item, place: Home, moving: TakingPlaces, task: Task) -> list[str]:
+    """One item, with what of it lies in other subvolumes; sentences on what was not copied so."""
+    todo, warnings = [(item, place)], list[str]()
+    while todo:
+        item, place = todo.pop()
+        with Places(os.fsencode(place.mount)) as ways:
+            above = place.inner.rpartition(b"/")[0] if item.name else place.inner
+            parent = os.open(b".", FOLDER, dir_fd=ways.to(above or b"/").fd)
+            try:
+                warnings += _put_into(parent, item, place, _Way(item, place, ways), moving, task)
+                os.fsync(parent)
+            finally:
+                os.close(parent)
+        todo += [_inner(item, place, own) for own in moving.elsewhere()]
     return warnings
 
 
-@contextmanager
-def _folder_beside(parent: int) -> Iterator[int]:
-    """A folder of ours in an open one, gone afterwards; those that a kill has left go, too."""
-    for left in filter(_OURS.fullmatch, os.listdir(parent)):
-        _sweep(left, parent)
-    name = f".vdbackup-{random.token_hex(8)}{PARTIAL}"
-    os.mkdir(name, 0o700, dir_fd=parent)
-    fd = os.open(name, _FOLDER, dir_fd=parent)
-    try:
-        with suppress(OSError):  # says that it is not left behind; not all storage can
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        yield fd
-    finally:
-        shutil.rmtree(name, dir_fd=parent, ignore_errors=True)
-        os.close(fd)
+def _put_into(
+    parent: int, item: Item, place: Home, way: _Way, moving: TakingPlaces, task: Task
+) -> tuple[str, ...]:
+    device = os.fstat(parent).st_dev
+
+    def is_wanted(path: str, stat: Stat) -> bool:
+        looked = way.there(path)
+        if looked is None:
+            return True
+        there, above = looked
+        # what lies in other file systems its folder decides on, which is met later
+        return above.st_dev == device and not moving.leaves(way.own(path), stat, there)
+
+    rights = RightsLater(way.own)
+    path = os.fsencode(place.path)
+    with folder_beside(parent) as beside:
+        own = Item(item.path, os.fsdecode(path.rpartition(b"/")[2]) if item.name else "",
+                   item.node, item.volume)  # fmt: skip
+        warnings = extract([own], Path(f"/proc/self/fd/{beside}"), task, rights, is_wanted)
+        # before anything is replaced: a name that means half a file after a power cut is worse
+        # than the file that was there
+        writeback.sync_file_system(beside)
+        above = path.rpartition(b"/")[0] or b"/"
+        moving.move(beside, parent, above if item.name else path, rights)
+    return warnings
 
 
-def _sweep(name: str, parent: int) -> None:
-    """Remove what was left there, unless somebody is at work in it."""
-    with suppress(OSError):
-        fd = os.open(name, _FOLDER, dir_fd=parent)
-        try:
-            if os.fstat(fd).st_uid == os.geteuid():
-                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                shutil.rmtree(name, dir_fd=parent)
-        finally:
-            os.close(fd)
-
-
-class _Moving:
-    """Gives files that lie ready their names.
-
-    Attributes:
-        files, same: as of PutBack.
-    """
-
-    def __init__(self, plan: PutBackPlan, task: Task) -> None:
-        self._plan, self._task = plan, task
-        self._mounted = homes.mount_points()
-        self._stays, self._came, self._blocked = Named(), Named(), Named()
-        self.files = self.same = 0
-
-    @property
-    def sentences(self) -> list[str]:
-        """What was not put back, a sentence for each kind."""
-        said = {
-            tr("Something is there already under these names, and stays"): self._stays,
-            tr("These have come or changed since it was planned, and stay"): self._came,
-            tr("These stay, as a folder stands where a file was, or the other way round"): (
-                self._blocked
-            ),
-        }
-        return [f"{what}: {names_in(found)}." for what, found in said.items() if found.count]
-
-    def move(self, ready: int, folder: int, path: bytes) -> None:
-        """What lies in one open folder goes into another, the one that holds `path`."""
-        # Opened anew: Btrfs lists of a folder what was in it when it was opened (Linux 6.5 and on).
-        filled = os.open(b".", _FOLDER, dir_fd=ready)
-        todo = [(filled, os.dup(folder), path.rpartition(b"/")[0] or b"/")]
-        try:
-            while todo:
-                source, target, above = todo.pop()
-                try:
-                    for name in sorted(map(os.fsencode, os.listdir(source))):
-                        self._task.check()
-                        own = joined(above, name)
-                        if inner := self._one(source, target, name, own):
-                            todo.append((*inner, own))
-                finally:
-                    os.close(source)
-                    os.close(target)
-        finally:
-            for source, target, _ in todo:
-                os.close(source)
-                os.close(target)
-
-    def _one(self, source: int, target: int, name: bytes, own: bytes) -> tuple[int, int] | None:
-        """One name; of a folder that is there already both, to go on in."""
-        made = os.stat(name, dir_fd=source, follow_symlinks=False)
-        try:
-            there = os.stat(name, dir_fd=target, follow_symlinks=False)
-        except FileNotFoundError:
-            self._take(source, target, name, own, made)
-            return None
-        if posix.S_ISDIR(made.st_mode) != posix.S_ISDIR(there.st_mode) or own in self._mounted:
-            self._blocked.note(own)
-        elif posix.S_ISDIR(made.st_mode):
-            inner = os.open(name, _FOLDER, dir_fd=source)
-            try:
-                return inner, os.open(name, _FOLDER, dir_fd=target)
-            except OSError:
-                os.close(inner)
-                raise
-        else:
-            self._replace(source, target, name, own, (made, there))
-        return None
-
-    def _take(
-        self, source: int, target: int, name: bytes, own: bytes, made: os.stat_result
-    ) -> None:
-        """Put it where nothing is; what has come there meanwhile stays."""
-        if posix.S_ISDIR(made.st_mode):
-            files = _files_in(name, source)
-            try:
-                os.rename(name, name, src_dir_fd=source, dst_dir_fd=target)
-            except OSError as error:
-                if error.errno not in (errno.EEXIST, errno.ENOTEMPTY, errno.ENOTDIR):
-                    raise
-                self._came.note(own)
-                return
-            self.files += files
-            return
-        try:
-            os.link(name, name, src_dir_fd=source, dst_dir_fd=target, follow_symlinks=False)
-        except FileExistsError:
-            self._came.note(own)
-            return
-        except OSError:  # FAT knows no second name
-            os.rename(name, name, src_dir_fd=source, dst_dir_fd=target)
-        self.files += 1
-
-    def _replace(
-        self,
-        source: int,
-        target: int,
-        name: bytes,
-        own: bytes,
-        both: tuple[os.stat_result, os.stat_result],
-    ) -> None:
-        made, there = both
-        alike = posix.S_IFMT(made.st_mode) == posix.S_IFMT(there.st_mode) and (
-            made.st_size,
-            made.st_mtime_ns,
-        ) == (there.st_size, there.st_mtime_ns)
-        if alike:
-            self.same += 1
-        elif not self._plan.seen.knows(own, there):
-            self._came.note(own)
-        elif not self._plan.request.overwrite:
-            self._stays.note(own)
-        else:
-            os.rename(name, name, src_dir_fd=source, dst_dir_fd=target)
-            self.files += 1
-
-
-def _files_in(name: bytes, folder: int) -> int:
-    """How many files lie in a folder of ours and those in it."""
-    return sum(len(files) for _, _, files, _ in os.fwalk(name, dir_fd=folder))
+def _inner(item: Item, place: Home, own: bytes) -> tuple[Item, Home]:
+    """What is in a folder of an item, and where it belongs, by the path of that."""
+    beneath = own[len(os.fsencode(place.path)) :]
+    node = item.node
+    for name in filter(None, os.fsdecode(beneath).split("/")):
+        node = next(child for child in node.children() if child.name == name)
+    path = item.path.rstrip("/") + os.fsdecode(beneath)
+    inner = Home(place.mount, place.inner.rstrip(b"/") + beneath, place.device)
+    return Item(path, "", node, item.volume), inner

@@ -84,7 +84,8 @@ class Walk:
         if item.name:
             self._visit(item.path, item.name, item.node)
         else:
-            self._open.append(("", None, guarded(item.node, "/")))
+            above = item.path.rstrip("/")
+            self._open.append((above, None, guarded(item.node, above or "/")))
         while self._open:
             path, entered, children = self._open[-1]
             child = self._next(children)
