@@ -235,6 +235,34 @@ def test_what_a_killed_backup_has_left_goes_with_the_next_and_nothing_else(
     assert how(made) is How.SNAPSHOT
 
 
+@pytest.mark.parametrize("when", ["before", "meanwhile"])
+def test_who_owns_the_subvolume_has_no_snapshot_of_root_s_deleted_by_its_name(
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, when: str
+):
+    above = home.parent
+    os.chown(above, 1234, 1234)
+    run("btrfs", "subvolume", "snapshot", "-r", above, above / "kept of root")
+    if when == "before":
+        taken = above / ".vdbackup-snapshot-1-0-0"
+        (above / "kept of root").rename(taken)  # that its owner may do, and not delete it
+        back_up(home, to=tmp_path / "backups")
+    else:
+        with subvolume.Snapshot(_of(home)) as made:
+            (name,) = snapshots(above)
+            taken = above / name
+            taken.rename(above / "aside")
+            (above / "kept of root").rename(taken)
+            assert os.stat(home.name, dir_fd=made.fd)
+        (above / "aside").rmdir()
+    assert (taken / home.name / "07").exists()
+
+
+def _of(path: Path) -> subvolume.Subvolume:
+    found = subvolume.Subvolume.of(os.fsencode(path))
+    assert found is not None
+    return found
+
+
 def test_a_cancelled_backup_leaves_no_snapshot(
     home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):

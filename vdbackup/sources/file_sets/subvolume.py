@@ -1,9 +1,13 @@
 """A Btrfs subvolume, and a snapshot of it that is read in its place for the length of one backup.
 
-The kernel is asked itself: no program is needed. A snapshot lies in the root of its subvolume under
-a name that says which process it is for; what a killed one has left goes with the next backup, but
-nothing that is not by all signs such a one: its name, that it may not be written to, and that it is
-this subvolume's snapshot. Source: Linux, include/uapi/linux/btrfs.h, fs/btrfs/ioctl.c.
+The kernel is asked itself: no program is needed. A snapshot lies in the root of its subvolume, in a
+folder whose name says which process it is for; what a killed one has left goes with the next
+backup. Whose that root is may give that name to any other snapshot in it, of which root alone may
+delete anything: so ours is made and removed through the folder, which is open, into which nobody
+else can move anything, and which is known by its permissions. In such a one nothing goes either but
+what may not be written to, and is this subvolume's snapshot.
+
+Source: Linux, include/uapi/linux/btrfs.h, fs/btrfs/ioctl.c.
 """
 
 from __future__ import annotations
@@ -13,6 +17,7 @@ import itertools
 import logging
 import os
 import re
+import stat
 import struct
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,7 +33,10 @@ log = logging.getLogger(__name__)
 ROOT_INODE, EMPTY_INODE = 256, 2
 """Of a subvolume's root, and of what stands in a snapshot for a subvolume that lies in it."""
 NAME = re.compile(rb"\.vdbackup-snapshot-(\d+)-(\d+)-\d+")
-"""By the number and the start of the process that it is for, and how many that had made before."""
+"""Of the folder: the number and the start of the process that it is for, and how many before."""
+_INSIDE = b"snapshot"
+_MARKED = 0o1700
+"""The folder's permissions, which no other has: root's alone, and where none but it may delete."""
 _CREATE, _DESTROY, _INFO, _FLAGS = 0x50009417, 0x5000940F, 0x81F8943C, 0x80089419
 """BTRFS_IOC_SNAP_CREATE_V2, _SNAP_DESTROY, _GET_SUBVOL_INFO, _SUBVOL_GETFLAGS."""
 _READ_ONLY = 2
@@ -94,7 +102,7 @@ class Snapshot:
 
     def __init__(self, of: Subvolume) -> None:
         """Make it; raises NotFrozen where the kernel does not."""
-        self._above = -1
+        self._above = self._folder = -1
         self.fd = -1
         own = os.getpid()
         self._name = b".vdbackup-snapshot-%d-%d-%d" % (own, start_of(own) or 0, next(_made))
@@ -103,8 +111,9 @@ class Snapshot:
             if os.fstat(self._above).st_dev != of.device:
                 raise OSError(tr("it is another one now"))
             _sweep(self._above)
-            fcntl.ioctl(self._above, _CREATE, _creating(self._above, self._name))
-            self.fd = os.open(self._name, _FOLDER, dir_fd=self._above)
+            self._folder = _own_folder(self._name, self._above)
+            fcntl.ioctl(self._folder, _CREATE, _creating(self._above, _INSIDE))
+            self.fd = os.open(_INSIDE, _FOLDER, dir_fd=self._folder)
             self.device = os.fstat(self.fd).st_dev
         except OSError as error:
             self.close()
@@ -121,10 +130,13 @@ class Snapshot:
         if self.fd >= 0:
             os.close(self.fd)
             self.fd = -1
+        if self._folder >= 0:
             try:
-                _destroy(self._above, self._name)
+                _remove(self._name, self._folder, self._above)
             except OSError:  # the next backup tries again
                 log.warning("the snapshot %r is still there", self._name, exc_info=True)
+            os.close(self._folder)
+            self._folder = -1
         if self._above >= 0:
             os.close(self._above)
             self._above = -1
@@ -167,6 +179,43 @@ def _creating(source: int, name: bytes) -> bytearray:
     return bytearray((head + name).ljust(_ARGS, b"\0"))  # of bytes fcntl takes 1,024 at most
 
 
+def _own_folder(name: bytes, above: int) -> int:
+    """Make the folder for a snapshot; raises OSError, also where another has taken its name."""
+    os.mkdir(name, 0o700, dir_fd=above)
+    fd = os.open(name, _FOLDER, dir_fd=above)
+    try:
+        if os.fstat(fd).st_uid != os.geteuid() or os.listdir(fd):
+            raise OSError(tr("it is another one now"))
+        os.fchmod(fd, _MARKED)
+    except BaseException:
+        os.close(fd)
+        raise
+    return fd
+
+
+def _remove(name: bytes, folder: int, above: int) -> None:
+    """Delete the snapshot in a folder of ours, and that if it still has its name."""
+    own = _uuids(above)[0]
+    # Opened anew: Btrfs lists of a folder what was in it when it was opened (Linux 6.5 and on).
+    listed = os.open(b".", _FOLDER, dir_fd=folder)
+    try:
+        names = os.listdir(listed)
+    finally:
+        os.close(listed)
+    for inner in map(os.fsencode, names):
+        fd = os.open(inner, _FOLDER, dir_fd=folder)
+        try:
+            is_ours = os.fstat(fd).st_ino == ROOT_INODE and _uuids(fd)[1] == own
+            is_ours = is_ours and _is_read_only(fd)
+        finally:
+            os.close(fd)
+        if is_ours:
+            _destroy(folder, inner)
+    there, ours = os.stat(name, dir_fd=above, follow_symlinks=False), os.fstat(folder)
+    if (there.st_dev, there.st_ino) == (ours.st_dev, ours.st_ino):
+        os.rmdir(name, dir_fd=above)
+
+
 def _destroy(above: int, name: bytes) -> None:
     """A btrfs_ioctl_vol_args: no descriptor, the name."""
     fcntl.ioctl(above, _DESTROY, bytearray((struct.pack("=q", 0) + name).ljust(_ARGS, b"\0")))
@@ -174,7 +223,6 @@ def _destroy(above: int, name: bytes) -> None:
 
 def _sweep(above: int) -> None:
     """Remove what backups that were killed have left of this subvolume."""
-    own = _uuids(above)[0]
     for name in map(os.fsencode, os.listdir(above)):
         match = NAME.fullmatch(name)
         if match is None or start_of(int(match[1])) == int(match[2]):
@@ -182,12 +230,11 @@ def _sweep(above: int) -> None:
         try:
             fd = os.open(name, _FOLDER, dir_fd=above)
             try:
-                is_left = _uuids(fd)[1] == own and _is_read_only(fd)
-                is_left = is_left and os.fstat(fd).st_ino == ROOT_INODE
+                found = os.fstat(fd)
+                if found.st_uid == os.geteuid() and stat.S_IMODE(found.st_mode) == _MARKED:
+                    _remove(name, fd, above)
             finally:
                 os.close(fd)
-            if is_left:
-                _destroy(above, name)
         except OSError:
             log.warning("%r was left by a backup, and cannot be removed", name, exc_info=True)
 
