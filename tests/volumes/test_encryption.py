@@ -195,7 +195,7 @@ def changed(header: bytes, key: str, value: int, of: str) -> bytes:
         text = bytes(found[at : at + 12288]).rstrip(b"\0")
         data = json.loads(text)
         slot = data["keyslots"]["0"]
-        (slot[of] if of else slot)[key] = value
+        (data["digests"]["0"] if of == "digest" else slot[of] if of else slot)[key] = value
         found[at : at + 12288] = json.dumps(data).encode().ljust(12288, b"\0")
     return bytes(found)
 
@@ -205,6 +205,9 @@ def changed(header: bytes, key: str, value: int, of: str) -> bytes:
     [
         ("kdf", "memory", 1 << 40),
         ("kdf", "time", 1 << 31),
+        ("kdf", "time", 9_000),  # of 32 MiB: minutes, and that for each key and slot
+        ("kdf", "cpus", 4096),
+        ("digest", "iterations", 1 << 30),
         ("kdf", "memory", -1),
         ("", "key_size", 1 << 40),
         ("af", "stripes", 1 << 40),

@@ -36,7 +36,14 @@ _MAX_READ = 16 << 20
 """Bytes at once: LUKS2's header has 4 MiB of JSON at most, the material of a key fewer."""
 _MAX_ITERATIONS = 200_000_000
 """Of PBKDF2: some ten times what two seconds of a fast processor allow, which is cryptsetup's."""
-_MAX_PASSES = 10_000
+_MAX_ARGON_MEMORY = 4 << 30
+"""Bytes: what cryptsetup takes, too."""
+_MAX_ARGON_WORK = 64 << 30
+"""Bytes that Argon2 goes through: some ten times what two seconds of a fast processor allow."""
+_MAX_THREADS = 16
+"""Of Argon2, each of which is one of this computer's: cryptsetup makes no more than four."""
+_SMALLEST_HASH = 20
+"""Bytes of the shortest hash: PBKDF2 does all its iterations for so many bytes of what it makes."""
 _MAX_KEY = 512
 """Bytes: LUKS has 64, and twice that where it has a key for integrity, too."""
 _CHUNK = 1 << 20
@@ -215,15 +222,27 @@ def _usable_slots(volume: LUKS) -> Iterator[int]:
             continue
         if not (0 < slot.key_size <= _MAX_KEY and 0 < slot.key_size * af.stripes <= _MAX_READ):
             continue
+        if not _is_checked_soon(volume, number):
+            continue
         if kdf.type == "pbkdf2":
             if 0 < kdf.iterations <= _MAX_ITERATIONS:
                 yield number
         elif (
             kdf.type in ("argon2i", "argon2id")
-            and 0 < kdf.memory << 10 <= _memory() // 2
-            and 0 < kdf.time <= _MAX_PASSES
+            and 0 < kdf.memory << 10 <= min(_MAX_ARGON_MEMORY, _memory() // 2)
+            and 0 < kdf.time * kdf.memory << 10 <= _MAX_ARGON_WORK
+            and 0 < kdf.cpus <= _MAX_THREADS
         ):
             yield number
+
+
+def _is_checked_soon(volume: LUKS, slot: int) -> bool:
+    """Whether it takes no longer than a key to see whether what a slot gives is the volume's."""
+    found = [each for each in volume.metadata.digests.values() if slot in each.keyslots]
+    return bool(found) and all(
+        0 < each.iterations * -(-len(each.digest) // _SMALLEST_HASH) <= _MAX_ITERATIONS
+        for each in found
+    )
 
 
 def _memory() -> int:
