@@ -81,15 +81,20 @@ class Volumes:
 
     def root(self, name: str) -> Node:
         """A volume's topmost folder; raises RecoveryError if its files cannot be read."""
-        volume, node = self.open(name)
+        node = self.open(name)[1]
         if node is None:
-            where, why = name or tr("this disk"), volume.problem[0].lower() + volume.problem[1:]
-            raise GuestUnreadable(
-                tr("The files of {where} cannot be read: {why}", where=where, why=why),
-                _ADVICE,
-                remedy=Remedy.UNLOCK if volume.is_locked else None,
-            )
+            raise self.refusal(name)
         return node
+
+    def refusal(self, name: str) -> GuestUnreadable:
+        """Why the files of a volume that has a problem cannot be read."""
+        volume, _ = self.open(name)
+        where, why = name or tr("this disk"), volume.problem[0].lower() + volume.problem[1:]
+        return GuestUnreadable(
+            tr("The files of {where} cannot be read: {why}", where=where, why=why),
+            _ADVICE,
+            remedy=Remedy.UNLOCK if volume.is_locked else None,
+        )
 
     def unlock(self, secrets: Sequence[bytes]) -> list[str]:
         """Read encrypted volumes, too: all that one of these is the key of (encryption.py).

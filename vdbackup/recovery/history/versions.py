@@ -101,6 +101,11 @@ def versions(repository: Repository, set_name: str, path: str, task: Task) -> Ve
                 task.check()
                 task.phase(tr("Looking through points"), number, len(ids))
                 search.look(moment)
+    if not search.versions and search.warnings:
+        raise GuestUnreadable(
+            search.warnings[0],
+            tr("Boot the recovery point, or restore it, to get at what is in it."),
+        )
     if all(version.stat is None for version in search.versions):
         raise NotInPoint(
             tr(
@@ -218,6 +223,8 @@ def _find(volumes: Volumes, path: str) -> walk.Found | None:
     warnings: list[str] = []
     for found in walk.files(volumes, Task(), warnings, path):
         return found if found.path == path else None
+    if warnings:  # nobody can say that it is not there
+        raise GuestUnreadable(warnings[0], "")
     return None
 
 

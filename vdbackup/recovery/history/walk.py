@@ -27,8 +27,8 @@ class Found(NamedTuple):
 def files(volumes: Volumes, task: Task, warnings: list[str], below: str = "/") -> Iterator[Found]:
     """Everything below a folder of the disk, folders before what is in them; `below` itself, too.
 
-    A volume that cannot be read is passed by in silence: it has no files. What else cannot be read
-    is passed by with a warning; so is a folder that is met twice.
+    A volume that cannot be read is passed by in silence: it has no files. One that is encrypted is
+    passed by with a warning, and so is what else cannot be read, or a folder that is met twice.
 
     Args:
         volumes: of the disk.
@@ -41,7 +41,9 @@ def files(volumes: Volumes, task: Task, warnings: list[str], below: str = "/") -
         path = f"/{name}" if name else ""
         if name and wanted and wanted[0] != name:
             continue
-        _, root = volumes.open(name)
+        volume, root = volumes.open(name)
+        if volume.is_locked:
+            warnings.append(volumes.refusal(name).title)
         if root is not None:
             inner = wanted[1:] if name else wanted
             yield from _below(place, path, root, inner, task, warnings)
