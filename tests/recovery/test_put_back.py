@@ -63,12 +63,14 @@ def test_what_is_there_stays_unless_it_is_said_and_nothing_else_goes(ext4: Runni
     plan = ext4.plan("/docs")
     assert (plan.files, plan.same, plan.other, plan.newer) == (4, 3, 1, 1)
     assert plan.replaces == ()
+    assert plan.bytes_to_copy == 0
     done = put_back.run(plan, Task())
     assert done.files == 0
     assert any("stays" in sentence and "docs/letter" in sentence for sentence in done.warnings)
     assert (ext4.folder / "docs/letter").read_text() == "newer than the point"
     plan = ext4.plan("/docs", overwrite=True)
     assert plan.replaces == (str(ext4.folder / "docs/letter"),)
+    assert plan.bytes_to_copy == len("as it was")
     done = put_back.run(plan, Task())
     assert (done.files, done.same) == (1, 3)
     assert (ext4.folder / "docs/letter").read_text() == "as it was"

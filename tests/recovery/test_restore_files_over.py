@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -108,6 +109,31 @@ def test_what_comes_while_a_file_is_written_is_not_replaced(
     assert said.startswith("These have come or changed since")
     assert (folder / "letter").read_bytes() == b"of somebody else"
     assert partials(folder) == []
+
+
+@pytest.mark.usefixtures("as_root")
+def test_a_folder_that_takes_a_new_one_s_place_gets_nobody_s_rights(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+):
+    for each in (folder, folder / "inner"):
+        os.chown(each, 1234, 1234)
+    repository = back_up(folder)
+    shutil.rmtree(folder / "inner")
+    secret = folder / "kept of root"
+    secret.mkdir(mode=0o700)
+    (secret / "file").write_bytes(b"secret")
+    plan = planned(repository)
+    mkdir = os.mkdir
+
+    def and_then(name: bytes, mode: int = 0o777, **how: int) -> None:
+        mkdir(name, mode, **how)
+        if name == b"inner":  # whose the folder above is may do that
+            secret.rename(folder / "inner")
+
+    monkeypatch.setattr(os, "mkdir", and_then)
+    restore_files.run(plan, Task())
+    found = (folder / "inner").stat()
+    assert (found.st_uid, found.st_mode & 0o7777) == (0, 0o700)
 
 
 def test_what_is_there_as_it_was_is_not_written_again(folder: Path):

@@ -60,10 +60,17 @@ class PutBackRequest:
 
 @dataclass
 class _Outlook:
-    """What would be done; paths are those of this computer."""
+    """What would be done; paths are those of this computer.
+
+    Attributes:
+        content: bytes of all files of the point; `missing` of those that are not there, `differing`
+            of those that are, and differ.
+    """
 
     files: int = 0
     content: int = 0
+    missing: int = 0
+    differing: int = 0
     same: int = 0
     other: Named = field(default_factory=Named)
     newer: Named = field(default_factory=Named)
@@ -129,7 +136,7 @@ def plan(request: PutBackRequest, task: Task) -> PutBackPlan:
     found.seen.close()
     return PutBackPlan(
         summary=_summary(request, places, found),
-        bytes_to_copy=found.content,
+        bytes_to_copy=found.missing + (found.differing if request.overwrite else 0),
         creates=tuple(str(place.path) for place in places),
         replaces=tuple(found.other.first) if request.overwrite else (),
         request=request,
@@ -242,9 +249,11 @@ class _Looking:
     def leaf(self, path: str, name: str, node: Node, stat: Stat) -> None:
         found = self._found
         found.files += 1
-        found.content += stat.size if stat.kind == Kind.FILE else 0
+        size = stat.size if stat.kind == Kind.FILE else 0
+        found.content += size
         looked, own = self._way.there(path), self._way.own(path)
         if looked is None:
+            found.missing += size
             return
         there, _ = looked
         if posix.S_ISDIR(there.st_mode):
@@ -254,6 +263,7 @@ class _Looking:
         if looks_same(stat, there):
             found.same += 1
             return
+        found.differing += size
         found.other.note(own)
         if stat.modified is not None and there.st_mtime_ns > stat.modified:
             found.newer.note(own)

@@ -266,6 +266,9 @@ class _Restoring:
             raise FileExistsError from None
         os.close(self._fd)
         self._fd = inner
+        # Who owns the folder above can give the name to another one at once, root's perhaps, which
+        # must not get the owner of this one.
+        is_new = is_new and not os.listdir(inner)
         if is_new:
             with suppress(PermissionError):  # where there are no permissions, it is not marked
                 os.fchmod(inner, _BEING_FILLED)
