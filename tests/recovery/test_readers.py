@@ -106,7 +106,7 @@ def test_files_are_extracted_from_a_point_that_nobody_changes_meanwhile(
     lab: Lab, tmp_path: Path
 ) -> None:
     rival, point = Rival(lab), lab.set.points[0]
-    what = (lab.repository.path, "disk", point.id, ["/"], tmp_path / "out")
+    what = (lab.repository.path, "disk", point.id, ["/"], tmp_path / "out", ())
     files.extract(*what, Task(rival))
     assert set(rival.refused) == {"Point 1 is in use: this program is extracting files of point 1."}
 

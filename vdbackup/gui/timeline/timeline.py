@@ -76,10 +76,10 @@ class Timeline(TimelineView):
         self._picks = Picks()
         self._spot: Spot | None = None
         self._logs: tuple[ReadLog, ...] = ()
+        spoken.let_timelines_speak(Timeline)  # before anybody can ask what this one says
         super().__init__(theme, parent)
         self.setObjectName("timeline")
         self.setAccessibleName(tr("Timeline of recovery points"))
-        spoken.let_timelines_speak(Timeline)
         self.setFocusPolicy(Qt.FocusPolicy.StrongFocus)
         self.animated = True
         self._places: dict[str, int] = {}  # index by id
