@@ -79,7 +79,7 @@ def protect(options: argparse.Namespace) -> int:
     kept, more = protection.protect(saved, options.limit or LIMIT)
     if options.json:
         log = {"set": kept.folder.name, "session": kept.session, "since": kept.protection.since}
-        print_json({"event": "result", **log})
+        print_json({"event": "result", **log, "said": more})
     else:
         say(
             tr(
@@ -279,7 +279,7 @@ def moments(options: argparse.Namespace) -> int:
         )
         by_second = {moment.time // _NS: moment for moment in each.moments}
         table(
-            (tr("moment"), tr("by")),
+            (tr("moment"), tr("there by")),
             [
                 (f"{each.point}@w{moment.write}", _clock_ns(moment.time))
                 for moment in by_second.values()

@@ -309,7 +309,7 @@ def _trouble(kept: KeptLog, log: WriteLog) -> str:
     """What is lost of a log that can be read, or that it ended too early; "" where all is well."""
     if log.lost:
         return damage(kept, max(0, log.sound_writes - kept.protection.before))
-    if kept.is_written_out and log.proven < len(log.entries):
+    if log.index.damaged or (kept.is_written_out and log.proven < len(log.entries)):
         return tr(
             "{path} is damaged or missing, so of {count} of {writes} writes nobody knows any more "
             "when they came: they are found by their number alone.",

@@ -255,6 +255,8 @@ def test_a_log_whose_notes_are_damaged_is_not_cut_off(
     before = states(lab, list(range(count + 1)))
     alter(kept, ended=None, why="", cause="", boot="an earlier one")
     damage(kept.index)
+    (listed,) = protection.moments(lab.repository, None, None, None)
+    assert kept.index.name in listed.trouble
     session = again(saved)
     assert not session.keeps_writes
     assert kept.index.name in session.protection
