@@ -9,6 +9,8 @@ import hashlib
 import os
 import random
 from collections.abc import Callable, Sequence
+from contextlib import closing
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -22,6 +24,7 @@ from tests.disks.write_log.logs import Entry
 from tests.repository import kept as spoilt
 from tests.repository.kept import SESSION, expected, keep, some_writes
 from vdbackup.backup import convert, delete, merge, repair
+from vdbackup.disks.write_log.index import Index, IndexWriter
 from vdbackup.errors import PointInUse, Remedy, VdbackupError
 from vdbackup.jobs import Task
 from vdbackup.operations import policy, protection, several
@@ -496,3 +499,36 @@ def test_writes_of_a_machine_on_another_computer_are_not_forgotten_while_it_may_
     with pytest.raises(PointInUse, match="on elsewhere may still be added"):
         protection.forget(points.repository, "disk", SESSION, tmp_path / "sessions")
     found.check()
+
+
+def test_a_moment_of_a_log_that_was_begun_anew_is_not_the_point_made_of_the_old_one(
+    points: Lab,
+) -> None:
+    """Its session is the same, and so is the number of the write; what was written is not."""
+    logged(points)
+    reference = f"{LOGGED}@{SESSION}.w{WRITES}"
+
+    def made() -> RecoveryPoint:
+        planned = protection.plan_point(
+            points.repository, "disk", points.repository.find_state(reference)[1].id
+        )
+        return protection.make_point(planned, points.folder / "sessions", Task()).point
+
+    old = made()
+    assert made().id == old.id, "of the same moment it is found again"
+    kept_log(points.set.folder, SESSION).remove()
+    entries, began = some_writes(WRITES, points.size, seed=2), spoilt.BEGAN + 3600
+    kept = keep(points, point(points, LOGGED), entries, ended="2026-11-30T09:00:00+00:00")
+    spoilt.altered(kept.record, since=datetime.fromtimestamp(began, UTC).isoformat())
+    headers = Index.read(kept.index).headers
+    kept.index.unlink()
+    with closing(IndexWriter(kept.index)) as writer:
+        writer.note(headers, began * spoilt.SECOND, (began + 1) * spoilt.SECOND)
+    new = made()
+    assert new.id != old.id
+    before = points.moments[point(points, LOGGED).id].read_bytes()
+    with points.set.open_chain(new) as disk:
+        view = memoryview(bytearray(disk.size))
+        disk.readinto(0, view)
+    assert sha(view) == sha(expected(entries, before, WRITES))
+    assert made().id == new.id

@@ -7,6 +7,7 @@ stays, with all its other moments.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from datetime import datetime
 
 from vdbackup.backup import merge
 from vdbackup.backup.differences import keep_changes, state_of
@@ -86,9 +87,8 @@ def run(plan: MomentPlan, task: Task) -> RecoveryPoint:
         merge.finish_interrupted(repository, plan.set_name, task)
         backup_set = repository.set(plan.set_name)
         moment = _moment(backup_set, plan.moment_id)
-        for each in backup_set.points:
-            if each.promoted_from and each.promoted_from.session == _origin(moment):
-                return each
+        if (made := _made_before(backup_set, moment)) is not None:
+            return made
         point = _kept(backup_set, moment, task)
         repository.remember_sequence(plan.set_name, point.sequence)
         now = repository.set(plan.set_name)
@@ -96,6 +96,22 @@ def run(plan: MomentPlan, task: Task) -> RecoveryPoint:
             layer = now.disk_path(point)
             check_layer(layer, now.settings.format, own, tr("Check {disk}", disk=point.disk), task)
         return point
+
+
+def _made_before(backup_set: BackupSet, moment: WrittenPoint) -> RecoveryPoint | None:
+    """The point that was made of the moment already.
+
+    Of what was written before its log began it is none: where a log was forgotten, and its machine
+    protected again, the new one bears the same name, and its writes the same numbers.
+    """
+    began = datetime.fromisoformat(kept_log(backup_set.folder, moment.log).protection.since)
+    for each in backup_set.points:
+        origin = each.promoted_from
+        if origin is None or origin.session != _origin(moment):
+            continue
+        if datetime.fromisoformat(origin.ended) >= began:
+            return each
+    return None
 
 
 def _kept(backup_set: BackupSet, moment: WrittenPoint, task: Task) -> RecoveryPoint:
