@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.backup.lab import Lab, noise
+from tests.backup.machines import Disks
 from vdbackup.backup import merge as one_merge
 from vdbackup.disks.host_file import can_clone
 from vdbackup.errors import (
@@ -139,6 +140,19 @@ def test_the_last_points_go_only_where_it_was_said_that_they_are_the_last(
         several.delete_several(plan, tmp_path, Task())
     assert len(lab.set.points) == 1
     lab.check_all()
+
+
+def test_of_a_machine_the_newest_moments_go_without_a_copy_too(tmp_path: Path) -> None:
+    disks = Disks(tmp_path)
+    for _ in range(4):
+        disks.back_up()
+    points = disks.repository.set("root").points
+    plan = several.plan_delete(disks.repository, "root", [points[2].id, points[3].id])
+    assert plan.ids == (points[3].id, points[2].id)
+    assert plan.bytes_to_copy == 0
+    assert "rolled" not in plan.summary
+    several.delete_several(plan, tmp_path / "sessions", Task())
+    disks.check(1, 2)
 
 
 def test_in_which_order_very_many_go_is_known_at_once() -> None:

@@ -175,7 +175,7 @@ def plan_delete(repository: Repository, set_name: str, ids: Collection[str]) -> 
         going = _alone(repository, backup_set, points)
     else:
         steps = tuple(delete.plan(repository, set_name, point.id) for point in points)
-        going = _with_moments(points, steps)
+        going = _with_moments(backup_set, points, steps)
     return DeleteSeveralPlan(
         summary=_deleted(backup_set, points, rolls=going.rolls),
         bytes_to_copy=going.copies,
@@ -288,13 +288,20 @@ def order_of_going(
 
 
 def _with_moments(
-    points: Sequence[RecoveryPoint], steps: Sequence[DeletePlan | DeleteMomentPlan]
+    backup_set: BackupSet,
+    points: Sequence[RecoveryPoint],
+    steps: Sequence[DeletePlan | DeleteMomentPlan],
 ) -> _Going:
-    """Of a machine's disk, with the moments that they belong to: as each of them alone would go."""
+    """Of a machine's disk, with the moments that they belong to: what each of them alone needs."""
+    above = {each.id: each.parent for each in backup_set.points}
+    # no step is planned of what several read through
+    order, _ = order_of_going(above, [point.id for point in points])
+    rolled = {each for each, child in order if child is not None}
+    copies = [step.bytes_to_copy for step in steps if step.point_id in rolled]
     return _Going(
-        order=tuple(point.id for point in points),
-        copies=sum(step.bytes_to_copy for step in steps),
-        rolls=any(step.bytes_to_copy for step in steps),
+        order=tuple(each for each, _ in order),
+        copies=sum(copies),
+        rolls=any(copies),
         replaces=_once(name for step in steps for name in step.replaces),
         invalidates=_once(name for step in steps for name in step.invalidates),
         hindrance=next((step.hindrance for step in steps if step.hindrance), ""),
