@@ -75,6 +75,12 @@ def test_a_file_that_can_be_no_key_is_refused(
     assert "holds no key" in said.err
 
 
+def test_a_folder_is_no_key(vdbackup: Vdbackup, encrypted: Path, tmp_path: Path) -> None:
+    said = vdbackup("files", "-r", encrypted, "latest", "--key-file", tmp_path)
+    assert said.status == 2
+    assert "holds no key" in said.err
+
+
 def test_without_a_terminal_nobody_is_asked(vdbackup: Vdbackup, encrypted: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-m", "vdbackup", "files", "-r", encrypted, "latest", "--unlock"],

@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import getpass
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 from vdbackup.errors import UsageError
@@ -38,7 +39,8 @@ def secrets_of(options: argparse.Namespace) -> tuple[bytes, ...]:
     from vdbackup.volumes.encryption import MAX_SECRET  # late: few commands are given a key
 
     if options.key_file is not None:
-        with options.key_file.open("rb") as file:
+        data = b""
+        with suppress(IsADirectoryError), options.key_file.open("rb") as file:
             data = file.read(MAX_SECRET + 1)
         if not data or len(data) > MAX_SECRET:
             raise UsageError(
