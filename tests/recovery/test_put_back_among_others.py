@@ -215,3 +215,10 @@ def test_names_as_long_as_can_be_and_of_no_text_come_back(ext4: Running):
     for name in names:
         with open(docs + b"/" + name, "rb") as file:
             assert file.read() == name
+
+
+def test_a_key_is_not_in_what_a_log_would_say_of_it(ext4: Running):
+    request = put_back.PutBackRequest(
+        ext4.repository, ext4.set_name, ext4.point, ("/docs",), secrets=(b"a secret key",)
+    )
+    assert "a secret key" not in repr(request)

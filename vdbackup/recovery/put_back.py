@@ -55,7 +55,7 @@ class PutBackRequest:
     paths: tuple[str, ...]
     overwrite: bool = False
     ignore_damage: bool = False
-    secrets: tuple[bytes, ...] = ()
+    secrets: tuple[bytes, ...] = field(default=(), repr=False)  # no log is told
 
 
 @dataclass
