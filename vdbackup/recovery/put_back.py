@@ -339,7 +339,7 @@ def run(plan: PutBackPlan, task: Task) -> PutBack:
         warnings: list[str] = []
         try:
             for item, place in zip(items, places, strict=True):
-                warnings += _put(item, place, moving, task)
+                warnings += _put(browser, item, place, moving, task)
         except Cancelled:
             raise Cancelled(
                 left=tr(
@@ -351,7 +351,9 @@ def run(plan: PutBackPlan, task: Task) -> PutBack:
     return PutBack(moving.files, moving.same, (*warnings, *moving.sentences, *disk.damage))
 
 
-def _put(item: Item, place: Home, moving: TakingPlaces, task: Task) -> list[str]:
+def _put(
+    browser: FileBrowser, item: Item, place: Home, moving: TakingPlaces, task: Task
+) -> list[str]:
     """One item, with what of it lies in other subvolumes; sentences on what was not copied so."""
     todo, warnings = [(item, place)], list[str]()
     while todo:
@@ -364,7 +366,7 @@ def _put(item: Item, place: Home, moving: TakingPlaces, task: Task) -> list[str]
                 os.fsync(parent)
             finally:
                 os.close(parent)
-        todo += [_inner(item, place, own) for own in moving.elsewhere()]
+        todo += [_inner(browser, item, place, own) for own in moving.elsewhere()]
     return warnings
 
 
@@ -395,12 +397,9 @@ def _put_into(
     return warnings
 
 
-def _inner(item: Item, place: Home, own: bytes) -> tuple[Item, Home]:
+def _inner(browser: FileBrowser, item: Item, place: Home, own: bytes) -> tuple[Item, Home]:
     """What is in a folder of an item, and where it belongs, by the path of that."""
     beneath = own[len(os.fsencode(place.path)) :]
-    node = item.node
-    for name in filter(None, os.fsdecode(beneath).split("/")):
-        node = next(child for child in node.children() if child.name == name)
-    path = item.path.rstrip("/") + os.fsdecode(beneath)
+    ((found,), _) = browser.items([item.path.rstrip("/") + os.fsdecode(beneath)])
     inner = Home(place.mount, place.inner.rstrip(b"/") + beneath, place.device)
-    return Item(path, "", node, item.volume), inner
+    return Item(found.path, "", found.node, found.volume), inner
