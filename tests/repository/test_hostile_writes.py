@@ -87,9 +87,10 @@ def deaf(command: str, **arguments: object) -> None:
 
 
 def test_what_is_noted_has_reached_the_storage(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    from vdbackup.recovery.sessions.going_on import this_boot
     from vdbackup.recovery.sessions.writes_watch import WritesWatch
 
-    log = kept(lab, noted=0)
+    log = kept(lab, noted=0, boot=this_boot())
     synced: list[tuple[str, int]] = []
     real = os.fdatasync
 

@@ -280,3 +280,20 @@ def test_a_log_goes_on_that_was_cut_off_as_it_was_thinned(lab: Lab, folder: Path
     (listed,) = protection.moments(lab.repository, None, None, None)
     assert listed.moments[-1].write == kept.read().writes
     assert not kept.new_index.exists()
+
+
+def test_what_a_power_cut_left_is_not_offered_where_its_log_does_not_go_on(
+    lab: Lab, folder: Path
+) -> None:
+    """It is at its limit, so it is nobody's to note when the machine runs again."""
+    saved = first_run(lab, folder)
+    kept = only(lab)
+    alter(kept, ended=None, why="", cause="", boot="an earlier one", limit=1)
+    os.truncate(kept.index, kept.index.stat().st_size - 5)  # its last note
+    proven, notes = kept.read().proven, kept.index.read_bytes()
+    assert proven < len(kept.read().entries)
+    session = again(saved)
+    assert not session.keeps_writes
+    assert "is their limit" in session.protection
+    assert only(lab).read().proven == proven
+    assert kept.index.read_bytes() == notes

@@ -20,6 +20,7 @@ from vdbackup.disks.write_log.structs import SuperBlock
 from vdbackup.durable import free_space, give_to_owner_of_folder
 from vdbackup.errors import VdbackupError
 from vdbackup.jobs import readable_size
+from vdbackup.recovery.sessions.going_on import this_boot
 from vdbackup.recovery.sessions.protection import Tell, end, take_out
 from vdbackup.recovery.sessions.record import SessionRecord
 from vdbackup.repository.kept_logs import Cause, KeptLog, kept_logs, record_path
@@ -119,9 +120,14 @@ class _Keeper:
 
     @classmethod
     def of(cls, folder: Path, session: str, since: int) -> _Keeper | None:
-        """That of a session, whose log is not at its end yet; `since`: the last look without it."""
+        """That of a session, whose log is not at its end yet; `since`: the last look without it.
+
+        None of one that was last added to before this computer was started, and could not be gone
+        on with: what is behind its notes may be anything, and would be noted as if it were sure.
+        """
         for kept in kept_logs(folder):
-            if kept.session == session and kept.protection.ended is None:
+            writes = kept.protection
+            if kept.session == session and writes.ended is None and writes.boot == this_boot():
                 return cls(kept, since)
         return None
 
