@@ -48,11 +48,11 @@ def test_a_plan_says_what_is_new_what_stays_and_what_is_replaced(folder: Path):
     assert (outlook.files, outlook.new, outlook.same) == (22, 1, 20)
     assert outlook.other.first == outlook.newer.first == [f"{folder}/letter"]
     assert plan.replaces == (f"{folder}/letter",)
-    assert "1 that are there differ, and are replaced; 1 of these were changed later" in (
+    assert "Different there, and replaced: 1; changed later than what is in the point: 1." in (
         plan.summary
     )
     assert planned(repository).replaces == ()
-    assert "stay as they are" in planned(repository).summary
+    assert "and left as they are: 1;" in planned(repository).summary
     assert as_restored(folder) == before
     assert partials(folder) == []
 

@@ -24,7 +24,7 @@ from vdbackup.recovery import homes
 from vdbackup.recovery.beside import FOLDER, folder_beside
 from vdbackup.recovery.browse import FileBrowser
 from vdbackup.recovery.extract import extract
-from vdbackup.recovery.file_sets.outlook import Named, names_in
+from vdbackup.recovery.file_sets.outlook import Named, names_in, of_differing
 from vdbackup.recovery.file_sets.seen import Seen
 from vdbackup.recovery.homes import Home
 from vdbackup.recovery.rights import RightsLater
@@ -290,28 +290,12 @@ def _summary(request: PutBackRequest, places: Sequence[Home], found: _Outlook) -
     if found.same:
         said.append(
             tr(
-                "{same} of them are there with the same size and time, and stay.",
+                "There with the same size and time, and left alone: {same}.",
                 same=grouped(found.same),
             )
         )
     if found.other.count:
-        count, newer = grouped(found.other.count), grouped(found.newer.count)
-        sentence = (
-            tr(
-                "{count} that are there differ, and are replaced; {newer} of these were changed "
-                "later than what is in the point.",
-                count=count,
-                newer=newer,
-            )
-            if request.overwrite
-            else tr(
-                "{count} that are there differ, and stay as they are; {newer} of these were "
-                "changed later than what is in the point.",
-                count=count,
-                newer=newer,
-            )
-        )
-        said.append(sentence)
+        said.append(of_differing(found.other, found.newer, overwrite=request.overwrite))
     if found.blocked.count:
         what = tr("These stay, as a folder stands where a file was, or the other way round")
         said.append(f"{what}: {names_in(found.blocked)}.")

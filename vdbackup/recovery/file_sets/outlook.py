@@ -21,7 +21,7 @@ from vdbackup.sources.file_sets.inode import Inode
 from vdbackup.sources.file_sets.places import Place, Places, joined
 from vdbackup.sources.file_sets.tree import Tree
 from vdbackup.text import printable
-from vdbackup.translation import tr
+from vdbackup.translation import grouped, tr
 
 MAX_NAMED = 100
 """Of each kind: of more, how many there are is all that is known."""
@@ -207,3 +207,19 @@ def names_in(found: Named) -> str:
     few = ", ".join(found.first[:5])
     more = found.count - min(5, len(found.first))
     return few + (tr(" and {count} more", count=more) if more > 0 else "")
+
+
+def of_differing(other: Named, newer: Named, *, overwrite: bool) -> str:
+    """What becomes of files that are there and differ, and how many of them are newer."""
+    numbers = {"count": grouped(other.count), "newer": grouped(newer.count)}
+    if overwrite:
+        return tr(
+            "Different there, and replaced: {count}; changed later than what is in the point: "
+            "{newer}.",
+            **numbers,
+        )
+    return tr(
+        "Different there, and left as they are: {count}; changed later than what is in the point: "
+        "{newer}.",
+        **numbers,
+    )

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from vdbackup.errors import NotInPoint, SourceNotFound, UnfitTarget
 from vdbackup.jobs import Plan, Task, readable_size
-from vdbackup.recovery.file_sets.outlook import Outlook, Outlooking, names_in
+from vdbackup.recovery.file_sets.outlook import Outlook, Outlooking, names_in, of_differing
 from vdbackup.repository import checked
 from vdbackup.repository.model import RecoveryPoint, SetSettings
 from vdbackup.repository.repository import Repository
@@ -127,13 +127,13 @@ def _said(request: FilesRequest, outlook: Outlook) -> list[str]:
     if outlook.same:
         said.append(
             tr(
-                "{same} of them are there with the same size and time: they are compared, and stay "
-                "if they are the same.",
+                "There with the same size and time, compared, and left alone where they are the "
+                "same: {same}.",
                 same=grouped(outlook.same),
             )
         )
     if outlook.other.count:
-        said.append(_of_others(request, outlook))
+        said.append(of_differing(outlook.other, outlook.newer, overwrite=request.overwrite))
     named = {
         tr("These stay, as a folder stands where a file was, or the other way round"): (
             outlook.blocked
@@ -145,23 +145,6 @@ def _said(request: FilesRequest, outlook: Outlook) -> list[str]:
     }
     said += [f"{what}: {names_in(found)}." for what, found in named.items() if found.count]
     return [*said, *outlook.refused]
-
-
-def _of_others(request: FilesRequest, outlook: Outlook) -> str:
-    count, newer = grouped(outlook.other.count), grouped(outlook.newer.count)
-    if request.overwrite:
-        return tr(
-            "{count} that are there differ, and are replaced; {newer} of these were changed later "
-            "than what is in the point.",
-            count=count,
-            newer=newer,
-        )
-    return tr(
-        "{count} that are there differ, and stay as they are; {newer} of these were changed later "
-        "than what is in the point.",
-        count=count,
-        newer=newer,
-    )
 
 
 def _at(target: Path, paths: list[str]) -> list[str]:
