@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 from collections.abc import Callable
@@ -190,3 +191,37 @@ def test_a_time_before_the_first_moment_is_none(lab: Lab) -> None:
     kept(lab)
     with pytest.raises(PointNotFound, match="as early"):
         at(lab, "1@2020-01-01")
+
+
+def test_a_log_is_taken_out_though_nothing_can_be_noted_on_full_storage(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its machine would stay paused for as long; what came is noted once there is space."""
+    from vdbackup.recovery.sessions import writes_watch
+    from vdbackup.recovery.sessions.going_on import this_boot
+
+    log = kept(lab, noted=0, boot=this_boot(), limit=1 << 30)
+    told: list[str] = []
+    real = os.pwrite
+
+    def tell(command: str, **_: object) -> Any:
+        told.append(command)
+        return [{"inserted": {"node-name": "writes"}, "qdev": "/disk"}]
+
+    def full(*_: object) -> int:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    watch = writes_watch.WritesWatch(SESSION, lab.set.folder, tell)
+    monkeypatch.setattr(writes_watch, "free_space", lambda _: 0)
+    monkeypatch.setattr(os, "pwrite", full)
+    watch.look()
+    assert told == ["query-block", "qom-set", "blockdev-del"]
+    watch.look()
+    assert len(told) == 3, "once is enough"
+    monkeypatch.setattr(os, "pwrite", real)
+    watch.look()
+    (ended,) = kept_logs(lab.set.folder)
+    assert ended.protection.cause == "storage"
+    assert offered(lab) == {SESSION: [0, 1, 2]}
+    watch.finish()
+    assert log.index.exists()

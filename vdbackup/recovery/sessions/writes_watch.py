@@ -5,6 +5,7 @@ What is noted is on the storage before: the notes say of which moments that is s
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import threading
@@ -30,6 +31,7 @@ log = logging.getLogger(__name__)
 
 LOOK = 1.0
 """Seconds from one look into a log to the next: so exact are the times of moments."""
+_FULL = (errno.ENOSPC, errno.EDQUOT)
 _LEFT = 256 << 20
 """Bytes that stay free where a log lies: it ends before it fills the storage."""
 
@@ -64,6 +66,7 @@ class WritesWatch:
     def __init__(self, session: str, set_folder: Path, tell: Tell) -> None:
         self._session, self._folder, self._tell = session, set_folder, tell
         self._keeper: _Keeper | None = None
+        self._taken_out: _Keeper | None = None
         self._looked = time.time_ns()
 
     def look(self) -> None:
@@ -95,10 +98,17 @@ class WritesWatch:
             self._keeper = _Keeper.of(self._folder, self._session, self._looked)
 
     def _look(self, keeper: _Keeper) -> None:
-        keeper.look()
+        try:
+            keeper.look()
+        except OSError as error:
+            if error.errno not in _FULL:
+                raise
+            log.warning("%s: no space for notes", self._folder)  # and so it has to end
         if not keeper.ended and (too_much := keeper.too_much()) is not None:
             cause, why = too_much
-            take_out(self._tell)
+            if self._taken_out is not keeper:
+                take_out(self._tell)
+                self._taken_out = keeper  # that may not be written down before there is space
             keeper.end(cause, why)
             log.warning("the writes of session %s are kept no more: %s", self._session, why)
 
