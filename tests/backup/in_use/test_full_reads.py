@@ -56,7 +56,7 @@ def change_behind(disk: Path, count: int) -> None:
             file.write(noise(4096, number))
 
 
-@pytest.mark.parametrize("discard", ["nodiscard", "discard"])
+@pytest.mark.parametrize("discard", [pytest.param("nodiscard", marks=pytest.mark.long), "discard"])
 def test_every_nth_backup_reads_all_and_finds_nothing_wrong_under_load(
     stack, tmp_path, repository, frozen, disk, discard
 ):
@@ -229,7 +229,7 @@ def test_what_a_point_could_not_read_is_not_compared(repository, device):
     assert (verdict.ok, verdict.differing_bytes) == (True, 0)
 
 
-@pytest.mark.parametrize("discard", ["nodiscard", "discard"])
+@pytest.mark.parametrize("discard", [pytest.param("nodiscard", marks=pytest.mark.long), "discard"])
 def test_a_comparison_finds_nothing_wrong_under_load(
     stack, tmp_path, repository, frozen, disk, discard
 ):

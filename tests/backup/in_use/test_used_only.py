@@ -95,12 +95,12 @@ def assert_whole(raw: Path, folder: Path, wanted: dict[str, str] | None = None) 
     ("make", "options"),
     [
         (ext4, ()),
-        (ext4, ("-O", "^has_journal")),
-        (ext4, ("-b", "1024")),
+        pytest.param(ext4, ("-O", "^has_journal"), marks=pytest.mark.long),
+        pytest.param(ext4, ("-b", "1024"), marks=pytest.mark.long),
         (xfs, ()),
-        (xfs, ("-m", "rmapbt=0,reflink=0", "-d", "agcount=7")),
+        pytest.param(xfs, ("-m", "rmapbt=0,reflink=0", "-d", "agcount=7"), marks=pytest.mark.long),
         (btrfs, ()),
-        (btrfs, ("--mixed",)),
+        pytest.param(btrfs, ("--mixed",), marks=pytest.mark.long),
     ],
 )
 def test_a_chain_of_a_mounted_disk_holds_every_file_and_no_free_space(
