@@ -34,7 +34,13 @@ _ROUNDS = 1 << 20
 
 
 def encrypt(
-    plain: Path, image: Path, *, passphrase: str = "", recovery: str = "", suspended: bool = False
+    plain: Path,
+    image: Path,
+    *,
+    passphrase: str = "",
+    recovery: str = "",
+    suspended: bool = False,
+    protectors: int = 1,
 ) -> None:
     """Write `image`, an encrypted copy of a volume that holds nothing where metadata lie.
 
@@ -43,6 +49,7 @@ def encrypt(
         image: what is written.
         passphrase, recovery: what opens it; the latter are eight groups of six digits.
         suspended: whether its key lies beside it, as while protection is suspended.
+        protectors: how many times the passphrase is said to open it.
     """
     master, volume_key = hashlib.sha256(b"master").digest(), hashlib.sha256(b"volume").digest()
     data = bytearray(plain.read_bytes())
@@ -57,7 +64,8 @@ def encrypt(
             file.write(cipher.update(data[at : at + SECTOR]) + cipher.finalize())
         file.seek(0)
         file.write(_boot_sector())
-        block = _metadata(master, volume_key, len(data), passphrase, recovery, suspended)
+        by = _openers(master, passphrase, recovery, suspended, protectors)
+        block = _metadata(master, volume_key, len(data), by)
         for at in METADATA:
             file.seek(at)
             file.write(block)
@@ -110,13 +118,14 @@ def _sha(data: bytes) -> bytes:
     return hashlib.sha256(data).digest()
 
 
-def _metadata(
-    master: bytes, volume_key: bytes, size: int, passphrase: str, recovery: str, suspended: bool
+def _openers(
+    master: bytes, passphrase: str, recovery: str, suspended: bool, protectors: int
 ) -> bytes:
+    """An entry for each that opens the volume."""
     entries = b""
     if passphrase:
         hashed = _sha(_sha(passphrase.encode("utf-16-le")))
-        entries += _by(_BY_PASSPHRASE, master, hashed, 1)
+        entries += _by(_BY_PASSPHRASE, master, hashed, 1) * protectors
     if recovery:
         digits = b"".join(struct.pack("<H", int(group) // 11) for group in recovery.split("-"))
         entries += _by(_BY_RECOVERY, master, _sha(digits), 2)
@@ -124,6 +133,11 @@ def _metadata(
         key = _sha(b"clear")
         more = _entry(_ENTRY_KEY, _KEY, struct.pack("<I", _CCM_256) + key)
         entries += _master(_CLEAR, master, key, 3, more)
+    return entries
+
+
+def _metadata(master: bytes, volume_key: bytes, size: int, openers: bytes) -> bytes:
+    entries = openers
     entries += _boxed(_ENTRY_VOLUME, master, _XTS_128, volume_key, 4)
     length = 48 + len(entries)
     header = struct.pack("<IIII", length, 1, 48, length) + uuid.UUID(int=9).bytes_le

@@ -230,6 +230,13 @@ def test_a_header_that_says_that_it_is_endless_is_damaged(header: bytes, tmp_pat
         content(tmp_path / "luks", KEY)
 
 
+def test_a_word_is_tried_at_no_more_than_bitlocker_can_mean(plain: Path, tmp_path: Path):
+    image = tmp_path / "bitlocker.img"
+    bitlocker.encrypt(plain, image, passphrase="one", protectors=17)
+    with pytest.raises(GuestUnreadable, match="header is damaged"):
+        content(image, b"another")
+
+
 def test_no_damage_to_a_header_is_worse_than_unreadable(plain: Path, header: bytes, tmp_path: Path):
     bitlocker.encrypt(plain, tmp_path / "bitlocker", recovery=RECOVERY)
     whole = (tmp_path / "bitlocker").read_bytes()

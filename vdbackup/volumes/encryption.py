@@ -52,6 +52,8 @@ _SECTOR = 512
 _SECOND_HEADERS = tuple(0x4000 << shift for shift in range(9))
 """Where LUKS2 may have its second header: after a first one of 16 KiB to 4 MiB."""
 _MAGIC, _SECOND_MAGIC = b"LUKS\xba\xbe", b"SKUL\xba\xbe"
+_MAX_PROTECTORS = 16
+"""Of BitLocker's key; Windows makes two or three. To try a word at one takes 2^20 hashes, 0.5 s."""
 _RECOVERY_PASSWORD = re.compile(rb"\s*\d{6}(-\d{6}){7}\s*")
 
 
@@ -264,6 +266,8 @@ def _opened_luks(volume: LUKS, slot: int, size: int) -> Decrypted:
 
 
 def _bitlocker(volume: BDE, size: int, secrets: Sequence[bytes]) -> Decrypted:
+    if sum(1 for _ in volume.information.dataset.find_vmk()) > _MAX_PROTECTORS:
+        raise Unreadable(tr("its header is damaged"))
     for attempt in _attempts(volume, secrets):
         try:
             attempt()
