@@ -14,6 +14,7 @@ import pytest
 from tests.cli.conftest import Vdbackup
 from tests.volumes import luks, volumes
 from tests.volumes.volumes import MIB
+from vdbackup.recovery.mount import mounting
 
 KEY = "viel größer"
 
@@ -121,5 +122,7 @@ def test_a_point_is_mounted_with_its_key(
     assert said.status == 0, said.err
     try:
         assert (tmp_path / "look" / "letter.txt").read_text() == "Dear all"
+        process = mounting._process_behind(tmp_path / "look")
+        assert os.readlink(f"/proc/{process}/fd/0") == os.devnull  # it keeps no request, no key
     finally:
         vdbackup("umount", tmp_path / "look")

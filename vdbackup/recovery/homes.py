@@ -56,7 +56,7 @@ def home(known_as: str, inner: str) -> Home:
             tr("Mount it, or extract into a folder."),
         )
     if len({mount.number for mount in found}) > 1:
-        devices = " and ".join(sorted({mount.device for mount in found}))
+        devices = ", ".join(sorted({mount.device for mount in found}))
         raise UnfitTarget(
             tr(
                 "{devices} are copies of each other; it is not known which is meant.",

@@ -93,11 +93,7 @@ class Browser:
 
         Nobody has looked at the point's digests for that: who wants that extracts.
         """
-        from vdbackup.recovery.browse import FileBrowser
-
-        if self._open is None:
-            self._open = FileBrowser(self._disk)
-        self._open.extract(paths, folder, task)
+        self._files.extract(paths, folder, task)
         return sorted(folder.iterdir())
 
     def content(self, path: str, task: Task) -> bytes:
