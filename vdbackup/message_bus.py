@@ -8,6 +8,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
+from socket import socket
 from typing import Any, Literal
 
 from jeepney import DBusAddress, Message, MessageType, new_method_call
@@ -25,19 +26,36 @@ class NotAnsweredError(Exception):
     """There is no such bus, nobody on it who would answer, or an answer that makes no sense."""
 
 
-class _Bus(DBusConnection):  # type: ignore[misc]  # jeepney says no types
+class _Patient(DBusConnection):  # type: ignore[misc]  # jeepney says no types
     """A connection that waits for nothing without end: for its greeting, nobody says how long."""
+
+    def __init__(self, socket: socket, patience: float, *, enable_fds: bool) -> None:
+        self._patience = patience
+        super().__init__(socket, enable_fds=enable_fds)  # which greets the bus, and waits
 
     def receive(self, *, timeout: float | None = None) -> Message:
         """The next message; raises TimeoutError."""
-        return super().receive(timeout=PATIENCE if timeout is None else timeout)
+        return super().receive(timeout=self._patience if timeout is None else timeout)
 
 
 @contextmanager
-def connected(which: Literal["SESSION", "SYSTEM"]) -> Iterator[DBusConnection]:
-    """A connection to the user's bus or the computer's; raises NotAnsweredError."""
+def connected(
+    which: Literal["SESSION", "SYSTEM"], patience: float = PATIENCE, *, descriptors: bool = False
+) -> Iterator[DBusConnection]:
+    """A connection to the user's bus or the computer's.
+
+    Args:
+        which: of the two.
+        patience: seconds for it, and for each answer of which nothing else is said.
+        descriptors: whether files may be handed over by it.
+
+    Raises NotAnsweredError, also for all that goes wrong with it meanwhile.
+    """
     try:
-        with prep_socket(get_bus(which), timeout=PATIENCE) as socket, _Bus(socket) as bus:
+        with (
+            prep_socket(get_bus(which), enable_fds=descriptors, timeout=patience) as opened,
+            _Patient(opened, patience, enable_fds=descriptors) as bus,
+        ):
             yield bus
     except (OSError, *_NONSENSE) as error:
         raise NotAnsweredError(f"{type(error).__name__}: {error}") from error

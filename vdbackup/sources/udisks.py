@@ -14,19 +14,18 @@ import fcntl
 import logging
 import os
 import stat
-import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from jeepney import DBusAddress, HeaderFields, Message, MessageType, new_method_call
-from jeepney.bus import get_bus
-from jeepney.io.blocking import DBusConnection, prep_socket
-from jeepney.wrappers import DBusErrorResponse
+from jeepney.io.blocking import DBusConnection
 
+from vdbackup import message_bus
 from vdbackup.agent.block_devices import node_of
 from vdbackup.errors import SourceNotOpened, Unauthorized
+from vdbackup.message_bus import NotAnsweredError
 from vdbackup.text import printable
 from vdbackup.translation import tr
 
@@ -42,18 +41,6 @@ _SOON, _PATIENCE = 30.0, 600.0
 """Seconds: it may have to be started; a person has to answer the dialogue."""
 _MAX_SAID = 200
 """Characters of what it says that went wrong."""
-
-
-_NONSENSE = (ValueError, RuntimeError, LookupError, AssertionError, struct.error, DBusErrorResponse)
-"""What is raised where an address, a greeting or a message makes no sense."""
-
-
-class _Bus(DBusConnection):  # type: ignore[misc]  # jeepney says no types
-    """A connection that waits for nothing without end: for its greeting, nobody says how long."""
-
-    def receive(self, *, timeout: float | None = None) -> Message:
-        """The next message; raises TimeoutError."""
-        return super().receive(timeout=_SOON if timeout is None else timeout)
 
 
 class _NotHad(Exception):
@@ -102,13 +89,10 @@ def can_be_asked() -> bool:
 def _system_bus() -> Iterator[DBusConnection]:
     """A connection to it; raises _NotHad, also for all that goes wrong with it meanwhile."""
     try:
-        with (
-            prep_socket(get_bus("SYSTEM"), enable_fds=True, timeout=_SOON) as socket,
-            _Bus(socket, enable_fds=True) as bus,
-        ):
+        with message_bus.connected("SYSTEM", _SOON, descriptors=True) as bus:
             yield bus
-    except (OSError, *_NONSENSE) as error:
-        raise _NotHad(f"{type(error).__name__}: {error}") from error
+    except NotAnsweredError as error:
+        raise _NotHad(str(error)) from error
 
 
 def _ask(
