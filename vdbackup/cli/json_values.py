@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from vdbackup.operations.put_back import PutBackPlan
     from vdbackup.operations.restore import Restored, RestorePlan
     from vdbackup.operations.restore_files import FilesPlan, FilesRestored
+    from vdbackup.operations.schedules.store import Run
     from vdbackup.repository.backup_set import BackupSet
     from vdbackup.repository.machine import Machine, MomentPoints
     from vdbackup.repository.manifests import BrokenManifest
@@ -337,4 +338,18 @@ def boot_test_json(backup_set: BackupSet, point: RecoveryPoint, test: BootTest) 
         "stage": test.stage,
         "sentence": test.sentence,
         "picture": str(picture) if there else None,
+    }
+
+
+def run_json(run: Run) -> dict[str, Any]:
+    """How a run ended."""
+    return {
+        "began": run.began,
+        "ended": run.ended,
+        "outcome": run.outcome.name.lower(),
+        "sentence": run.sentence,
+        "code": run.code or None,
+        "point": run.point or None,
+        "stored_bytes": run.stored_bytes,
+        "read_bytes": run.read_bytes,
     }

@@ -11,9 +11,9 @@ from vdbackup.cli import remedies
 from vdbackup.cli.common import DONE, WARNINGS
 from vdbackup.cli.console import print_json, say, table, warn
 from vdbackup.cli.in_use_cmd import moment
-from vdbackup.cli.json_values import problem_json, rehearsal_json
+from vdbackup.cli.json_values import problem_json, rehearsal_json, run_json
 from vdbackup.cli.options import Subparsers, json_option, new_command
-from vdbackup.cli.schedule_cmd import run_json, schedules_store
+from vdbackup.cli.schedule_run_cmd import schedules_store
 from vdbackup.errors import AgentError
 from vdbackup.jobs import readable_size as size
 from vdbackup.translation import grouped, tr
