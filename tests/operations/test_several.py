@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import threading
 import time
+from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -14,13 +17,14 @@ from tests.backup.machines import Disks
 from vdbackup.backup import merge as one_merge
 from vdbackup.disks.host_file import can_clone
 from vdbackup.errors import (
+    Cancelled,
     ChangedMeanwhile,
     NotMergeable,
     PointNeeded,
     PointPinned,
     UsageError,
 )
-from vdbackup.jobs import Task
+from vdbackup.jobs import Plan, Task
 from vdbackup.operations import delete, merge, pins, several
 from vdbackup.repository.model import RecoveryPoint
 
@@ -139,6 +143,58 @@ def test_the_last_points_go_only_where_it_was_said_that_they_are_the_last(
     with pytest.raises(ChangedMeanwhile, match="changed meanwhile"):
         several.delete_several(plan, tmp_path, Task())
     assert len(lab.set.points) == 1
+    lab.check_all()
+
+
+@pytest.mark.parametrize("what", ["delete", "merge"])
+def test_who_writes_between_two_steps_is_waited_for_and_nothing_is_begun_anew(
+    lab: Lab,
+    points: list[RecoveryPoint],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    what: str,
+) -> None:
+    """To begin all of it anew would ask for points that are gone."""
+    operation = getattr(several, what)
+    real, tries = operation.run, []
+    somebody = ExitStack()
+
+    def beside_another_one(plan: Plan, *arguments: Any) -> Any:
+        tries.append(plan.summary)
+        if len(tries) == 2:
+            somebody.enter_context(lab.repository.lock("another one"))
+            threading.Timer(0.3, somebody.close).start()
+        return real(plan, *arguments)
+
+    monkeypatch.setattr(operation, "run", beside_another_one)
+    ids = [points[number].id for number in (1, 2, 3)]
+    if what == "delete":
+        several.delete_several(several.plan_delete(lab.repository, "disk", ids), tmp_path, Task())
+        assert sequences(lab) == [1, 5, 6]
+    else:
+        several.merge_range(several.plan_merge(lab.repository, "disk", ids), tmp_path, Task())
+        assert sequences(lab) == [1, 4, 5, 6]
+    assert len(tries) == {"delete": 4, "merge": 3}[what]  # one of them twice
+    lab.check_all()
+
+
+def test_what_stops_a_later_step_says_how_many_are_done(
+    lab: Lab, points: list[RecoveryPoint], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ids = [points[number].id for number in (1, 2, 3)]
+    plan = several.plan_delete(lab.repository, "disk", ids)
+    task, real = Task(), delete.run
+
+    def then_cancelled(*arguments: Any) -> delete.DeleteResult:
+        result = real(*arguments)
+        task.cancel.cancel()
+        return result
+
+    monkeypatch.setattr(delete, "run", then_cancelled)
+    with pytest.raises(Cancelled) as caught:
+        several.delete_several(plan, tmp_path, task)
+    assert caught.value.left == "Done, and not undone: 1 of 3 steps."
+    assert len(lab.set.points) == 5
     lab.check_all()
 
 

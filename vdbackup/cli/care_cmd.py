@@ -29,17 +29,25 @@ from vdbackup.cli.options import (
     json_option,
     machine_option,
     new_command,
-    point_options,
     positive,
     repository_options,
     wait_option,
 )
-from vdbackup.errors import Damaged, NotRepaired, UsageError
+from vdbackup.errors import Damaged, NotRepaired, UsageError, VdbackupError
+from vdbackup.jobs import Plan, Task, Work
 from vdbackup.jobs import readable_size as size
 from vdbackup.translation import tr, trn
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
+    from vdbackup.operations.merge import MergeResult
+    from vdbackup.operations.several import Patience
     from vdbackup.recovery.verify import Verdict
+    from vdbackup.repository.repository import Repository
+
+RANGE = ".."
+"""Between the oldest and the newest point of a range."""
 
 
 def add_merge(subparsers: Subparsers) -> None:
@@ -48,22 +56,29 @@ def add_merge(subparsers: Subparsers) -> None:
         subparsers,
         "merge",
         merge,
-        tr("roll a point into its parent"),
-        example="merge -r /mnt/backups 2 --dry-run",
+        tr("roll a point into its parent, or several that follow each other into one"),
+        example="merge -r /mnt/backups 3..7 --dry-run",
         failed=tr("nothing was merged"),
         warned=tr(
             "what had been cut off was finished instead, or another program's machine still has a "
             "layer's old name"
         ),
     )
-    point_options(parser)
+    repository_options(parser)
+    parser.add_argument(
+        "points", nargs="+", metavar="POINT",
+        help=tr(
+            "{point_help}; OLDEST..NEWEST, or several, for all from the oldest to the newest, "
+            "which are rolled into the newest one's moment",
+            point_help=POINT_HELP,
+        ),
+    )  # fmt: skip
     machine_option(parser)
     changing_options(parser)
 
 
 def merge(options: argparse.Namespace) -> int:
-    """Roll a point into its parent."""
-    from vdbackup.operations import merge
+    """Roll a point into its parent, or several into one."""
     from vdbackup.repository.repository import Repository
 
     repository, allowed = Repository.open(options.repository), machines()
@@ -76,19 +91,13 @@ def merge(options: argparse.Namespace) -> int:
             sentences = [*finished.done, *map(str, finished.undone)]
             print_json({"event": "result", "way": None, "finished": sentences})
         return WARNINGS
-    backup_set, point = find(repository, options.point, options)
-    plan = merge.plan(repository, backup_set.name, point.id)
+    plan, do = _planned_merge(repository, options, allowed.sessions_folder)
     if not announce(plan, options):
         return DONE
-    result: merge.MergeResult = work(
-        tr("Merge"),
-        lambda task: merge.run(plan, allowed.sessions_folder, task),
-        as_json=options.json,
-        wait=options.wait,
-    )
+    result: MergeResult = work(tr("Merge"), do, as_json=options.json, wait=options.wait)
     merged = result.point
     if options.json:
-        data = point_json(repository.set(backup_set.name), merged)
+        data = point_json(repository.set(result.set_name), merged)
         print_json({"event": "result", "way": result.way, **data})
     else:
         say(
@@ -104,54 +113,133 @@ def merge(options: argparse.Namespace) -> int:
     return WARNINGS if result.trouble else DONE
 
 
+def _planned_merge(
+    repository: Repository, options: argparse.Namespace, sessions: Path
+) -> tuple[Plan, Work[MergeResult]]:
+    """What is to be merged, and what does that."""
+    from vdbackup.operations import merge, several
+
+    one = len(options.points) == 1 and RANGE not in options.points[0]
+    name, ids = _named(repository, [end for each in options.points for end in _ends(each)], options)
+    if one:
+        plan = merge.plan(repository, name, ids[0])
+        return plan, lambda task: merge.run(plan, sessions, task)
+    of_range = several.plan_merge(repository, name, ids)
+    return of_range, lambda task: several.merge_range(of_range, sessions, task, _patience(options))
+
+
+def _ends(reference: str) -> list[str]:
+    """Of a range both, else the one that is named; raises UsageError."""
+    ends = reference.split(RANGE, 1)
+    if not all(ends):
+        raise UsageError(
+            tr("{reference} has one end, and a range has two.", reference=reference),
+            tr("Say it as 3..7."),
+        )
+    return ends
+
+
+def _named(
+    repository: Repository, references: Sequence[str], options: argparse.Namespace
+) -> tuple[str, list[str]]:
+    """The set that these points are of, and their ids, each once; raises UsageError."""
+    found = [find(repository, each, options) for each in references]
+    names = list(dict.fromkeys(backup_set.name for backup_set, _ in found))
+    if len(names) > 1:
+        raise UsageError(
+            tr("These points are of several sets: {names}.", names=", ".join(names)),
+            tr("Name the points of one set at a time."),
+        )
+    return names[0], list(dict.fromkeys(point.id for _, point in found))
+
+
+def _patience(options: argparse.Namespace) -> Patience:
+    """What is waited for between two of several points, once one of them is done."""
+    from vdbackup.operations.several import USUAL, Patience
+
+    return USUAL if options.wait is None else Patience(options.wait, VdbackupError)
+
+
 def add_delete(subparsers: Subparsers) -> None:
     """The command `delete`, and what it can be told."""
     parser = new_command(
         subparsers,
         "delete",
         delete,
-        tr("delete a recovery point"),
-        example="delete -r /mnt/backups 2 --dry-run",
-        failed=tr("nothing was deleted"),
+        tr("delete recovery points"),
+        example="delete -r /mnt/backups 3 5 7 --dry-run",
+        failed=tr("nothing was deleted, or of several not all"),
         warned=tr("another program's machine still has a layer's old name"),
     )
-    point_options(parser)
+    repository_options(parser)
+    parser.add_argument("points", nargs="+", metavar="POINT", help=POINT_HELP)
     machine_option(parser)
     parser.add_argument("--yes", action="store_true", help=tr("even the last point of its set"))
     changing_options(parser)
 
 
 def delete(options: argparse.Namespace) -> int:
-    """Delete a recovery point."""
-    from vdbackup.operations import delete
+    """Delete recovery points."""
     from vdbackup.repository.repository import Repository
 
     repository, allowed = Repository.open(options.repository), machines()
     finished = finish_merges(repository, allowed, as_json=options.json)
     warn(told_of(finished))  # what could not be relinked is tried again, and said, at the end
-    backup_set, point = find(repository, options.point, options)
-    plan = delete.plan(repository, backup_set.name, point.id)
+    name, ids = _named(repository, options.points, options)
+    plan, takes_all, do = _planned_deletion(repository, name, ids, options, allowed.sessions_folder)
     if not announce(plan, options):
         return DONE
-    if plan.last and not options.yes:
+    if takes_all and not options.yes:
         confirm(
-            tr("Delete the last point of {set_name}?", set_name=plan.set_name),
-            tr(
+            trn(
+                "Delete the last point of {set_name}?",
+                "Delete the last points of {set_name}?",
+                len(ids),
+                set_name=name,
+            ),
+            trn(
                 "It is the last point of {set_name}, and no backup of its source would remain.",
-                set_name=plan.set_name,
+                "They are the last points of {set_name}: no backup of its source would remain.",
+                len(ids),
+                set_name=name,
             ),
             tr("Nothing was deleted."),
         )
-    result: delete.DeleteResult = work(
-        tr("Delete"),
-        lambda task: delete.run(plan, allowed.sessions_folder, task),
-        as_json=options.json,
-        wait=options.wait,
-    )
+    gone, trouble = work(tr("Delete"), do, as_json=options.json, wait=options.wait)
     if options.json:
-        print_json({"event": "result", "deleted": result.point_id})
-    warn(said_of(result.trouble))
-    return WARNINGS if result.trouble else DONE
+        print_json({"event": "result", "deleted": gone[-1], "points": list(gone)})
+    warn(said_of(trouble))
+    return WARNINGS if trouble else DONE
+
+
+def _planned_deletion(
+    repository: Repository,
+    name: str,
+    ids: Sequence[str],
+    options: argparse.Namespace,
+    sessions: Path,
+) -> tuple[Plan, bool, Work[tuple[tuple[str, ...], tuple[VdbackupError, ...]]]]:
+    """What is to be deleted, whether no point is left then, and what does that.
+
+    It results in the ids of what is gone, and in what went wrong after it.
+    """
+    from vdbackup.operations import delete, several
+
+    if len(ids) == 1:
+        plan = delete.plan(repository, name, ids[0])
+
+        def one(task: Task) -> tuple[tuple[str, ...], tuple[VdbackupError, ...]]:
+            result = delete.run(plan, sessions, task)
+            return (result.point_id,), result.trouble
+
+        return plan, plan.last, one
+    of_several = several.plan_delete(repository, name, ids)
+
+    def each(task: Task) -> tuple[tuple[str, ...], tuple[VdbackupError, ...]]:
+        result = several.delete_several(of_several, sessions, task, _patience(options))
+        return result.ids, result.trouble
+
+    return of_several, of_several.takes_all, each
 
 
 def add_verify(subparsers: Subparsers) -> None:

@@ -1,22 +1,34 @@
 """Several points at once: a range rolled into one, or several deleted, one after the other.
 
 All of it is planned and shown before; each step is then an operation like any other. What stops
-one (a storage that fails, a cancel) leaves those before it done, and the rest as they were.
+one (a storage that fails, a cancel) leaves those before it done, and the rest as they were. Once
+one is done, whoever writes to the repository between two of them is waited for: to begin all of it
+anew would ask for points that are gone.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+import math
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from heapq import heapify, heappop, heappush
 from pathlib import Path
+from typing import TypeVar
 
 from vdbackup.backup import merge as one_merge
 from vdbackup.backup import moments
 from vdbackup.backup.delete import none_would_remain
 from vdbackup.disks.host_file import can_clone
-from vdbackup.errors import ChangedMeanwhile, NotMergeable, UsageError, VdbackupError
-from vdbackup.jobs import Plan, Task
+from vdbackup.errors import (
+    Cancelled,
+    ChangedMeanwhile,
+    NotMergeable,
+    RepositoryLocked,
+    UsageError,
+    VdbackupError,
+)
+from vdbackup.jobs import Plan, Task, retry_when_cleared
 from vdbackup.operations import delete, merge
 from vdbackup.operations.changed import Changed
 from vdbackup.operations.delete import DeleteMomentPlan, DeletePlan
@@ -26,6 +38,25 @@ from vdbackup.repository.machine import KnownMachines
 from vdbackup.repository.model import RecoveryPoint
 from vdbackup.repository.repository import Repository
 from vdbackup.translation import tr
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+
+@dataclass(frozen=True)
+class Patience:
+    """What is waited for between two steps.
+
+    Attributes:
+        seconds: at most, for each step.
+        of: the errors that are waited for.
+    """
+
+    seconds: float = math.inf
+    of: type[VdbackupError] = RepositoryLocked
+
+
+USUAL = Patience()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -134,25 +165,62 @@ def _merged(path: Sequence[RecoveryPoint], steps: Sequence[MergePlan | MergeMome
     )
 
 
-def merge_range(plan: MergeRangePlan, sessions_folder: Path, task: Task) -> MergeResult:
+def merge_range(
+    plan: MergeRangePlan, sessions_folder: Path, task: Task, patience: Patience = USUAL
+) -> MergeResult:
     """Roll the range into one; what the last step did, and what all of them have changed.
 
     Raises ChangedMeanwhile where the points do not follow each other any more as they were shown,
     and what a merge does.
     """
-    done: list[MergeResult] = []
-    for shown in plan.steps:
-        task.check()
+
+    def rolled(shown: MergePlan | MergeMomentPlan, task: Task) -> MergeResult:
         now = merge.plan(plan.repository, plan.set_name, _child(shown))
         if _parents(now) != _parents(shown):
             raise ChangedMeanwhile(
                 tr("{set_name} has changed meanwhile.", set_name=plan.set_name),
                 tr("Look at the recovery points again before you merge."),
             )
-        done.append(merge.run(now, sessions_folder, task))
+        return merge.run(now, sessions_folder, task)
+
+    done = _in_turn(plan.steps, rolled, task, patience)
     last = done[-1]
     changed, trouble = last.changed, tuple(each for result in done for each in result.trouble)
     return MergeResult(last.repository, last.set_name, last.point, last.way, changed, trouble)
+
+
+def _in_turn(
+    steps: Sequence[T], do: Callable[[T, Task], R], task: Task, patience: Patience
+) -> list[R]:
+    """Do each step, and what it did; who is in the way of the first one is not waited for.
+
+    What stops a later one says how many are done.
+    """
+    done: list[R] = []
+    for step in steps:
+        doing = partial(do, step)
+        try:
+            task.check()
+            waiting = retry_when_cleared(doing, patience.seconds, of=patience.of)
+            done.append(waiting(task) if done else doing(task))
+        except VdbackupError as error:
+            if done:
+                _say_done(error, len(done), len(steps))
+            raise
+    return done
+
+
+def _say_done(error: VdbackupError, done: int, count: int) -> None:
+    before = error.left if isinstance(error, Cancelled) else error.advice
+    said = tr(
+        "{before} Done, and not undone: {done} of {count} steps.",
+        before=before,
+        done=done,
+        count=count,
+    )
+    error.advice = said.strip()
+    if isinstance(error, Cancelled):
+        error.left = error.advice
 
 
 def _child(step: MergePlan | MergeMomentPlan) -> str:
@@ -308,15 +376,18 @@ def _with_moments(
     )
 
 
-def delete_several(plan: DeleteSeveralPlan, sessions_folder: Path, task: Task) -> DeletedSeveral:
+def delete_several(
+    plan: DeleteSeveralPlan, sessions_folder: Path, task: Task, patience: Patience = USUAL
+) -> DeletedSeveral:
     """Delete the points; raises what deleting one of them does."""
-    gone: list[delete.DeleteResult] = []
-    for point_id in plan.ids:
-        task.check()
+
+    def deleted(point_id: str, task: Task) -> delete.DeleteResult:
         now = delete.plan(plan.repository, plan.set_name, point_id)
         if now.last and not plan.takes_all:
             raise none_would_remain(plan.set_name)
-        gone.append(delete.run(now, sessions_folder, task))
+        return delete.run(now, sessions_folder, task)
+
+    gone = _in_turn(plan.ids, deleted, task, patience)
     trouble = tuple(each for result in gone for each in result.trouble)
     return DeletedSeveral(plan.ids, gone[-1].changed, trouble)
 
