@@ -62,7 +62,8 @@ REFUSED = {
     "sessions promote": ("sessions promote ffff", "session-not-found"),
 }
 NEVER_REFUSED = {"sessions list", "schedule list", "status", "agent install", "agent remove"} | {
-    "rescue"
+    "rescue",
+    "tell",
 }
 """But for what no command can do anything about; to who is not root: test_tracking.py, of the agent
 test_agent.py, and of the medium tests/rescue."""

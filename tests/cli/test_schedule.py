@@ -229,6 +229,43 @@ def test_people_are_told_of_a_merge_that_failed(
     assert str(repository) in told
 
 
+def test_people_are_told_once_of_a_merge_that_left_something_and_once_that_it_is_over(
+    vdbackup: Vdbackup, backed_up: list[Path], repository: Path, tmp_path: Path
+):
+    """A service that ends with 3 is seen by nobody, and no backup makes up for it."""
+    said = tmp_path / "said"
+    alarm = f'/bin/sh -c \'printf "%s\\n" "$2" >> {said}\' alarm'
+    Settings(trouble_command=alarm).save(Locations.from_environment().settings_file)
+    where = ("-r", repository, "--set", "laptop")
+    merge = ("schedule", "merge", *where)
+    assert vdbackup("schedule", "set", *where, "--every", "15m", "--merge-at", "03:00").status == 0
+    assert vdbackup("policy", *where, "--keep", 1, "--yes").status == 0
+    (manifest,) = (repository / "laptop").glob("0002-incremental.json")
+    whole = manifest.read_bytes()
+    manifest.write_text("{")
+    assert vdbackup(*merge).status == 3
+    assert vdbackup(*merge).status == 3
+    told = said.read_text().splitlines()
+    assert len(told) == 2  # the manifest cannot be read, and so nothing is merged: each once
+    (merged,) = [each for each in told if "no older points are merged" in each]
+    assert "damaged manifests" in merged
+    (found,) = vdbackup("status", "-r", repository, "--json").json["repositories"][0]["sets"]
+    (finding,) = [each for each in found["findings"] if each["about"] == "not-merged"]
+    assert finding["sentence"] == f"The last scheduled merge met trouble: {merged}"
+    last_as_old(vdbackup, repository)
+    assert vdbackup("schedule", "run", *where).status in (0, 1, 3)
+    assert "merged again" not in said.read_text()
+    manifest.write_bytes(whole)
+    assert vdbackup(*merge).status == 0
+    over = said.read_text().splitlines()[len(told) :]
+    assert over.count("Older points are merged again: the trouble is over.") == 1
+    (listed,) = vdbackup("schedule", "list", "--json").json["schedules"]
+    assert listed["last_merge"]["outcome"] == "done"
+    before = said.read_text()
+    assert vdbackup(*merge).status == 0
+    assert said.read_text() == before
+
+
 def test_a_mistake_in_the_settings_costs_no_backup(
     vdbackup: Vdbackup, backed_up: list[Path], repository: Path
 ):

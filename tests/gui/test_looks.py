@@ -46,7 +46,9 @@ def test_the_settings_are_not_cut_off_at_the_right(with_source: User, german: No
         if each.backup_set
     ]
     locations = replace(window.store.locations, logs=Path("/var/log") / LONG_NAME / "vdbackup")
-    dialog = SettingsDialog(window.store.value, locations, entries, window)
+    dialog = SettingsDialog(
+        window.store.value, locations, entries, window.workers.reader(None), window
+    )
     dialog.fits = False
     dialog.resize(dialog.minimumWidth(), 400)  # so low that it scrolls
     dialog.open()

@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -287,7 +288,9 @@ def test_the_settings_scroll_where_the_screen_is_low(user: User, tmp_path: Path)
         for i in range(40)
     ]
     store = user.window.store
-    dialog = SettingsDialog(store.value, store.locations, many, user.window)
+    dialog = SettingsDialog(
+        store.value, store.locations, many, user.window.workers.reader(None), user.window
+    )
     dialog.open()
     screen = dialog.screen().availableGeometry()
     assert screen.height() * 0.8 < dialog.height() <= screen.height()
@@ -464,3 +467,39 @@ def test_settings_that_fit_are_seen_without_scrolling(user: User) -> None:
     area = dialog.findChild(parts.Scrolled)
     assert area.verticalScrollBar().maximum() == 0
     dialog.reject()
+
+
+def test_what_makes_no_sense_is_said_and_not_saved(user: User) -> None:
+    user.asks_for("actionSettings")
+    dialog = user.sees(SettingsDialog, "settingsDialog")
+    dialog.told.mail_to.setText("me")
+    user.clicks("settingsSave")
+    assert dialog.isVisible()
+    assert dialog.told.said.text.startswith("'me' is no address for mail.")
+    dialog.told.mail_to.setText("me@example.org")
+    user.clicks("settingsSave")
+    assert user.window.store.value.mail_to == "me@example.org"
+
+
+def test_a_test_tells_the_user_by_what_is_typed(user: User, tmp_path: Path, qtbot: QtBot) -> None:
+    user.asks_for("actionSettings")
+    dialog = user.sees(SettingsDialog, "settingsDialog")
+    told = tmp_path / "told"
+    dialog.told.command.setText(f"/bin/sh -c 'printf %s \"$1\" > {told}' alarm")
+    user.clicks("testTelling")
+    qtbot.waitUntil(lambda: "By the command: told." in dialog.told.said.text)
+    assert told.read_text() == "Test message"
+    assert "On the desktop: " in dialog.told.said.text
+    dialog.reject()
+    assert user.window.store.value.trouble_command == ""
+
+
+def test_what_a_command_has_set_meanwhile_is_shown_and_stays(user: User) -> None:
+    file = user.window.store.locations.settings_file
+    Settings.update(file, lambda now: replace(now, mail_to="me@example.org"), Settings())
+    user.asks_for("actionSettings")
+    dialog = user.sees(SettingsDialog, "settingsDialog")
+    assert dialog.told.mail_to.text() == "me@example.org"
+    dialog.told.mail_to.clear()
+    user.clicks("settingsSave")
+    assert Settings.load(file).mail_to == ""

@@ -32,6 +32,7 @@ from vdbackup.cli.rescue_cmd import add_make_bootable, add_make_rescue, add_resc
 from vdbackup.cli.schedule_cmd import add_schedule
 from vdbackup.cli.sessions_cmd import add_open_with, add_sessions
 from vdbackup.cli.status_cmd import add_status
+from vdbackup.cli.tell_cmd import add_tell
 from vdbackup.errors import UsageError
 from vdbackup.translation import marked, markedn, tr, trn
 
@@ -87,6 +88,7 @@ FAMILIES: Mapping[str, Mapping[str, Callable[[Any], None]]] = {
         "delete": add_delete,
         "policy": add_policy,
         "schedule": add_schedule,
+        "tell": add_tell,
     },
 }
 """What commands are for, their names, and what adds each of them."""

@@ -289,7 +289,7 @@ def remove_schedule(options: argparse.Namespace) -> int:
 
 
 def _json(store: Store, schedule: Schedule) -> dict[str, Any]:
-    last = store.history_of(schedule.id).last
+    last, merge = store.history_of(schedule.id).last, store.last_merge(schedule.id)
     damaged = {"runs_damaged": True} if store.history_is_damaged(schedule.id) else {}
     return {
         **damaged,
@@ -306,6 +306,7 @@ def _json(store: Store, schedule: Schedule) -> dict[str, Any]:
         "not_metered": schedule.not_metered,
         "not_presenting": schedule.not_presenting,
         "last_run": run_json(last) if last else None,
+        "last_merge": run_json(merge) if merge else None,
     }
 
 

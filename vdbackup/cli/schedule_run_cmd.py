@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -70,12 +69,9 @@ def _tell_people(store: Store, schedule: Schedule) -> None:
     locations = Locations.from_environment()
     try:
         settings = Settings.load(locations.settings_file)
-        ways = Ways(
-            desktop=not locations.window_is_open(),
-            mail=settings.mail_to,
-            command=tuple(shlex.split(settings.trouble_command)),
-        )
-    except (DamagedSettings, UsageError, ValueError) as error:
+        seen = locations.window_is_open()
+        ways = Ways.of(settings.mail_to, settings.trouble_command, desktop=not seen)
+    except (DamagedSettings, UsageError) as error:
         warn([tr("Nobody could be told of trouble: {error}.", error=error)])
         settings, ways = Settings(), Ways()
     moment = health.Moment.at_present(settings.remind_after_days)
@@ -141,6 +137,7 @@ def merge_by_schedule(options: argparse.Namespace) -> int:
         for sentence in merging.words(merged):
             say(sentence)
     warn([*merged.warnings, *said_of(merged.trouble)])
+    _tell_people(store, schedule)
     return WARNINGS if merged.warnings or merged.trouble else DONE
 
 

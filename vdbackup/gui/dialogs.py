@@ -273,8 +273,10 @@ class Dialogs(QObject):
 
     def change_settings(self) -> None:
         """Let the user change the settings."""
-        entries = self._catalogue.entries
-        dialog = SettingsDialog(self._store.value, self._store.locations, entries, self._window)
+        self._store.reload()  # a command may have changed them
+        entries, reader = self._catalogue.entries, self._workers.reader(None)
+        store = self._store
+        dialog = SettingsDialog(store.value, store.locations, entries, reader, self._window)
 
         def accepted() -> None:
             self._store.change(**dialog.changes())

@@ -15,6 +15,8 @@ from PySide6.QtWidgets import (
 
 from vdbackup.gui import parts, words
 from vdbackup.gui.catalogue import Entry
+from vdbackup.gui.jobs.worker import Worker
+from vdbackup.gui.told_ways import ToldWays
 from vdbackup.locations import Locations
 from vdbackup.operations import policy
 from vdbackup.repository.policy import BootTests, Policy
@@ -36,8 +38,8 @@ class SettingsDialog(parts.Dialog):
     """Shows settings; `changes()` and `policies()` say what the user made of them.
 
     Attributes:
-        theme, sessions, memory, headless, ask, limit, remind, animations, mail_to, command: the
-            fields.
+        theme, sessions, memory, headless, ask, limit, remind, animations: the fields.
+        told: those that say how the user is told of trouble.
         keep: for each source that has been backed up, how many points to keep.
         boot_test: for each such source, whether new points are boot-tested.
     """
@@ -47,6 +49,7 @@ class SettingsDialog(parts.Dialog):
         settings: Settings,
         locations: Locations,
         entries: list[Entry],
+        worker: Worker,
         parent: QWidget | None = None,
     ) -> None:
         super().__init__("settingsDialog", tr("Settings"), 540, parent)
@@ -60,19 +63,28 @@ class SettingsDialog(parts.Dialog):
         column.setSpacing(8)
         self._add_window(column)
         self._add_backups(column, [entry for entry in entries if entry.backup_set])
-        self._add_trouble(column)
+        self._add_trouble(column, worker)
         self._add_machines(column)
         self._add_locations(column)
         column.addStretch(1)
-        self.column.addWidget(parts.Scrolled(inside, tr("Settings")), 1)
+        self._scrolled = parts.Scrolled(inside, tr("Settings"))
+        self.column.addWidget(self._scrolled, 1)
         save = parts.button(tr("Save"), "settingsSave", "primary")
         save.clicked.connect(self.accept)
         self.add_buttons(save)
+
+    def accept(self) -> None:
+        """Close it, unless something in it makes no sense: that is said."""
+        if self.told.make_sense():
+            super().accept()
+        else:
+            self._scrolled.ensureWidgetVisible(self.told.said)
 
     def changes(self) -> dict[str, object]:
         """The settings that the user has changed, by name; others may have changed meanwhile."""
         path = parts.path_in(self.sessions)
         usual = self._locations.data / "sessions"
+        mail_to, command = self.told.texts
         wanted = {
             "theme": ThemeChoice(self.theme.currentData()),
             "sessions_folder": None if path == usual else path,
@@ -84,8 +96,8 @@ class SettingsDialog(parts.Dialog):
             "remind_after_days": self.remind.value(),
             "animations": self.animations.isChecked(),
             "tray": self.tray.isChecked(),
-            "mail_to": self.mail_to.text().strip(),
-            "trouble_command": self.command.text().strip(),
+            "mail_to": mail_to,
+            "trouble_command": command,
         }
         return {
             name: value for name, value in wanted.items() if value != getattr(self._settings, name)
@@ -166,20 +178,10 @@ class SettingsDialog(parts.Dialog):
         form.addRow(_name(tr("{entry} keeps", entry=words.breakable(entry.title))), field)
         self.keep.append((entry, field))
 
-    def _add_trouble(self, column: QVBoxLayout) -> None:
+    def _add_trouble(self, column: QVBoxLayout, worker: Worker) -> None:
         form = _section(column, tr("When a scheduled backup fails"))
-        self.mail_to = parts.field(
-            "mailTo", tr("none"), tr("Address to which mail is sent when a scheduled backup fails")
-        )
-        self.mail_to.setText(self._settings.mail_to)
-        self.mail_to.setToolTip(tr("By msmtp or sendmail, which have to be set up here."))
-        form.addRow(_name(tr("Mail to")), self.mail_to)
-        self.command = parts.field(
-            "troubleCommand", tr("none"), tr("Command that is told when a scheduled backup fails")
-        )
-        self.command.setText(self._settings.trouble_command)
-        self.command.setToolTip(tr("It gets a title and a sentence as its last two arguments."))
-        form.addRow(_name(tr("Run")), self.command)
+        self.told = ToldWays(self._settings, worker, _name)
+        form.addRow(self.told)
 
     def _add_machines(self, column: QVBoxLayout) -> None:
         form = _section(column, tr("Virtual machines"))

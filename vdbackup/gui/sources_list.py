@@ -34,6 +34,7 @@ NEEDED = {
     Concern.DAMAGED: tr("data damaged"),
     Concern.NOT_BOOTING: tr("does not boot"),
     Concern.SOON_FULL: tr("storage soon full"),
+    Concern.NOT_MERGED: tr("not merged"),
 }
 """What needs somebody, behind the age of the last point."""
 ROLES = {Concern.FAILED: "bad", Concern.DAMAGED: "bad", Concern.NO_POINTS: "bad"}

@@ -47,6 +47,7 @@ class Concern(enum.StrEnum):
     DAMAGED = "damaged"
     NOT_BOOTING = "not-booting"
     SOON_FULL = "soon-full"
+    NOT_MERGED = "not-merged"
     UNPROVEN = "unproven"
     LONG_CHAIN = "long-chain"
 
@@ -188,6 +189,7 @@ def of_set(backup_set: BackupSet, store: Store, free: int | None, moment: Moment
         *_run(last_run, last),  # before what comes of that
         *_age(backup_set, last, age, schedule, moment),
         *_checks(backup_set),
+        *_merge(schedule, store),
         *_space(full_in, free),
         *_unproven(backup_set, moment.now),
         *_long(backup_set),
@@ -334,6 +336,18 @@ def _run(last: Run | None, good: RecoveryPoint | None) -> list[Finding]:
             tr("The last scheduled backup failed: {sentence}", sentence=last.sentence),
         )
     ]
+
+
+def _merge(schedule: Schedule | None, store: Store) -> list[Finding]:
+    """That the last merge, where it has a time of its own, failed or had to leave something."""
+    last = store.last_merge(schedule.id) if schedule and schedule.merge_at else None
+    if last is None or last.outcome not in (Outcome.FAILED, Outcome.WARNED):
+        return []
+    if last.outcome is Outcome.FAILED:
+        said = tr("The last scheduled merge failed: {sentence}", sentence=last.sentence)
+    else:
+        said = tr("The last scheduled merge met trouble: {sentence}", sentence=last.sentence)
+    return [Finding(Concern.NOT_MERGED, said)]
 
 
 def _checks(backup_set: BackupSet) -> list[Finding]:

@@ -5,8 +5,10 @@ Programs are started by lists of arguments, and what they are told is no part of
 
 from __future__ import annotations
 
+import enum
 import logging
 import re
+import shlex
 import shutil
 import subprocess
 from collections.abc import Callable, Sequence
@@ -57,27 +59,91 @@ class Ways:
                 tr("Say it as me@example.org."),
             )
 
+    @classmethod
+    def of(cls, mail: str, command: str, *, desktop: bool = True) -> Ways:
+        """Those that settings name: a command is taken apart as a shell does it.
+
+        Raises UsageError where one of them makes no sense.
+        """
+        try:
+            parts = tuple(shlex.split(command))
+        except ValueError as error:
+            raise UsageError(
+                tr("{command!r} is no command: a quote in it is not closed.", command=command),
+                tr("Quote it as a shell wants it."),
+            ) from error
+        return cls(desktop, mail, parts)
+
+
+class Way(enum.StrEnum):
+    """By which people are told; a program goes by these."""
+
+    DESKTOP = "desktop"
+    MAIL = "mail"
+    COMMAND = "command"
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """How it went to tell people in one way.
+
+    Attributes:
+        problem: why they could not be told, a sentence; "" where they were.
+        expected: that is no trouble: nobody has a desktop at night.
+    """
+
+    way: Way
+    problem: str = ""
+    expected: bool = False
+
 
 def tell(ways: Ways, title: str, text: str) -> tuple[str, ...]:
     """Tell people something in each of the ways; why one of them could not be, a sentence each."""
+    return tuple(
+        each.problem for each in attempts(ways, title, text) if each.problem and not each.expected
+    )
+
+
+def attempts(ways: Ways, title: str, text: str) -> tuple[Attempt, ...]:
+    """The same, and how it went with each of them."""
     title, text = printable(title), printable(text)
-    wanted: list[Callable[[], object]] = []
+    wanted: dict[Way, Callable[[], object]] = {}
     if ways.desktop:
-        wanted.append(lambda: on_desktop(title, text))
+        wanted[Way.DESKTOP] = lambda: on_desktop(title, text)
     if ways.mail:
-        wanted.append(lambda: by_mail(ways.mail, title, text))
+        wanted[Way.MAIL] = lambda: by_mail(ways.mail, title, text)
     if ways.command:
-        wanted.append(lambda: _run((*ways.command, title, text), b""))
-    troubles = []
-    for way in wanted:
-        try:
-            way()
-        except NotAnsweredError as error:  # nobody has a desktop at night
-            log.info("no desktop is told: %s", error)
-        except (OSError, subprocess.SubprocessError, UsageError) as error:
-            log.warning("nobody is told: %s", error)
-            troubles.append(tr("Nobody could be told of it: {error}.", error=printable(str(error))))
-    return tuple(troubles)
+        wanted[Way.COMMAND] = lambda: _run((*ways.command, title, text), b"")
+    return tuple(_attempt(way, tells) for way, tells in wanted.items())
+
+
+def try_out(ways: Ways) -> tuple[Attempt, ...]:
+    """Tell people that this is how they are told; how it went with each way."""
+    title = tr("Test message")
+    return attempts(ways, title, tr("So you are told when a scheduled backup needs you."))
+
+
+def missing(ways: Ways) -> tuple[str, ...]:
+    """What the ways need and this computer has not for who runs this, a sentence each."""
+    found = []
+    if ways.mail and _mailer() is None:
+        found.append(tr("No mail can be sent: neither msmtp nor sendmail is installed."))
+    if ways.command and shutil.which(ways.command[0]) is None:
+        found.append(tr("There is no program {program} here.", program=ways.command[0]))
+    return tuple(found)
+
+
+def _attempt(way: Way, tells: Callable[[], object]) -> Attempt:
+    try:
+        tells()
+    except NotAnsweredError as error:
+        log.info("no desktop is told: %s", error)
+        return Attempt(way, tr("There is no desktop here that shows messages."), expected=True)
+    except (OSError, subprocess.SubprocessError, UsageError) as error:
+        log.warning("nobody is told: %s", error)
+        said = tr("Nobody could be told of it: {error}.", error=printable(str(error)))
+        return Attempt(way, said)
+    return Attempt(way)
 
 
 def on_desktop(title: str, text: str, replaces: int = 0) -> int:
@@ -96,14 +162,17 @@ def on_desktop(title: str, text: str, replaces: int = 0) -> int:
 
 def by_mail(address: str, title: str, text: str) -> None:
     """Send mail by the program that this computer has for it; raises OSError, SubprocessError."""
-    program = next(filter(None, map(shutil.which, MAILERS)), None)
-    if program is None:
+    if (program := _mailer()) is None:
         raise FileNotFoundError(tr("neither msmtp nor sendmail is installed"))
     message = EmailMessage()
     message["Subject"] = f"vdbackup: {title}"
     message["To"] = address
     message.set_content(f"{text}\n")
     _run((program, "-i", "--", address), bytes(message))
+
+
+def _mailer() -> str | None:
+    return next(filter(None, map(shutil.which, MAILERS)), None)
 
 
 def _run(command: Sequence[str], said: bytes) -> None:

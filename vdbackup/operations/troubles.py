@@ -2,7 +2,8 @@
 
     <history>/ID.told       what they were told of, until it is over
 
-What is a trouble is what `health` says needs somebody, and a run that failed.
+What is a trouble is what `health` says needs somebody, a run that failed, and a merge that failed
+or had to leave something as it was.
 """
 
 from __future__ import annotations
@@ -40,7 +41,7 @@ def tell(store: Store, schedule: Schedule, moment: Moment, ways: Ways) -> tuple[
     found = health.look(schedule.repository, store, moment)
     file = store.told_of(schedule.id)
     known = _known(file)
-    there = {**_needing(found, schedule), **_failed(store, schedule)}
+    there = {**_needing(found, schedule), **_ended_badly(store, schedule)}
     title = tr("Backup of {set_name}", set_name=schedule.set_name)
     troubles: list[str] = []
     for about, sentence in there.items():
@@ -63,16 +64,21 @@ def _needing(found: RepositoryHealth, schedule: Schedule) -> dict[str, str]:
     return {each.about.value: each.sentence for each in findings}
 
 
-def _failed(store: Store, schedule: Schedule) -> dict[str, str]:
-    last = store.history_of(schedule.id).last
-    if last is None or last.outcome is not Outcome.FAILED:
-        return {}
-    return {Concern.FAILED.value: again(last.sentence)}
+def _ended_badly(store: Store, schedule: Schedule) -> dict[str, str]:
+    """What went wrong last: of what is away nothing else is known."""
+    last, merge = store.history_of(schedule.id).last, store.last_merge(schedule.id)
+    found = {}
+    if last is not None and last.outcome is Outcome.FAILED:
+        found[Concern.FAILED.value] = again(last.sentence)
+    if schedule.merge_at and merge is not None and merge.outcome is not Outcome.DONE:
+        found[Concern.NOT_MERGED.value] = again(merge.sentence)
+    return found
 
 
 def _over(about: str) -> str:
     words = {
         Concern.FAILED: tr("It is backed up again: the trouble is over."),
+        Concern.NOT_MERGED: tr("Older points are merged again: the trouble is over."),
         Concern.LATE: tr("There is a new backup: the trouble is over."),
     }
     known = next((said for concern, said in words.items() if concern.value == about), "")

@@ -48,15 +48,21 @@ def test_a_scheduled_backup_leaves_the_merge_to_its_time(
     again = merging.run(store, schedule, lab.folder / "sessions", Task())
     assert merging.words(again) == ("Nothing was to be merged.",)
     assert store.history_of(schedule.id).last == made.run  # a merge is no backup
+    last = store.last_merge(schedule.id)
+    assert last is not None
+    assert (last.outcome, last.sentence) == (Outcome.DONE, "Nothing was to be merged.")
 
 
 def test_a_merge_that_fails_is_noted(lab: Lab, store: Store, schedule: Schedule) -> None:
     (lab.repository.path / "vdbackup.json").rename(lab.folder / "away")
     with pytest.raises(RepositoryError):
         merging.run(store, schedule, lab.folder, Task())
-    last = store.history_of(schedule.id).last
+    last = store.last_merge(schedule.id)
     assert last is not None
     assert last.outcome is Outcome.FAILED
+    assert store.history_of(schedule.id).last is None  # no backup has failed
+    store.remove(schedule.id)
+    assert store.last_merge(schedule.id) is None
 
 
 def test_a_merge_time_that_makes_no_sense_is_refused(lab: Lab, store: Store) -> None:

@@ -12,8 +12,8 @@ from vdbackup.backup.retention import Applied
 from vdbackup.errors import RepositoryLocked, VdbackupError, from_os
 from vdbackup.jobs import Task, retry_when_cleared
 from vdbackup.operations.relinking import relink
-from vdbackup.operations.schedules.run import PATIENCE, failed
-from vdbackup.operations.schedules.store import Schedule, Store
+from vdbackup.operations.schedules.run import PATIENCE, failed, noted
+from vdbackup.operations.schedules.store import Outcome, Run, Schedule, Store
 from vdbackup.repository.machine import KnownMachines
 from vdbackup.repository.repository import Repository
 from vdbackup.translation import tr
@@ -37,7 +37,7 @@ class Merged:
 def run(store: Store, schedule: Schedule, sessions_folder: Path, task: Task) -> Merged:
     """Apply the policy of a schedule's set; who writes to the repository meanwhile is waited for.
 
-    Raises what a merge does, once that is noted beside the schedule's runs.
+    How it ended is noted beside the schedule's runs. Raises what a merge does, once that is.
     """
     began = datetime.now(UTC)
     work = retry_when_cleared(lambda task: _applied(schedule, task), PATIENCE, of=RepositoryLocked)
@@ -45,9 +45,18 @@ def run(store: Store, schedule: Schedule, sessions_folder: Path, task: Task) -> 
         applied = work(task)
     except (VdbackupError, OSError) as error:
         problem = from_os(error) if isinstance(error, OSError) else error
-        store.note(schedule.id, failed(began, problem))
+        store.note_merge(schedule.id, failed(began, problem))
         raise
-    return Merged(applied.done, applied.damaged, relink(schedule.repository, sessions_folder))
+    trouble = relink(schedule.repository, sessions_folder)
+    merged = Merged(applied.done, applied.damaged, trouble)
+    store.note_merge(schedule.id, _ended(began, merged))
+    return merged
+
+
+def _ended(began: datetime, merged: Merged) -> Run:
+    warnings = [*merged.warnings, *(f"{each.title} {each.advice}" for each in merged.trouble)]
+    outcome = Outcome.WARNED if warnings else Outcome.DONE
+    return noted(began, outcome, " ".join(warnings or words(merged)))
 
 
 def _applied(schedule: Schedule, task: Task) -> Applied:

@@ -47,7 +47,7 @@ def run(store: Store, schedule: Schedule, machines: Machines, task: Task) -> Run
     began = datetime.now(UTC)
     with store.running(schedule.id) as free:
         if not free:  # it notes itself how it ends
-            return RunResult(_noted(began, Outcome.SKIPPED, tr("Another run of it is under way.")))
+            return RunResult(noted(began, Outcome.SKIPPED, tr("Another run of it is under way.")))
         try:
             result = retry_when_cleared(
                 lambda task: _backed_up(schedule, began, machines, task),
@@ -72,9 +72,9 @@ def _backed_up(schedule: Schedule, began: datetime, machines: Machines, task: Ta
         sentence = tr(
             "Not due: point {point} was made since the last time it was.", point=point.sequence
         )
-        return RunResult(_noted(began, Outcome.SKIPPED, sentence))
+        return RunResult(noted(began, Outcome.SKIPPED, sentence))
     if why := conditions.hindrance(schedule):
-        return RunResult(_noted(began, Outcome.SKIPPED, why))
+        return RunResult(noted(began, Outcome.SKIPPED, why))
     if machine := KnownMachines.of(Repository.open(schedule.repository)).with_set(backup_set):
         of_all = MachineRequest(
             machine.name,
@@ -121,7 +121,7 @@ def _done(
     """How it ended: the set's point, and the bytes of all that were made with it."""
     warnings = [*made.warnings, *(error.title for error in made.trouble)]
     return replace(
-        _noted(
+        noted(
             began,
             Outcome.WARNED if warnings else Outcome.DONE,
             " ".join(warnings) or tr("Point {point} was made.", point=point.sequence),
@@ -135,10 +135,11 @@ def _done(
 def failed(began: datetime, error: VdbackupError) -> Run:
     """What is noted of a run that failed."""
     sentence = f"{error.title} {error.advice}".rstrip()
-    return replace(_noted(began, Outcome.FAILED, sentence), code=error.code)
+    return replace(noted(began, Outcome.FAILED, sentence), code=error.code)
 
 
-def _noted(began: datetime, outcome: Outcome, sentence: str) -> Run:
+def noted(began: datetime, outcome: Outcome, sentence: str) -> Run:
+    """What is noted of a run that ends now."""
     ended = datetime.now(UTC)
     times = [each.isoformat(timespec="seconds") for each in (began, ended)]
     return Run(times[0], times[1], outcome, original(sentence)[:MAX_SENTENCE])

@@ -2,6 +2,7 @@
 
     <records>/ID.json       the schedule
     <history>/ID.json       its last runs
+    <history>/ID.merge      how its last merge ended, where that has a time of its own
     <history>/ID.lock       held by a run, so that no other begins
     <history>/ID.told       the troubles that people were told of
 
@@ -245,7 +246,8 @@ class Store:
 
     def remove(self, schedule_id: str) -> None:
         """Forget a schedule, damaged or not, and its runs."""
-        for path in (self._record(schedule_id), self._runs(schedule_id), self.told_of(schedule_id)):
+        runs, merge = self._runs(schedule_id), self._merge(schedule_id)
+        for path in (self._record(schedule_id), runs, merge, self.told_of(schedule_id)):
             durable.remove(path)
 
     def history_of(self, schedule_id: str) -> History:
@@ -284,6 +286,21 @@ class Store:
         """Write down how a run ended."""
         self._write(self._runs(schedule_id), self.history_of(schedule_id).after(run))
 
+    def last_merge(self, schedule_id: str) -> Run | None:
+        """How its last merge ended; None where there was none, or that cannot be read."""
+        path = self._merge(schedule_id)
+        try:
+            return records.tolerant(Run, json.loads(durable.read_own(path)))
+        except FileNotFoundError:
+            return None
+        except _NO_SENSE as error:  # the next one is noted anew
+            log.warning("%s says nothing: %s", path, error)
+            return None
+
+    def note_merge(self, schedule_id: str, merge: Run) -> None:
+        """Write down how a merge ended: it is no backup, and none makes up for it."""
+        self._write(self._merge(schedule_id), merge)
+
     @contextmanager
     def running(self, schedule_id: str) -> Iterator[bool]:
         """Hold the schedule for a run; False where another one does."""
@@ -300,7 +317,7 @@ class Store:
         finally:
             os.close(fd)
 
-    def _write(self, path: Path, record: Schedule | History) -> None:
+    def _write(self, path: Path, record: Schedule | History | Run) -> None:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         text = json.dumps(records.to_json(record), indent=2) + "\n"
         durable.replace(path, text.encode("ascii"))
@@ -310,3 +327,6 @@ class Store:
 
     def _runs(self, schedule_id: str) -> Path:
         return self.history / f"{schedule_id}.json"
+
+    def _merge(self, schedule_id: str) -> Path:
+        return self.history / f"{schedule_id}.merge"
