@@ -12,7 +12,6 @@ import pytest
 from tests.backup.machines import Disks
 from tests.cli.conftest import Vdbackup
 from vdbackup.repository.repository import Repository
-from vdbackup.sources import demo_disk
 
 
 def sequences(repository: Path) -> list[int]:
@@ -76,17 +75,6 @@ def test_a_range_of_one_end_is_wrong_usage(
     assert said.status == 2
     assert json.loads(said.err)["code"] == "wrong-usage"
     assert sequences(repository) == [1, 2, 3]
-
-
-def test_points_of_two_sets_are_not_done_together(
-    vdbackup: Vdbackup, backed_up: list[Path], repository: Path, tmp_path: Path
-):
-    demo_disk.create(tmp_path / "b.img", "another disk")
-    assert vdbackup("backup", tmp_path / "b.img", "-r", repository).status == 0
-    first, second = (each.points[0].id for each in Repository.open(repository).sets())
-    said = vdbackup("delete", first, second, "-r", repository)
-    assert said.status == 2
-    assert "These points are of several sets: " in said.err
 
 
 def test_moments_of_a_machine_go_together(vdbackup: Vdbackup, tmp_path: Path):

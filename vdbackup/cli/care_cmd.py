@@ -142,15 +142,10 @@ def _ends(reference: str) -> list[str]:
 def _named(
     repository: Repository, references: Sequence[str], options: argparse.Namespace
 ) -> tuple[str, list[str]]:
-    """The set that these points are of, and their ids, each once; raises UsageError."""
+    """The set that these points are of, and their ids, each once."""
     found = [find(repository, each, options) for each in references]
-    names = list(dict.fromkeys(backup_set.name for backup_set, _ in found))
-    if len(names) > 1:
-        raise UsageError(
-            tr("These points are of several sets: {names}.", names=", ".join(names)),
-            tr("Name the points of one set at a time."),
-        )
-    return names[0], list(dict.fromkeys(point.id for _, point in found))
+    backup_set, _ = found[0]  # what is no machine's names its set, and so all are of one
+    return backup_set.name, list(dict.fromkeys(point.id for _, point in found))
 
 
 def _patience(options: argparse.Namespace) -> Patience:
