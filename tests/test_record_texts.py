@@ -261,7 +261,10 @@ SET_TEXT = (
     "monthly": null,
     "yearly": null,
     "at_most": null,
-    "at_most_bytes": null
+    "at_most_bytes": null,
+    "keep_writes": null,
+    "moments_every": null,
+    "forget_moments": null
   },
   "last_sequence": 2,
   "continues": "disk-vhd",

@@ -41,6 +41,9 @@ USUAL = {
     "boot_test": "off",
     "read_all_every": 10,
     "at_most_bytes": None,
+    "keep_writes_seconds": None,
+    "moments_every_seconds": None,
+    "forget_moments_seconds": None,
 }
 
 

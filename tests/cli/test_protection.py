@@ -241,3 +241,32 @@ def test_without_protection_there_is_no_moment(
     assert json.loads(said.err)["code"] == "no-writes-kept"
     said = vdbackup("unprotect", "--forget", "abcdef", "-r", repository)
     assert (said.status, "no session whose writes are kept" in said.err) == (1, True)
+
+
+def test_a_policy_of_writes_is_shown_asked_about_and_done_with_the_next_backup(
+    vdbackup: Vdbackup, repository: Path, protected: str, disk: Path, tmp_path: Path
+) -> None:
+    wanted = ("policy", "-r", repository, "--keep-writes", "1s", "--moments-every", "1d")
+    planned = vdbackup(*wanted, "--dry-run", "--json").json
+    (log,) = planned["logs"]
+    assert (log["session"], log["moments"]) == (protected, RECORDS + 1)
+    assert (planned["keep_writes_seconds"], planned["moments_every_seconds"]) == (1, 86400)
+    said = vdbackup(*wanted, "--dry-run")
+    assert (said.status, protected in said.out) == (0, True)
+    if log["going"]:  # unless the machine was quicker than a second
+        assert vdbackup(*wanted).status == 1, "nobody is there to be asked"
+    assert vdbackup(*wanted, "--yes").status == 0
+    shown = vdbackup("policy", "-r", repository)
+    assert "of kept writes every write of the last 1 second" in shown.out
+    done = vdbackup("backup", disk, "-r", repository, "--forget-moments", "7d")
+    assert done.status == 0, done.err
+    there = [each["write"] for each in vdbackup("moments", "-r", repository, "--json").json[0][
+        "moments"
+    ]]  # fmt: skip
+    assert len(there) == RECORDS + 1 - log["going"]
+    for write in there:
+        assert restored(vdbackup, repository, tmp_path, f"1@w{write}") == expected(disk, write)
+    shown = vdbackup("policy", "-r", repository, "--json").json["sets"][0]
+    assert shown["forget_moments_seconds"] == 7 * 86400
+    for wrong in ("soon", "0h", "-1s"):
+        assert vdbackup("policy", "-r", repository, f"--keep-writes={wrong}").status == 2

@@ -144,3 +144,28 @@ def test_a_point_is_pinned_with_a_note_marked_and_unpinned(
     user.clicks("detailsUnpin")
     user.waits_until(lambda: not timeline.facts.pinned)
     assert Repository.open(repository).set().settings.pins == ()
+
+
+def test_what_stays_of_kept_writes_is_said_beside_the_points(
+    with_source: User, repository: Path
+) -> None:
+    dialog = rules(with_source, keep_writes=2, forget_moments=7)
+    assert dialog.change == Change(keep_writes=7200, forget_moments=7 * 86400)
+    with_source.waits_until(lambda: "nothing older than 7 days" in str(dialog.said.text))
+    with_source.agrees("policyDialog", "policySave")
+    plan = with_source.sees(PlanDialog, "planDialog").plan
+    assert "every write of the last 2 hours" in plan.summary
+    with_source.agrees()
+    with_source.sees_job_end("Policy of laptop")
+    opened = Repository.open(repository)
+    assert opened.set().settings.policy == Policy(keep_writes=7200, forget_moments=7 * 86400)
+    with opened.lock("a test"):
+        opened.set_policy("laptop", Policy(keep_writes=90))
+    with_source.window.catalogue.refresh()
+    entries = with_source.window.catalogue
+    with_source.waits_until(lambda: entries.entries[0].backup_set.settings.policy.keep_writes == 90)
+    dialog = rules(with_source)
+    assert dialog.change == Change(), "what was said in seconds stays so"
+    dialog.fields["keep_writes"].setValue(0)
+    assert dialog.change == Change(keep_writes=OFF)
+    dialog.reject()

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from vdbackup.operations.restore import Restored, RestorePlan
     from vdbackup.operations.restore_files import FilesPlan, FilesRestored
     from vdbackup.operations.schedules.store import Run
+    from vdbackup.operations.writes_policy import LogFate
     from vdbackup.repository.backup_set import BackupSet
     from vdbackup.repository.machine import Machine, MomentPoints
     from vdbackup.repository.manifests import BrokenManifest
@@ -304,6 +305,23 @@ def _automatically(policy: Policy) -> dict[str, Any]:
         "boot_test": policy.boot_test.value,
         "read_all_every": policy.read_all_every,
         "at_most_bytes": policy.at_most_bytes,
+        "keep_writes_seconds": policy.keep_writes,
+        "moments_every_seconds": policy.moments_every,
+        "forget_moments_seconds": policy.forget_moments,
+    }
+
+
+def log_fate_json(fate: LogFate) -> dict[str, Any]:
+    """What becomes of a log of kept writes with the next backup."""
+    return {
+        "set": fate.set_name,
+        "session": fate.kept.session,
+        "outcome": fate.outcome.value,
+        "moments": fate.moments,
+        "going": fate.moments if fate.whole else len(fate.going),
+        "frees_bytes": fate.frees,
+        "whole": fate.whole,
+        "why": fate.why,
     }
 
 

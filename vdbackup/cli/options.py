@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 if TYPE_CHECKING:
     from vdbackup.operations.policy import Change
 
+from vdbackup.cli.writes_options import writes_options
 from vdbackup.disks.names import BACKUP_FORMATS, DiskFormat
 from vdbackup.errors import UsageError
 from vdbackup.jobs import readable_size
@@ -268,6 +269,7 @@ def policy_options(parser: argparse.ArgumentParser) -> None:
             "hold N bytes together, such as 500G; repeatable for both"
         ),
     )  # fmt: skip
+    writes_options(parser)
     parser.add_argument(
         "--boot-test", choices=["off", "each"],
         help=tr("from now on boot-test no new point of the set, or each, after its backup"),
@@ -303,6 +305,9 @@ def policy_change(options: argparse.Namespace) -> Change | None:
         yearly=options.yearly,
         at_most=points,
         at_most_bytes=size,
+        keep_writes=options.keep_writes,
+        moments_every=options.moments_every,
+        forget_moments=options.forget_moments,
     )
     return None if change == Change() else change
 

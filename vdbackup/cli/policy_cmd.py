@@ -8,7 +8,14 @@ from typing import TYPE_CHECKING, Any
 from vdbackup.cli import remedies
 from vdbackup.cli.common import DONE, WARNINGS, announce, confirm, open_repository, unread_state
 from vdbackup.cli.console import print_json, say, table, work
-from vdbackup.cli.json_values import fate_json, plan_json, point_json, policy_json, problem_json
+from vdbackup.cli.json_values import (
+    fate_json,
+    log_fate_json,
+    plan_json,
+    point_json,
+    policy_json,
+    problem_json,
+)
 from vdbackup.cli.options import (
     POINT_HELP,
     Subparsers,
@@ -26,6 +33,7 @@ if TYPE_CHECKING:
     from vdbackup.jobs import Task
     from vdbackup.operations.pins import PinResult
     from vdbackup.operations.policy import Change, PolicyPlan, PolicyResult
+    from vdbackup.operations.writes_policy import LogFate
     from vdbackup.repository.backup_set import BackupSet
     from vdbackup.repository.repository import Repository
 
@@ -93,7 +101,7 @@ def _change(repository: Repository, change: Change, options: argparse.Namespace)
         _foretell(plan, options)
         return DONE
     announce(plan, options)
-    if plan.goes and not options.yes:
+    if (plan.goes or plan.thinned) and not options.yes:
         what = _named(plan)
         confirm(
             tr(
@@ -133,11 +141,25 @@ def _foretell(plan: PolicyPlan, options: argparse.Namespace) -> None:
     if options.json:
         points = [fate_json(fate) for fate in plan.fates]
         wanted = policy_json(plan.set_name, plan.wanted)
-        print_json({"event": "plan", **plan_json(plan), **wanted, "points": points})
+        logs = [log_fate_json(fate) for fate in plan.logs]
+        more = {**wanted, "points": points, "logs": logs}
+        print_json({"event": "plan", **plan_json(plan), **more})
         return
     announce(plan, options)
     rows = [_fate_row(fate) for fate in plan.fates]
     table(("#", tr("created (UTC)"), tr("next backup"), tr("why")), rows)
+    if plan.logs:
+        table(
+            (tr("kept writes"), tr("moments"), tr("going"), tr("next backup"), tr("why")),
+            [_log_row(fate) for fate in plan.logs],
+        )
+
+
+def _log_row(fate: LogFate) -> tuple[str, ...]:
+    known = fate.moments > 0
+    every = grouped(fate.moments) if known else "?"
+    going = fate.moments if fate.whole else len(fate.going)
+    return fate.kept.session, every, grouped(going), tr(fate.outcome), fate.why
 
 
 def _fate_row(fate: Fate) -> tuple[str, ...]:
@@ -198,6 +220,7 @@ _COLUMNS = (
 
 def _row(backup_set: BackupSet) -> tuple[str, ...]:
     from vdbackup.backup.proving import nth
+    from vdbackup.operations import writes_policy
     from vdbackup.operations.policy import in_words
 
     record: dict[str, Any] = policy_json(backup_set.name, backup_set.settings.policy)
@@ -206,16 +229,20 @@ def _row(backup_set: BackupSet) -> tuple[str, ...]:
     every = record["read_all_every"]
     proof = nth(every) if every else tr("never")
     keep = in_words(backup_set.settings.policy)
+    if (writes := backup_set.settings.policy.writes).takes:
+        said = writes_policy.in_words(writes)
+        keep = tr("{points}; of kept writes {writes}", points=keep, writes=said)
     return backup_set.name, keep, each if record["retarget"] else tr("no"), tested, proof
 
 
 def _named(plan: PolicyPlan) -> str:
     names = [group.name for group in plan.goes]
     if len(names) > _MAX_NAMED:
-        return tr(
+        many = tr(
             "{count} moments, {name} to {name_2}",
             count=grouped(len(names)),
             name=names[0],
             name_2=names[-1],
         )
-    return ", ".join(names)
+        names = [many]
+    return ", ".join((*names, *(fate.name for fate in plan.thinned)))

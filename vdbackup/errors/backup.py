@@ -108,6 +108,12 @@ class PointNeeded(BackupError):
     code = "point-needed"
 
 
+class NotThinned(BackupError):
+    """Kept writes were to be thinned by a policy after a backup, and are as they were."""
+
+    code = "not-thinned"
+
+
 class NotPromotable(BackupError):
     """A session's disk is not what a recovery point can be made of."""
 

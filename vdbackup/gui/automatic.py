@@ -27,9 +27,11 @@ def change_policy(runner: Runner, entry: Entry, change: policy.Change) -> None:
         runner.run(entry.repository, title, partial(keeping.change_policy, plan))
 
     wanted = change.of(present)
-    if not wanted.takes or wanted.retention == present.retention:  # takes nothing
+    takes_moments = wanted.writes.takes and wanted.writes != present.writes
+    takes_points = wanted.takes and wanted.retention != present.retention
+    if not (takes_points or takes_moments):
         runner.plan(entry.repository, title, "", make, start, asks=False)
-    elif wanted.keep is not None and wanted.retention == Policy(wanted.keep):
+    elif not takes_moments and wanted.keep is not None and wanted.retention == Policy(wanted.keep):
         kept = trn("{count} point", "{count} points", wanted.keep)
         newest = "point" if wanted.keep == 1 else kept
         asked = tr("Keep only the newest {newest} of {entry}", newest=newest, entry=entry.title)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import partial
 from typing import NamedTuple
@@ -25,8 +25,9 @@ from vdbackup.gui.catalogue import Entry
 from vdbackup.gui.jobs.worker import Worker
 from vdbackup.gui.theme import Theme
 from vdbackup.jobs import Job, JobState, Task
-from vdbackup.operations import policy
-from vdbackup.operations.policy import OFF, Change
+from vdbackup.operations import policy, writes_policy
+from vdbackup.operations.policy import OFF, Change, Number
+from vdbackup.operations.writes_policy import LogFate
 from vdbackup.repository.policy import MAX_KEPT, Policy
 from vdbackup.repository.repository import Repository
 from vdbackup.translation import grouped, markedn, tr, trn
@@ -77,14 +78,27 @@ RULES = (
     RuleField("at_most", tr("Together at most"), markedn(" point", " points"), tr("any number")),
     RuleField("at_most_bytes", tr("Holding at most"), (" GiB", " GiB"), tr("any size")),
 )
+WRITES = (
+    RuleField(
+        "keep_writes", tr("Every write of the last"), markedn(" hour", " hours"), tr("all of it")
+    ),
+    RuleField(
+        "moments_every", tr("Before: one moment each"), markedn(" minute", " minutes"), tr("usual")
+    ),
+    RuleField(
+        "forget_moments", tr("No moment older than"), markedn(" day", " days"), tr("any age")
+    ),
+)
+"""About the writes that are kept of the source's machines."""
 GIB = 1 << 30
 
 
 class Foretold(NamedTuple):
-    """What becomes of each point by a policy."""
+    """What becomes of each point, and of each log of kept writes, by a policy."""
 
     policy: Policy
     fates: tuple[Fate, ...]
+    logs: tuple[LogFate, ...]
 
 
 class PolicyDialog(parts.Dialog):
@@ -129,6 +143,18 @@ class PolicyDialog(parts.Dialog):
     @property
     def change(self) -> Change:
         """What is to be another way."""
+        return replace(self._of_points(), **self._of_writes())  # type: ignore[arg-type]
+
+    def _of_writes(self) -> dict[str, Number]:
+        """What is said of kept writes, which the rules about points know nothing of."""
+        wanted = {each.name: self._wanted(each.name) for each in WRITES}
+        return {
+            name: OFF if number is None else number
+            for name, number in wanted.items()
+            if number != getattr(self._present, name)
+        }
+
+    def _of_points(self) -> Change:
         wanted = {each.name: self._wanted(each.name) for each in RULES}
         before = {each.name: getattr(self._present, each.name) for each in RULES}
         if all(number is None for number in wanted.values()):
@@ -162,9 +188,16 @@ class PolicyDialog(parts.Dialog):
         form.setColumnStretch(4, 1)
         within = self._present.keep_within or 0
         in_hours = bool(within % _HOURS)  # what was said in hours stays in hours
-        self._units = {"keep_within": 1 if in_hours else _HOURS, "at_most_bytes": GIB}
-        rows = -(-len(RULES) // 2)
-        for place, each in enumerate(RULES):
+        self._units = {
+            "keep_within": 1 if in_hours else _HOURS,
+            "at_most_bytes": GIB,
+            "keep_writes": 3600,
+            "moments_every": 60,
+            "forget_moments": 86400,
+        }
+        every = (*RULES, *WRITES)
+        rows = -(-len(every) // 2)
+        for place, each in enumerate(every):
             field = parts.SpinBox(f"rule{each.name}", each.title)
             field.setRange(0, MAX_KEPT // _HOURS)
             field.setMinimumWidth(NARROW)
@@ -192,8 +225,10 @@ class PolicyDialog(parts.Dialog):
                 self._outlook = Outlook(backup_set)
             wanted = change.of(present)
             repository = Repository.open(folder)
-            fates = policy.foretold(repository, self._outlook, wanted, datetime.now(UTC))
-            return Foretold(wanted, fates)
+            now = datetime.now(UTC)
+            fates = policy.foretold(repository, self._outlook, wanted, now)
+            logs = writes_policy.foretold(repository, backup_set.name, wanted, now)
+            return Foretold(wanted, fates, tuple(logs))
 
         job = Job(self.windowTitle(), foretell)
         self._worker.submit(job, partial(self._on_foretold, change))
@@ -210,7 +245,8 @@ class PolicyDialog(parts.Dialog):
     def _show(self, found: Foretold) -> None:
         self.fates = found.fates
         going = [point.id for point in forecast.taken(found.fates)]
-        self.said.say(sentence(found.policy, len(going), len(found.fates)), "")
+        said = (sentence(found.policy, len(going), len(found.fates)), of_writes(found))
+        self.said.say(" ".join(filter(None, said)), "")
         self._model.show_fates(found.fates)
         self.foretold.emit(frozenset(going))
 
@@ -233,6 +269,19 @@ def sentence(wanted: Policy, going: int, every: int) -> str:
         every,
         kept=kept,
         going=grouped(going),
+    )
+
+
+def of_writes(found: Foretold) -> str:
+    """What the rules mean for kept writes, for a person; "" where nothing is said of them."""
+    if not found.policy.writes.takes:
+        return ""
+    kept = writes_policy.in_words(found.policy.writes)
+    going = [each.name for each in found.logs if each.outcome is Outcome.GOES]
+    if not going:
+        return tr("Of kept writes: {kept}.", kept=kept)
+    return tr(
+        "Of kept writes: {kept}. The next backup takes {going}.", kept=kept, going=", ".join(going)
     )
 
 

@@ -21,7 +21,7 @@ from vdbackup.backup.capture import CapturePlan
 from vdbackup.backup.kind import AUTO
 from vdbackup.errors import NotOneMachine, Remedy, VdbackupError
 from vdbackup.jobs import Task
-from vdbackup.operations import placement, policy
+from vdbackup.operations import placement, policy, writes_policy
 from vdbackup.operations.changed import Changed
 from vdbackup.operations.machines import Machines
 from vdbackup.operations.relinking import relink
@@ -178,16 +178,20 @@ def run(plan: CapturePlan, machines: Machines, task: Task) -> BackupResult:
     with plan.source:
         made = capture.run(plan, task)
     repository, name = plan.repository, made.set_name
-    unready = for_new_point(repository, name, made.point.id, machines.sessions_folder, task)
+    folder = machines.sessions_folder
+    unready = for_new_point(repository, name, made.point.id, folder, task)
+    # where the source may be another one, nothing goes
+    names = [name] if plan.merges and not plan.confirmed else []
+    thinned = writes_policy.after_backup(repository, names, folder, datetime.now(UTC), task)
     return BackupResult(
         repository,
         name,
         made.point,
-        made.notes,
+        (*made.notes, *thinned.done),
         made.warnings,
         made.policy.boot_test is BootTests.EACH and not task.cancel.cancelled,
         Changed.only(name),
-        (*unready, *relink(repository.path, machines.sessions_folder)),
+        (*unready, *thinned.trouble, *relink(repository.path, folder)),
     )
 
 
@@ -205,8 +209,10 @@ def _with_policy(plan: CapturePlan, change: policy.Change) -> CapturePlan:
     if wanted == now:
         return plan
     takes: tuple[RecoveryPoint, ...] = ()
+    thinned: tuple[str, ...] = ()
     if backup_set and not plan.confirmed:
         takes = policy.taken(plan.repository, backup_set, wanted, datetime.now(UTC))
+        thinned = policy.thinned(plan.repository, [backup_set], wanted, datetime.now(UTC))
     names = tuple(tr("point {point}", point=point.sequence) for point in takes)
     summary = plan.summary
     if backup_set and (why := retention.untold(backup_set, wanted)):
@@ -216,7 +222,9 @@ def _with_policy(plan: CapturePlan, change: policy.Change) -> CapturePlan:
             " Of the older points {count} no longer stay by its new policy.",
             count=grouped(len(takes)),
         )
-    return replace(plan, summary=summary, policy=wanted, invalidates=names)
+    if thinned:
+        summary += tr(" By it there go: {names}.", names="; ".join(thinned))
+    return replace(plan, summary=summary, policy=wanted, invalidates=(*names, *thinned))
 
 
 def _placed(plan: CapturePlan, request: BackupRequest) -> CapturePlan:

@@ -18,7 +18,7 @@ from vdbackup.backup.capture import CaptureResult
 from vdbackup.backup.machine_capture import MachinePlan
 from vdbackup.errors import NotOneMachine, SourceError, VdbackupError
 from vdbackup.jobs import Task
-from vdbackup.operations import placement, policy
+from vdbackup.operations import placement, policy, writes_policy
 from vdbackup.operations.changed import Changed
 from vdbackup.operations.machines import Machines
 from vdbackup.operations.relinking import relink
@@ -167,19 +167,23 @@ def run(plan: MachinePlan, machines: Machines, task: Task) -> MachineResult:
         for disk in made.disks
         for error in for_new_point(repository, disk.set_name, disk.point.id, folder, task)
     ]
+    at = datetime.now(UTC)
+    doubt = any(each.confirmed for each in plan.disks)
+    names = made.machine.sets if plan.merges and not doubt else ()
+    thinned = writes_policy.after_backup(repository, names, folder, at, task)
     return MachineResult(
         repository,
         made.machine,
         made.moment,
         made.disks,
-        made.notes,
+        (*made.notes, *thinned.done),
         (
             *(f"{disk.set_name}: {each}" for disk in made.disks for each in disk.warnings),
             *made.warnings,
         ),
         made.disks[0].policy.boot_test is BootTests.EACH and not task.cancel.cancelled,
         Changed.only(*made.machine.sets),
-        (*unready, *relink(repository.path, folder)),
+        (*unready, *thinned.trouble, *relink(repository.path, folder)),
     )
 
 
@@ -216,4 +220,8 @@ def _with_policy(plan: MachinePlan, change: policy.Change) -> MachinePlan:
             " Of what is older, {count} no longer stay by its new policy.",
             count=grouped(len(takes)),
         )
-    return replace(plan, summary=summary, disks=disks, invalidates=takes)
+    one = disks[0].policy or Policy()
+    thinned = policy.thinned(plan.repository, sets.values(), one, datetime.now(UTC))
+    if thinned:
+        summary += tr(" By it there go: {names}.", names="; ".join(thinned))
+    return replace(plan, summary=summary, disks=disks, invalidates=(*takes, *thinned))

@@ -16,7 +16,9 @@ from vdbackup.backup.forecast import Fate, Outcome, Outlook
 from vdbackup.backup.machine_retention import Group
 from vdbackup.errors import ChangedMeanwhile, PointsUnknown, Remedy
 from vdbackup.jobs import Plan, Task, readable_size
+from vdbackup.operations import writes_policy
 from vdbackup.operations.changed import Changed
+from vdbackup.operations.writes_policy import LogFate
 from vdbackup.repository.backup_set import BackupSet
 from vdbackup.repository.machine import KnownMachines
 from vdbackup.repository.model import RecoveryPoint
@@ -40,8 +42,8 @@ class Change:
         retarget: whether each new point is made ready to boot.
         boot_test: which new points are boot-tested.
         read_all_every: of how many backups of a tracked source one reads everything, or NEVER.
-        keep_within, daily, weekly, monthly, yearly, at_most, at_most_bytes: as `Policy` has them,
-            or OFF.
+        keep_within, daily, weekly, monthly, yearly, at_most, at_most_bytes, keep_writes,
+            moments_every, forget_moments: as `Policy` has them, or OFF.
     """
 
     keep: int | Literal["all"] | None = None
@@ -56,6 +58,9 @@ class Change:
     yearly: Number = None
     at_most: Number = None
     at_most_bytes: Number = None
+    keep_writes: Number = None
+    moments_every: Number = None
+    forget_moments: Number = None
 
     def of(self, policy: Policy) -> Policy:
         """The policy with this change; raises UsageError where not even one point is kept."""
@@ -72,6 +77,9 @@ class Change:
             yearly=_number(self.yearly, before.yearly),
             at_most=_number(self.at_most, before.at_most),
             at_most_bytes=_number(self.at_most_bytes, before.at_most_bytes),
+            keep_writes=_number(self.keep_writes, policy.keep_writes),
+            moments_every=_number(self.moments_every, policy.moments_every),
+            forget_moments=_number(self.forget_moments, policy.forget_moments),
         )
 
     def _read_all_every(self, now: int | None) -> int | None:
@@ -98,6 +106,7 @@ class PolicyPlan(Plan):
         takes: the points of this set among that, by sequence.
         at: the moment as of which that was found out.
         fates: what becomes of each point with the next backup, by the policy as it would be.
+        logs: what becomes of each log of kept writes then.
     """
 
     repository: Repository
@@ -109,6 +118,14 @@ class PolicyPlan(Plan):
     takes: tuple[RecoveryPoint, ...]
     at: datetime
     fates: tuple[Fate, ...]
+    logs: tuple[LogFate, ...] = ()
+
+    @property
+    def thinned(self) -> tuple[LogFate, ...]:
+        """The logs of which moments go with the next backup because of the change."""
+        if self.wanted.writes == self.now.writes:
+            return ()
+        return tuple(each for each in self.logs if each.outcome is Outcome.GOES)
 
 
 @dataclass(frozen=True)
@@ -147,7 +164,8 @@ def plan(repository: Repository, set_name: str | None, change: Change) -> Policy
     if wanted.takes and _differs(sets, wanted):
         kept = f"{_kept_after_each(backup_set.name, wanted)} {_next_backup(backup_set, goes)}"
         summary = (kept, *summary[1:])
-    return PolicyPlan(
+    logs = _logs(repository, sets, wanted, at)
+    made = PolicyPlan(
         summary=" ".join(summary)
         or tr("The policy of {backup_set} stays as it is.", backup_set=backup_set.name),
         invalidates=tuple(group.name for group in goes),
@@ -160,7 +178,21 @@ def plan(repository: Repository, set_name: str | None, change: Change) -> Policy
         takes=takes,
         at=at,
         fates=fates,
+        logs=logs,
     )
+    if not made.thinned:
+        return made
+    names = tuple(each.name for each in made.thinned)
+    said = tr("The next backup takes {names}.", names=_listed(names))
+    return replace(made, summary=f"{made.summary} {said}", invalidates=(*made.invalidates, *names))
+
+
+def _logs(
+    repository: Repository, sets: Iterable[str], wanted: Policy, at: datetime
+) -> tuple[LogFate, ...]:
+    """What becomes of the kept writes of some sets with a backup that is made then."""
+    found = (writes_policy.foretold(repository, name, wanted, at) for name in sets)
+    return tuple(each for fates in found for each in fates)
 
 
 def run(plan: PolicyPlan, task: Task) -> PolicyResult:
@@ -184,6 +216,17 @@ def run(plan: PolicyPlan, task: Task) -> PolicyResult:
                 ),
                 tr("Look at what it means now, and decide again."),
             )
+        if wanted.writes != now.writes:
+            logs = _logs(repository, sets, wanted, plan.at)
+            if not writes_policy.ids(logs) <= writes_policy.ids(plan.thinned):
+                raise ChangedMeanwhile(
+                    tr(
+                        "The kept writes of {name} have changed meanwhile: more moments would go "
+                        "than you were shown.",
+                        name=name,
+                    ),
+                    tr("Look at what it means now, and decide again."),
+                )
         for each in sets.values():
             if each.settings.policy != wanted:
                 repository.set_policy(each.name, wanted)
@@ -236,6 +279,15 @@ def taken(
 ) -> tuple[RecoveryPoint, ...]:
     """The moments that go with the next backup because the set is to keep others; as of then."""
     return _points_of(backup_set, _goes(repository, backup_set, wanted, at))
+
+
+def thinned(
+    repository: Repository, sets: Iterable[BackupSet], wanted: Policy, at: datetime
+) -> tuple[str, ...]:
+    """What of kept writes goes with a backup made then, because sets are to keep others of them."""
+    names = [each.name for each in sets if each.settings.policy.writes != wanted.writes]
+    fates = _logs(repository, names, wanted, at)
+    return tuple(each.name for each in fates if each.outcome is Outcome.GOES)
 
 
 def _goes(
@@ -330,6 +382,14 @@ def _changes(name: str, now: Policy, wanted: Policy) -> tuple[str, ...]:
                 "tracked.",
                 which_one=which_one[0].upper(),
                 which_one_2=which_one[1:],
+            )
+        )
+    if wanted.writes != now.writes:
+        sentences.append(
+            tr(
+                "Of the writes kept beside {name} there stays: {wanted}.",
+                name=name,
+                wanted=writes_policy.in_words(wanted.writes),
             )
         )
     return tuple(sentences)

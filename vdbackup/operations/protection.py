@@ -138,8 +138,14 @@ def _log_of(backup_set: BackupSet, session: str) -> KeptLog | UnreadLog:
     return found if found is not None else kept_log(backup_set.folder, session)
 
 
-def check_may_go(backup_set: BackupSet, kept: KeptLog | UnreadLog, sessions_folder: Path) -> None:
-    """Raise PointInUse where somebody reads a log, or it still goes on."""
+def check_may_go(
+    backup_set: BackupSet, kept: KeptLog | UnreadLog, sessions_folder: Path | None
+) -> None:
+    """Raise PointInUse where somebody reads a log, or it still goes on.
+
+    Without a folder of sessions a machine of this computer that runs is seen by its log alone,
+    which QEMU has open.
+    """
     _check_at_its_end(backup_set, kept, sessions_folder)
     holds.check_not_read(backup_set, kept)
     if who := claims.who_has(kept.path):
@@ -150,12 +156,12 @@ def check_may_go(backup_set: BackupSet, kept: KeptLog | UnreadLog, sessions_fold
 
 
 def _check_at_its_end(
-    backup_set: BackupSet, kept: KeptLog | UnreadLog, sessions_folder: Path
+    backup_set: BackupSet, kept: KeptLog | UnreadLog, sessions_folder: Path | None
 ) -> None:
     """Raise PointInUse where writes may still be added, here or elsewhere."""
     if isinstance(kept, KeptLog) and kept.protection.ended is not None:
         return
-    saved = saved_session(sessions_folder / kept.session)
+    saved = saved_session(sessions_folder / kept.session) if sessions_folder else None
     if saved is not None and saved.running:
         raise PointInUse(
             tr("Writes of {saved} are still added.", saved=saved.title), tr("End that first.")

@@ -6,6 +6,7 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
+from vdbackup.backup.moments_kept import MomentRules, kept_alone
 from vdbackup.backup.space import RESERVE
 from vdbackup.disks.write_log.log import WriteLog
 from vdbackup.disks.write_log.thin import Thinning
@@ -14,12 +15,13 @@ from vdbackup.errors import Damaged, NotProtected, PlanOutdated, Remedy, UsageEr
 from vdbackup.jobs import Plan, Task, readable_size
 from vdbackup.operations.protection import check_may_go
 from vdbackup.repository.files import check_space, remove
-from vdbackup.repository.kept_logs import NS, KeptLog, kept_log
+from vdbackup.repository.kept_logs import KeptLog, kept_log
+from vdbackup.repository.policy import MOMENTS_EVERY, WRITES_WITHIN
 from vdbackup.repository.repository import Repository
 from vdbackup.repository.written import damage
 from vdbackup.translation import grouped, tr
 
-WITHIN, EVERY = 3600, 60
+WITHIN, EVERY = WRITES_WITHIN, MOMENTS_EVERY
 """Seconds, of what stays where nobody says otherwise."""
 
 
@@ -30,12 +32,19 @@ class ThinPlan(Plan):
     Attributes:
         thinning: how; None where all of it stays.
         kept: the log.
+        going: numbers of the consistent moments that go, counted as the log does.
     """
 
     repository: Repository
     set_name: str
     kept: KeptLog
     thinning: Thinning | None
+    going: frozenset[int] = frozenset()
+
+    @property
+    def frees(self) -> int:
+        """Bytes that the log becomes shorter by, at least."""
+        return self.thinning.log.entries.end - self.thinning.length if self.thinning else 0
 
 
 def plan(
@@ -64,9 +73,29 @@ def plan(
         raise UsageError(
             tr("That is no time."), tr("Give seconds, and one at least between two moments.")
         )
-    backup_set = repository.set(set_name)
-    kept = kept_log(backup_set.folder, session)
-    check_may_go(backup_set, kept, sessions_folder)
+    kept = kept_log(repository.set(set_name).folder, session)
+    return plan_by(repository, set_name, kept, sessions_folder, MomentRules(within, every))
+
+
+def plan_by(
+    repository: Repository,
+    set_name: str,
+    kept: KeptLog,
+    sessions_folder: Path | None,
+    rules: MomentRules,
+    least: float = 0.0,
+) -> ThinPlan:
+    """What thinning a log by some rules would do; raises as `plan`.
+
+    Args:
+        repository: where it is.
+        set_name: beside which set.
+        kept: the log.
+        sessions_folder: where this user's sessions lie; None where nobody looks there.
+        rules: what stays.
+        least: what part of the log has to be given back at least; else all of it stays.
+    """
+    check_may_go(repository.set(set_name), kept, sessions_folder)
     log = kept.read()
     if log.lost:
         raise NotProtected(
@@ -74,9 +103,10 @@ def plan(
             tr("It is left as it is."),
             remedy=Remedy.LIST_MOMENTS,
         )
-    numbers = _staying(log, kept.protection.before, within, every)
-    thinning = Thinning.of(log, numbers) if numbers else None
-    if thinning is not None and thinning.length >= log.entries.end:
+    moments = consistent(log, kept.protection.before)
+    alone = kept_alone(moments, rules, log.thinned_until)
+    thinning = Thinning.of(log, [kept.protection.before, *alone]) if alone else None
+    if thinning is not None and thinning.length >= log.entries.end * (1 - least):
         thinning = None
     return ThinPlan(
         summary=_summary(kept, log, thinning),
@@ -87,34 +117,26 @@ def plan(
         set_name=set_name,
         kept=kept,
         thinning=thinning,
+        going=_going(log, thinning) if thinning else frozenset(),
     )
 
 
-def _staying(log: WriteLog, before: int, within: int, every: int) -> list[int]:
-    """The numbers of the moments that stay of what is old, and the one that all stays behind."""
-    proven = [
-        (number, time)
-        for number, time in zip(log.flushes.tolist(), log.flushed.tolist(), strict=True)
-        if time > 0 and number > before
-    ]
-    if not proven:
-        return []
-    last = proven[-1][1]
-    newest: dict[tuple[bool, int], int] = {}
-    for number, time in proven:
-        if time <= last - within * NS:
-            newest[True, time // (every * NS)] = number  # within a period the last stays
-        elif number <= log.thinned_until:  # what lies between is not there write by write
-            newest[False, number] = number
-    return [before, *newest.values()] if newest else []
+def consistent(log: WriteLog, before: int) -> list[tuple[int, int]]:
+    """The moments behind a log's first that are consistent for certain: their numbers, and when."""
+    found = zip(log.flushes.tolist(), log.flushed.tolist(), strict=True)
+    return [(number, time) for number, time in found if time > 0 and number > before]
+
+
+def _going(log: WriteLog, thinning: Thinning) -> frozenset[int]:
+    """Which consistent moments go."""
+    there = log.flushes[log.flushed > 0]
+    last = thinning.numbers[-1]
+    return frozenset(there[there <= last].tolist()) - set(thinning.numbers)
 
 
 def _moments(log: WriteLog, thinning: Thinning) -> tuple[int, int]:
     """How many consistent moments go, and how many there are."""
-    there = log.flushes[log.flushed > 0]
-    last = thinning.numbers[-1]
-    going = set(there[there <= last].tolist()) - set(thinning.numbers)
-    return len(going), len(there)
+    return len(_going(log, thinning)), int((log.flushed > 0).sum())
 
 
 def _gone(log: WriteLog, thinning: Thinning) -> str:
@@ -142,7 +164,7 @@ def _summary(kept: KeptLog, log: WriteLog, thinning: Thinning | None) -> str:
     )
 
 
-def run(plan: ThinPlan, sessions_folder: Path, task: Task) -> int:
+def run(plan: ThinPlan, sessions_folder: Path | None, task: Task) -> int:
     """Do it; how many bytes the log is shorter. If it fails, the log is as it was.
 
     Raises as `plan`; PlanOutdated where the log is another one by now, NoSpace, Damaged.
@@ -180,7 +202,7 @@ def run(plan: ThinPlan, sessions_folder: Path, task: Task) -> int:
     return thinning.log.entries.end - kept.path.stat().st_size
 
 
-def _check_holds(plan: ThinPlan, thinning: Thinning, sessions_folder: Path) -> None:
+def _check_holds(plan: ThinPlan, thinning: Thinning, sessions_folder: Path | None) -> None:
     """Raise PlanOutdated where the log is another one by now, and what `check_may_go` raises."""
     backup_set = plan.repository.set(plan.set_name)
     now = kept_log(backup_set.folder, plan.kept.session)
@@ -192,7 +214,7 @@ def _check_holds(plan: ThinPlan, thinning: Thinning, sessions_folder: Path) -> N
         )
 
 
-def _put_in_place(plan: ThinPlan, thinning: Thinning, sessions_folder: Path) -> None:
+def _put_in_place(plan: ThinPlan, thinning: Thinning, sessions_folder: Path | None) -> None:
     """Give the new log its name, unless the old one is wanted by now.
 
     To write it may take minutes. Its session may have been opened again meanwhile: what QEMU then

@@ -13,6 +13,9 @@ MAX_KEPT = 1_000_000
 MAX_BYTES = 1 << 62
 """Hours, days or points that a rule may keep: more than a century of hours, and within every date
 that there is."""
+MAX_SECONDS = MAX_KEPT * 3600
+WRITES_WITHIN, MOMENTS_EVERY = 3600, 60
+"""Seconds, of what stays of kept writes where a rule about them is given, and nothing else said."""
 READ_ALL_EVERY = 10
 """A tenth of what scans would cost; and what a tracker has missed is in ten points at the most."""
 
@@ -22,6 +25,26 @@ class BootTests(enum.StrEnum):
 
     OFF = "off"
     EACH = "each"
+
+
+@dataclass(frozen=True)
+class WritesPolicy:
+    """Which moments of the kept writes of a set's machines stay (backup/moments_kept.py).
+
+    Attributes:
+        within: seconds before a log's end of which every write stays; None: of all of it.
+        every: seconds of which, before that, one consistent moment stays.
+        forgotten: seconds after which a moment goes; None: never.
+    """
+
+    within: int | None = None
+    every: int = MOMENTS_EVERY
+    forgotten: int | None = None
+
+    @property
+    def takes(self) -> bool:
+        """Whether moments ever go by it."""
+        return self.within is not None or self.forgotten is not None
 
 
 @dataclass(frozen=True)
@@ -43,6 +66,10 @@ class Policy:
             ones not counted; None for all of them.
         at_most_bytes: and only so many of the newest as hold so many bytes together, the pinned
             ones counted.
+        keep_writes: of a machine whose writes are kept every write stays of so many seconds before
+            its log's end.
+        moments_every: of what is older one consistent moment of so many seconds each.
+        forget_moments: no moment that is older than so many seconds.
 
     Raises UsageError where not even the newest would be kept, or a number makes no sense.
     """
@@ -58,6 +85,9 @@ class Policy:
     yearly: int | None = None
     at_most: int | None = None
     at_most_bytes: int | None = None
+    keep_writes: int | None = None
+    moments_every: int | None = None
+    forget_moments: int | None = None
 
     @property
     def chooses(self) -> bool:
@@ -84,6 +114,15 @@ class Policy:
             at_most_bytes=self.at_most_bytes,
         )
 
+    @property
+    def writes(self) -> WritesPolicy:
+        """Which moments of kept writes stay; what is not said is as usual."""
+        every = self.moments_every or MOMENTS_EVERY
+        within = self.keep_writes
+        if within is None and self.moments_every is not None:
+            within = WRITES_WITHIN
+        return WritesPolicy(within, every, self.forget_moments)
+
     def retaining(self, other: Policy) -> Policy:
         """The same but for which points stay: those that the other one keeps."""
         return replace(
@@ -105,6 +144,7 @@ class Policy:
                     ),
                     tr("Say 1 to {max_kept}, or leave it out.", max_kept=grouped(MAX_KEPT)),
                 )
+        self._check_writes()
         if self.at_most_bytes is not None and not 1 <= self.at_most_bytes < MAX_BYTES:
             raise UsageError(
                 tr("No points can hold {size} at most.", size=readable_size(self.at_most_bytes)),
@@ -131,3 +171,12 @@ class Policy:
                 ),
                 tr("Say 1 for each of them, a larger number, or never."),
             )
+
+    def _check_writes(self) -> None:
+        """Raise UsageError where a time of the rules about kept writes makes no sense."""
+        for seconds in (self.keep_writes, self.moments_every, self.forget_moments):
+            if seconds is not None and not 1 <= seconds <= MAX_SECONDS:
+                raise UsageError(
+                    tr("Kept writes: {number} s makes no sense.", number=grouped(seconds)),
+                    tr("Say 1 s to {max_kept} s, or leave it out.", max_kept=grouped(MAX_SECONDS)),
+                )

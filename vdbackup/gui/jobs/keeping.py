@@ -37,7 +37,7 @@ def plan_policy(folder: Path, set_name: str, change: policy.Change) -> PolicyPla
         else group.name
         for group in plan.goes
     )
-    return replace(plan, invalidates=tuple(titles))
+    return replace(plan, invalidates=(*titles, *(each.name for each in plan.thinned)))
 
 
 def change_policy(plan: PolicyPlan, task: Task) -> Outcome[PolicyResult]:

@@ -11,9 +11,11 @@ from vdbackup.backup import machine_retention, merge, retention
 from vdbackup.backup.retention import Applied
 from vdbackup.errors import RepositoryLocked, VdbackupError, from_os
 from vdbackup.jobs import Task, retry_when_cleared
+from vdbackup.operations import writes_policy
 from vdbackup.operations.relinking import relink
 from vdbackup.operations.schedules.run import PATIENCE, failed, noted
 from vdbackup.operations.schedules.store import Outcome, Run, Schedule, Store
+from vdbackup.operations.writes_policy import Thinned
 from vdbackup.repository.machine import KnownMachines
 from vdbackup.repository.repository import Repository
 from vdbackup.translation import tr
@@ -43,12 +45,13 @@ def run(store: Store, schedule: Schedule, sessions_folder: Path, task: Task) -> 
     work = retry_when_cleared(lambda task: _applied(schedule, task), PATIENCE, of=RepositoryLocked)
     try:
         applied = work(task)
+        thinned = _thinned(schedule, sessions_folder, began, task)
     except (VdbackupError, OSError) as error:
         problem = from_os(error) if isinstance(error, OSError) else error
         store.note_merge(schedule.id, failed(began, problem))
         raise
-    trouble = relink(schedule.repository, sessions_folder)
-    merged = Merged(applied.done, applied.damaged, trouble)
+    trouble = (*thinned.trouble, *relink(schedule.repository, sessions_folder))
+    merged = Merged((*applied.done, *thinned.done), applied.damaged, trouble)
     store.note_merge(schedule.id, _ended(began, merged))
     return merged
 
@@ -57,6 +60,14 @@ def _ended(began: datetime, merged: Merged) -> Run:
     warnings = [*merged.warnings, *(f"{each.title} {each.advice}" for each in merged.trouble)]
     outcome = Outcome.WARNED if warnings else Outcome.DONE
     return noted(began, outcome, " ".join(warnings or words(merged)))
+
+
+def _thinned(schedule: Schedule, sessions_folder: Path, at: datetime, task: Task) -> Thinned:
+    """Do with the kept writes of the sets what their policy says."""
+    repository = Repository.open(schedule.repository)
+    machine = KnownMachines.of(repository).with_set(repository.set(schedule.set_name))
+    names = machine.sets if machine else (schedule.set_name,)
+    return writes_policy.after_backup(repository, names, sessions_folder, at, task)
 
 
 def _applied(schedule: Schedule, task: Task) -> Applied:
