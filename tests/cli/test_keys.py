@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 
 from tests.cli.conftest import Vdbackup
+from tests.recovery.mount.points import process_behind
 from tests.volumes import luks, volumes
 from tests.volumes.volumes import MIB
-from vdbackup.recovery.mount import mounting
 
 KEY = "viel größer"
 
@@ -28,6 +28,32 @@ def encrypted(tmp_path_factory: pytest.TempPathFactory) -> Path:
     volumes.blank(folder / "plain", 8 * MIB)
     volumes.run("mke2fs", "-q", "-F", "-t", "ext4", "-d", folder / "tree", folder / "plain")
     luks.luks2(folder / "plain", folder / "disk.img", KEY.encode(), *luks.PBKDF2)
+    done = subprocess.run(
+        [sys.executable, "-m", "vdbackup", "backup", folder / "disk.img", "-r", folder / "kept"],
+        capture_output=True, check=False,
+    )  # fmt: skip
+    assert done.returncode in (0, 3), done.stderr
+    return folder / "kept"
+
+
+@pytest.fixture(scope="module")
+def two_keys(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A repository with one point, of a disk with two encrypted partitions."""
+    folder = tmp_path_factory.mktemp("two-keys")
+    (folder / "tree").mkdir()
+    (folder / "tree" / "letter.txt").write_text("Dear all")
+    volumes.blank(folder / "plain", 8 * MIB)
+    volumes.run("mke2fs", "-q", "-F", "-t", "ext4", "-d", folder / "tree", folder / "plain")
+    for name in ("p1", "p2"):
+        luks.luks2(folder / "plain", folder / name, f"key of {name}".encode(), *luks.PBKDF2)
+    size = (folder / "p1").stat().st_size
+    volumes.blank(folder / "disk.img", 4 * MIB + 2 * size)
+    line = f"size={size // 512}\n"
+    volumes.partition(folder / "disk.img", f"label: gpt\n{line}{line}")
+    with (folder / "disk.img").open("r+b") as file:
+        for at, name in ((MIB, "p1"), (MIB + size, "p2")):
+            file.seek(at)
+            file.write((folder / name).read_bytes())
     done = subprocess.run(
         [sys.executable, "-m", "vdbackup", "backup", folder / "disk.img", "-r", folder / "kept"],
         capture_output=True, check=False,
@@ -122,7 +148,55 @@ def test_a_point_is_mounted_with_its_key(
     assert said.status == 0, said.err
     try:
         assert (tmp_path / "look" / "letter.txt").read_text() == "Dear all"
-        process = mounting._process_behind(tmp_path / "look")
+        process = process_behind(tmp_path / "look")
         assert os.readlink(f"/proc/{process}/fd/0") == os.devnull  # it keeps no request, no key
     finally:
         vdbackup("umount", tmp_path / "look")
+
+
+def test_files_are_looked_for_with_the_key(
+    vdbackup: Vdbackup, encrypted: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "key").write_text(KEY)
+    with_key = ("--key-file", tmp_path / "key", "--json")
+    for command in (
+        ("find", "-r", encrypted, "letter*"),
+        ("versions", "-r", encrypted, "/letter.txt"),
+        ("diff", "-r", encrypted, "latest", "latest"),
+        ("size", "-r", encrypted, "latest"),
+    ):
+        said = vdbackup(*command, *with_key)
+        assert said.status == 0, said.err
+    assert vdbackup("size", "-r", encrypted, "latest", *with_key).json["files"]
+
+
+def test_each_volume_can_have_a_key_file_of_its_own(
+    vdbackup: Vdbackup, two_keys: Path, tmp_path: Path
+) -> None:
+    for name in ("p1", "p2"):
+        (tmp_path / name).write_text(f"key of {name}")
+    keys = ("--key-file", f"p1={tmp_path / 'p1'}", "--key-file", f"p2={tmp_path / 'p2'}")
+    for path in ("/p1", "/p2"):
+        listed = vdbackup("files", "-r", two_keys, "latest", path, *keys, "--json")
+        assert "letter.txt" in {each["name"] for each in listed.json}, listed.err
+    crossed = ("--key-file", f"p1={tmp_path / 'p2'}", "--key-file", f"p2={tmp_path / 'p1'}")
+    said = vdbackup("files", "-r", two_keys, "latest", *crossed)
+    assert said.status == 1
+    assert "The key for p1 does not open it" in said.err
+    (tmp_path / "look").mkdir()
+    said = vdbackup("mount", "-r", two_keys, "latest", tmp_path / "look", "--background", *keys)
+    assert said.status == 0, said.err
+    try:
+        for name in ("p1", "p2"):
+            assert (tmp_path / "look" / name / "letter.txt").read_text() == "Dear all"
+    finally:
+        vdbackup("umount", tmp_path / "look")
+
+
+def test_a_file_whose_name_has_a_sign_in_it_is_meant_where_it_is_there(
+    vdbackup: Vdbackup, encrypted: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "a=b").write_text(KEY)
+    monkeypatch.chdir(tmp_path)
+    listed = vdbackup("files", "-r", encrypted, "latest", "--key-file", "a=b")
+    assert listed.status == 0, listed.err

@@ -13,7 +13,8 @@ from pathlib import Path
 import pytest
 
 from tests.cli.conftest import Vdbackup
-from vdbackup.recovery.mount import mounting
+from tests.recovery.mount.points import kill_all_behind
+from vdbackup.recovery.mount import mounting, table
 
 
 @pytest.fixture
@@ -21,7 +22,7 @@ def folder(tmp_path: Path) -> Iterator[Path]:
     folder = tmp_path / "look"
     folder.mkdir()
     yield folder
-    if mounting.is_mounted(folder):
+    if table.shown_at(folder) is not None:
         mounting.unmount(folder)
 
 
@@ -75,3 +76,20 @@ def test_in_the_foreground_it_ends_as_one_ends_a_program(
         process.communicate(timeout=60)
     assert process.returncode == 0
     assert not mounting.is_mounted(folder)
+
+
+@pytest.mark.usefixtures("backed_up")
+def test_status_says_what_shows_a_point_and_what_does_no_more(
+    vdbackup: Vdbackup, repository: Path, folder: Path
+):
+    assert vdbackup("mount", "-r", repository, "latest", folder, "--background").status == 0
+    said = vdbackup("status", "-r", repository)
+    assert f"{folder} shows point" in said.out
+    kill_all_behind(folder)
+    said = vdbackup("status", "-r", repository)
+    assert said.status == 3
+    assert f"{folder} shows nothing any more" in said.err
+    (listed,) = vdbackup("status", "-r", repository, "--json").json["mounts"]
+    assert (listed["folder"], listed["dead"]) == (str(folder), True)
+    assert vdbackup("umount", folder).status == 0
+    assert vdbackup("status", "-r", repository, "--json").json["mounts"] == []

@@ -10,6 +10,7 @@ from PySide6.QtGui import QDrag
 from PySide6.QtWidgets import QTreeWidget
 
 from tests.gui.user import User
+from tests.recovery.mount.points import kill_all_behind
 from tests.volumes.test_journals import in_use
 from tests.volumes.volumes import MIB
 from vdbackup.gui import dragging
@@ -117,6 +118,27 @@ def test_a_folder_that_is_left_on_purpose_is_found_again(
     with_source.asks_for("actionBrowse")
     with_source.sees(Notice, "folderNotice")
     assert mounting.is_mounted(folder)
+    with_source.clicks("unmountButton")
+    with_source.waits_until(lambda: not folder.exists())
+
+
+def test_a_folder_whose_process_was_killed_is_none_and_can_be_one_again(
+    with_source: User, locations: Locations
+) -> None:
+    with_source.asks_for("actionBrowse")
+    dialog = with_source.sees(BrowseDialog, "browseDialog")
+    with_source.clicks("mountButton")
+    with_source.sees(Notice, "folderNotice")
+    dialog.folder_bar.leave.setChecked(True)
+    (folder,) = (locations.data / "points").iterdir()
+    dialog.close()
+    kill_all_behind(folder)
+    with_source.asks_for("actionBrowse")
+    dialog = with_source.sees(BrowseDialog, "browseDialog")
+    assert not dialog.folder_bar.isVisible()
+    with_source.clicks("mountButton")
+    with_source.sees(Notice, "folderNotice")
+    assert "docs" in {path.name for path in folder.iterdir()}
     with_source.clicks("unmountButton")
     with_source.waits_until(lambda: not folder.exists())
 

@@ -12,7 +12,9 @@ from tests.gui.user import User
 from tests.volumes import luks, volumes
 from tests.volumes.volumes import MIB
 from vdbackup.gui.browse_dialog import BrowseDialog
+from vdbackup.gui.changes_dialog import SizeDialog
 from vdbackup.gui.parts import Notice
+from vdbackup.gui.versions_dialog import VersionsDialog
 from vdbackup.locations import Locations
 
 KEY = "viel größer"
@@ -65,3 +67,50 @@ def test_the_key_is_typed_once_and_opens_list_copy_and_folder(
     assert (folder / "p2" / "letter.txt").read_text() == "Dear all"
     dialog.close()
     with_source.waits_until(lambda: not folder.exists())
+
+
+def test_a_search_looks_into_what_was_opened(with_source: User) -> None:
+    with_source.asks_for("actionBrowse")
+    dialog = with_source.sees(BrowseDialog, "browseDialog")
+    with_source.sees(QLineEdit, "keyEdit").setText(KEY)
+    with_source.clicks("unlockButton")
+    with_source.waits_until(lambda: not dialog.key_row.isVisible())
+    dialog.search_edit.setText("letter")
+    dialog.search_edit.returnPressed.emit()
+    with_source.waits_until(lambda: dialog.results.topLevelItemCount() == 2)
+
+
+def test_what_makes_a_point_large_is_told_with_the_key(with_source: User) -> None:
+    with_source.asks_for("actionSize")
+    dialog = with_source.sees(SizeDialog, "sizeDialog")
+    with_source.waits_until(dialog.key_row.isVisible)
+    assert "encrypted with LUKS" in with_source.sees(Notice, "changesNotice").text
+    dialog.key_row.edit.setText("viel kleiner")
+    dialog.key_row.button.click()
+    notice = with_source.sees(Notice, "changesNotice")
+    with_source.waits_until(lambda: "does not open" in notice.text)
+    dialog.key_row.edit.setText(KEY)
+    dialog.key_row.button.click()
+    with_source.waits_until(lambda: not dialog.key_row.isVisible())
+    (part,) = dialog.list.findItems("p2", Qt.MatchFlag.MatchExactly)
+    names = {part.child(row).text(0) for row in range(part.childCount())}
+    assert "letter.txt" in names
+
+
+def test_versions_are_told_with_the_key_that_opened_the_files(with_source: User) -> None:
+    with_source.backs_up(2)
+    with_source.asks_for("actionBrowse")
+    dialog = with_source.sees(BrowseDialog, "browseDialog")
+    with_source.sees(QLineEdit, "keyEdit").setText(KEY)
+    with_source.clicks("unlockButton")
+    with_source.waits_until(lambda: not dialog.key_row.isVisible())
+    dialog.search_edit.setText("letter")
+    dialog.search_edit.returnPressed.emit()
+    with_source.waits_until(lambda: dialog.results.topLevelItemCount() == 2)
+    (found,) = dialog.results.findItems("/p2/letter.txt", Qt.MatchFlag.MatchExactly)
+    found.setSelected(True)
+    with_source.clicks("versionsButton")
+    versions = with_source.sees(VersionsDialog, "versionsDialog")
+    with_source.waits_until(lambda: versions.list.topLevelItemCount() == 1)
+    with_source.waits_until(lambda: versions.list.topLevelItem(0).text(2) == "8 bytes")
+    assert not versions.key_row.isVisible()

@@ -15,6 +15,7 @@ from tests.recovery.in_use import Running, nothing_of_ours, running
 from tests.sources.loops import run
 from vdbackup.jobs import Task
 from vdbackup.recovery import put_back
+from vdbackup.volumes.keys import Keys
 
 pytestmark = pytest.mark.usefixtures("as_root")
 
@@ -219,6 +220,6 @@ def test_names_as_long_as_can_be_and_of_no_text_come_back(ext4: Running):
 
 def test_a_key_is_not_in_what_a_log_would_say_of_it(ext4: Running):
     request = put_back.PutBackRequest(
-        ext4.repository, ext4.set_name, ext4.point, ("/docs",), secrets=(b"a secret key",)
+        ext4.repository, ext4.set_name, ext4.point, ("/docs",), keys=Keys((b"a secret key",))
     )
     assert "a secret key" not in repr(request)

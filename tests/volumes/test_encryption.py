@@ -17,6 +17,7 @@ from tests.volumes.volumes import MIB, browsing
 from vdbackup.errors import GuestUnreadable, NotInPoint, RecoveryError, WrongKey
 from vdbackup.jobs import Task
 from vdbackup.volumes import encryption
+from vdbackup.volumes.keys import Keys
 
 KEY = "größer als gedacht".encode()
 RECOVERY = "-".join(f"{number * 11:06}" for number in range(1000, 9000, 1000))
@@ -71,7 +72,14 @@ def test_what_is_encrypted_is_extracted_with_its_key(encrypted: Path, tree: Path
         with pytest.raises(GuestUnreadable) as caught:
             browser.listing("/")
         assert caught.value.remedy is not None
-        assert browser.unlock([b"another", KEY]) == [""]
+        assert browser.unlock(
+            Keys(
+                (
+                    b"another",
+                    KEY,
+                )
+            )
+        ) == [""]
         (volume,) = browser.volumes()
         assert (volume.filesystem, volume.is_locked) == ("ext4", False)
         assert browser.extract(["/"], tmp_path / "got", Task()) == ()
@@ -87,7 +95,15 @@ def test_every_byte_is_as_it_was(encrypted: Path, plain: Path):
 def test_a_wrong_key_opens_nothing_and_says_so(encrypted: Path):
     with browsing(encrypted) as browser:
         with pytest.raises(WrongKey):
-            browser.unlock([b"wrong", b"\xff\xfe", b""])
+            browser.unlock(
+                Keys(
+                    (
+                        b"wrong",
+                        b"\xff\xfe",
+                        b"",
+                    )
+                )
+            )
         assert [volume.is_locked for volume in browser.volumes()] == [True]
 
 
@@ -100,7 +116,7 @@ def test_the_recovery_password_opens_bitlocker_as_another_library_has_it(
     libbde.assert_holds(image, RECOVERY, plain.read_bytes())
     assert content(image, f" {RECOVERY}\n".encode()) == plain.read_bytes()
     with browsing(image) as browser:
-        browser.unlock([RECOVERY.encode()])
+        browser.unlock(Keys((RECOVERY.encode(),)))
         browser.extract(["/"], tmp_path / "got", Task())
     assert volumes.contents(tmp_path / "got") == volumes.contents(tree)
 
@@ -137,7 +153,7 @@ def test_logical_volumes_in_an_encrypted_partition_are_shown_by_their_names(
         file.write(outer.read_bytes())
     with browsing(disk) as browser:
         assert [entry.name for entry in browser.listing("/")] == ["p1", "p2"]
-        assert browser.unlock([KEY]) == ["vg-root"]
+        assert browser.unlock(Keys((KEY,))) == ["vg-root"]
         assert [entry.name for entry in browser.listing("/")] == ["p1", "p2", "vg-root"]
         problems = {each.name: each.problem for each in browser.volumes()}
         assert problems == {
@@ -149,14 +165,14 @@ def test_logical_volumes_in_an_encrypted_partition_are_shown_by_their_names(
             browser.extract([f"/{name}"], tmp_path / "got", Task())
             assert volumes.contents(tmp_path / "got" / name) == volumes.contents(tree)
         with pytest.raises(NotInPoint):
-            browser.unlock([KEY])
+            browser.unlock(Keys((KEY,)))
 
 
 def test_a_whole_disk_of_encrypted_lvm_shows_its_volumes_alone(plain: Path, tmp_path: Path):
     logical(plain, tmp_path / "inner", "vg")
     luks.luks1(tmp_path / "inner", tmp_path / "disk", KEY)
     with browsing(tmp_path / "disk") as browser:
-        assert browser.unlock([KEY]) == ["vg-root"]
+        assert browser.unlock(Keys((KEY,))) == ["vg-root"]
         assert [entry.name for entry in browser.listing("/")] == ["vg-root"]
         assert "hello.txt" in [entry.name for entry in browser.listing("/vg-root")]
 
@@ -173,7 +189,7 @@ def test_the_volume_that_a_key_opens_is_read_though_it_opens_no_other(plain: Pat
             file.seek(MIB + number * -(-size // MIB) * MIB)
             file.write((tmp_path / name).read_bytes())
     with browsing(disk) as browser:
-        assert browser.unlock([b"two"]) == ["p2"]
+        assert browser.unlock(Keys((b"two",))) == ["p2"]
         assert [each.is_locked for each in browser.volumes()] == [True, False]
 
 

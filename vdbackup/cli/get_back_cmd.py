@@ -15,7 +15,7 @@ from vdbackup.cli.json_values import (
     restore_plan_json,
     restored_json,
 )
-from vdbackup.cli.keys import key_options, secrets_of
+from vdbackup.cli.keys import key_options, keys_of
 from vdbackup.cli.options import (
     FORMAT_NAMES,
     Subparsers,
@@ -326,13 +326,13 @@ def extract(options: argparse.Namespace) -> int:
     repository = open_repository(options.repository, as_json=options.json)
     backup_set, point = repository.find_state(options.point, options.set)
     doing = tr("extracting files of point {point}", point=point.sequence)
-    secrets = secrets_of(options)
+    keys = keys_of(options)
     with checked.open_point(
         repository, backup_set.name, point.id, doing, ignore_damage=options.ignore_damage
     ) as disk:
         browser = FileBrowser(disk)
-        if secrets:
-            browser.unlock(secrets)
+        if keys:
+            browser.unlock(keys)
         warnings = work(
             tr("Extract"),
             lambda task: browser.extract(paths, Path(destination), task),
@@ -358,7 +358,7 @@ def _put_back(options: argparse.Namespace) -> int:
         tuple(options.paths),
         overwrite=options.overwrite,
         ignore_damage=options.ignore_damage,
-        secrets=secrets_of(options),
+        keys=keys_of(options),
     )
     plan = work(
         tr("Look what is there"),

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from vdbackup.cli.common import DONE, WARNINGS, open_repository
 from vdbackup.cli.console import print_json, say, table, warn, work
+from vdbackup.cli.keys import key_options, keys_of
 from vdbackup.cli.options import (
     POINT_HELP,
     Subparsers,
@@ -46,6 +47,7 @@ def add_versions(subparsers: Subparsers) -> None:
     )
     repository_options(parser)
     parser.add_argument("path", metavar="PATH", help=tr("a file or folder, as `files` shows it"))
+    key_options(parser)
     json_option(parser)
 
 
@@ -54,10 +56,10 @@ def versions(options: argparse.Namespace) -> int:
     from vdbackup.recovery.history.versions import versions
 
     repository = open_repository(options.repository, as_json=options.json)
-    name = repository.set(options.set).name
+    name, keys = repository.set(options.set).name, keys_of(options)
     found: Versions = work(
         tr("Versions"),
-        lambda task: versions(repository, name, options.path, task),
+        lambda task: versions(repository, name, options.path, task, keys),
         as_json=options.json,
     )
     if options.json:
@@ -136,24 +138,32 @@ def add_find(subparsers: Subparsers) -> None:
         "--no-index", action="store_true",
         help=tr("read all points, and neither use nor keep what earlier searches have found out"),
     )  # fmt: skip
+    key_options(parser)
     json_option(parser)
 
 
 def find(options: argparse.Namespace) -> int:
     """Find files by name."""
-    from vdbackup.errors import NotInPoint
+    from vdbackup.errors import NotInPoint, WrongKey
     from vdbackup.locations import Locations
     from vdbackup.recovery.history.find import Pattern, find
 
     repository = open_repository(options.repository, as_json=options.json)
     locations = Locations.from_environment()
     pattern = Pattern(options.name, options.ignore_case)
+    keys = keys_of(options)
     names = [options.set] if options.set else [each.name for each in repository.sets()]
     warnings: list[str] = []
-    any_found = False
+    any_found, refused = False, None
     for name in names:
         file = None if options.no_index else locations.names_file(repository.id, name)
-        found = _found(repository, name, partial(find, pattern=pattern, index_file=file), options)
+        search = partial(find, pattern=pattern, index_file=file, keys=keys)
+        try:
+            found = _found(repository, name, search, options)
+        except WrongKey as error:  # they may be another set's
+            refused = error
+            warnings.append(f"{name}: {error.title}")
+            continue
         any_found = any_found or bool(found.found)
         warnings += found.warnings
         if options.json:
@@ -162,6 +172,8 @@ def find(options: argparse.Namespace) -> int:
             say(f"{name}:")
             head = (tr("points"), tr("size"), tr("modified (UTC)"), tr("path"))
             table(head, [_occurrence_row(each) for each in found.found])
+    if refused is not None and not any_found:
+        raise refused
     warn(warnings)
     if not any_found:
         raise NotInPoint(
@@ -228,6 +240,7 @@ def add_diff(subparsers: Subparsers) -> None:
     parser.add_argument("before", metavar="POINT", help=POINT_HELP)
     parser.add_argument("after", metavar="POINT", help=tr("the one that it is compared with"))
     parser.add_argument("path", nargs="?", default="/", metavar="PATH", help=tr("a folder in them"))
+    key_options(parser)
     json_option(parser)
 
 
@@ -238,10 +251,10 @@ def diff(options: argparse.Namespace) -> int:
     repository = open_repository(options.repository, as_json=options.json)
     backup_set, before = repository.find_state(options.before, options.set)
     _, after = repository.find_state(options.after, options.set)
-    ids = (before.id, after.id)
+    ids, keys = (before.id, after.id), keys_of(options)
     found: Differences = work(
         tr("Compare"),
-        lambda task: differences(repository, backup_set.name, ids, options.path, task),
+        lambda task: differences(repository, backup_set.name, ids, options.path, task, keys),
         as_json=options.json,
     )
     if options.json:
@@ -310,6 +323,7 @@ def add_size(subparsers: Subparsers) -> None:
         metavar="N",
         help=tr("show the N largest; 20 if left out"),
     )
+    key_options(parser)
     json_option(parser)
 
 
@@ -319,9 +333,10 @@ def size_of(options: argparse.Namespace) -> int:
 
     repository = open_repository(options.repository, as_json=options.json)
     backup_set, point = repository.find_state(options.point, options.set)
+    keys = keys_of(options)
     found: Sizes = work(
         tr("Look through the point"),
-        lambda task: sizes(repository, backup_set.name, point.id, options.path, task),
+        lambda task: sizes(repository, backup_set.name, point.id, options.path, task, keys),
         as_json=options.json,
     )
     if options.json:

@@ -10,7 +10,7 @@ from vdbackup.cli import remedies
 from vdbackup.cli.common import DONE, WARNINGS, open_repository, unread_state
 from vdbackup.cli.console import print_json, say, table, warn
 from vdbackup.cli.json_values import machine_json, problem_json, set_json
-from vdbackup.cli.keys import key_options, secrets_of
+from vdbackup.cli.keys import key_options, keys_of
 from vdbackup.cli.options import (
     Subparsers,
     json_option,
@@ -209,11 +209,11 @@ def files(options: argparse.Namespace) -> int:
 
     repository = open_repository(options.repository)
     backup_set, point = repository.find_state(options.point, options.set)
-    doing, secrets = tr("listing files of point {point}", point=point.sequence), secrets_of(options)
+    doing, keys = tr("listing files of point {point}", point=point.sequence), keys_of(options)
     with claims.open_point(repository, backup_set.name, point.id, doing) as chain:
         browser = FileBrowser(chain)
-        if secrets:
-            browser.unlock(secrets)
+        if keys:
+            browser.unlock(keys)
         entries, warnings = browser.listing(options.path), browser.warnings([options.path])
     if options.json:
         print_json([{**vars(entry), "kind": str(entry.kind)} for entry in entries])

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from vdbackup.cli.common import DONE, open_repository
 from vdbackup.cli.console import print_json, say, warn
-from vdbackup.cli.keys import key_options, secrets_of
+from vdbackup.cli.keys import key_options, keys_of
 from vdbackup.cli.options import Subparsers, json_option, new_command, state_options
 from vdbackup.translation import tr
 
@@ -40,7 +40,7 @@ def mount(options: argparse.Namespace) -> int:
     repository = open_repository(options.repository, as_json=options.json)
     backup_set, point = repository.find_state(options.point, options.set)
 
-    secrets = secrets_of(options)
+    keys = keys_of(options)
 
     def tell(found: Mounted) -> None:
         _tell(found, options)
@@ -48,11 +48,11 @@ def mount(options: argparse.Namespace) -> int:
     if options.background:
         from vdbackup.recovery.mount import background
 
-        tell(background.start(repository.path, backup_set.name, point.id, options.where, secrets))
+        tell(background.start(repository.path, backup_set.name, point.id, options.where, keys))
         return DONE
     from vdbackup.recovery.mount import mounting
 
-    mounting.mount(repository, backup_set.name, point.id, options.where, tell, secrets)
+    mounting.mount(repository, backup_set.name, point.id, options.where, tell, keys)
     return DONE
 
 

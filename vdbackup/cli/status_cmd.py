@@ -21,6 +21,7 @@ from vdbackup.translation import grouped, tr
 if TYPE_CHECKING:
     from vdbackup.agent.tracked import Status
     from vdbackup.operations.health import Finding, RepositoryHealth, SetHealth
+    from vdbackup.recovery.mount.table import Shown
 
 
 def add_status(subparsers: Subparsers) -> None:
@@ -45,17 +46,40 @@ def add_status(subparsers: Subparsers) -> None:
 
 
 def status(options: argparse.Namespace) -> int:
-    """Say how the backups are, and which disks' changes are tracked."""
+    """Say how the backups are, which disks' changes are tracked, and what shows a point."""
+    from vdbackup.recovery.mount import table as table_of_mounts
+
     found = _looked_at(options.repository)
     tracked = _tracked(needed=not found)
+    mounts = table_of_mounts.shown()
     if options.json:
         disks = None if tracked is None else [_tracked_json(each) for each in tracked]
-        print_json({"tracked": disks, "repositories": [_repository_json(each) for each in found]})
+        print_json(
+            {
+                "tracked": disks,
+                "repositories": [_repository_json(each) for each in found],
+                "mounts": [_mount_json(each) for each in mounts],
+            }
+        )
     else:
         for each in found:
             _show(each)
         if tracked or not found:
             _show_tracked(tracked or [])
+        for folder in mounts:
+            if not folder.is_dead:
+                say(tr("{where} shows point {point}.", where=folder.where, point=folder.point))
+    dead = [each for each in mounts if each.is_dead]
+    warn(
+        [
+            tr(
+                "{where} shows nothing any more: the process behind it was ended. `vdbackup "
+                "umount` lets it be a folder again.",
+                where=each.where,
+            )
+            for each in dead
+        ]
+    )
     doubted = [each for each in tracked or () if each.doubt]
     warn(
         [
@@ -63,7 +87,7 @@ def status(options: argparse.Namespace) -> int:
             for each in doubted
         ]
     )
-    return WARNINGS if doubted or any(each.needs_somebody for each in found) else DONE
+    return WARNINGS if doubted or dead or any(each.needs_somebody for each in found) else DONE
 
 
 def _looked_at(named: Sequence[Path] | None) -> list[RepositoryHealth]:
@@ -197,6 +221,15 @@ def _tracked_json(disk: Status) -> dict[str, Any]:
         "changed_bytes": disk.changed,
         "sets": [{"name": name, "changed_bytes": each} for name, each in disk.followers.items()],
         "scan_reason": disk.doubt or None,
+    }
+
+
+def _mount_json(found: Shown) -> dict[str, Any]:
+    return {
+        "folder": str(found.where),
+        "point": found.point,
+        "process": found.process,
+        "dead": found.is_dead,
     }
 
 

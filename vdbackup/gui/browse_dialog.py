@@ -67,12 +67,12 @@ class BrowseDialog(parts.Dialog):
         folder_bar: the point as a folder of this computer.
 
     Signals:
-        versions_wanted(str): those of the file at this path.
-        put_back_wanted(paths, keys, bool): files are to go back to where they came from; keys are
-            of what is encrypted, and whether what is there is replaced.
+        versions_wanted(str, keys): those of the file at this path; keys are of what is encrypted.
+        put_back_wanted(paths, keys, bool): files are to go back to where they came from, and
+            whether what is there is replaced.
     """
 
-    versions_wanted = Signal(str)
+    versions_wanted = Signal(str, object)
     put_back_wanted = Signal(object, object, bool)
 
     def __init__(
@@ -246,7 +246,7 @@ class BrowseDialog(parts.Dialog):
             point=words.point_name(point),
         )
         what = (self._entry.repository, self._entry.name, point.id, self.chosen, destination)
-        work = partial(files.extract, *what, self._browser.secrets)
+        work = partial(files.extract, *what, self._browser.keys)
         self._workers.writer(destination).submit(Job(title, work))
 
     def _read(self, item: QTreeWidgetItem, path: str) -> None:
@@ -285,7 +285,7 @@ class BrowseDialog(parts.Dialog):
             self._notice.say(remedies.sentences(job.error), "bad")
             return
         self._notice.hide()
-        self._folder.secrets = self._browser.secrets
+        self._folder.keys = self._browser.keys
         self._read(self.tree.invisibleRootItem(), "/")
 
     def _on_expanded(self, item: QTreeWidgetItem) -> None:
@@ -363,10 +363,10 @@ class BrowseDialog(parts.Dialog):
         self._worker.submit(Job(tr("Open {path}", path=path), copying), opened)
 
     def _on_put_back(self, overwrite: bool, _checked: bool = False) -> None:
-        self.put_back_wanted.emit(self.chosen, self._browser.secrets, overwrite)
+        self.put_back_wanted.emit(self.chosen, self._browser.keys, overwrite)
 
     def _on_versions_clicked(self) -> None:
-        self.versions_wanted.emit(self.chosen[0])
+        self.versions_wanted.emit(self.chosen[0], self._browser.keys)
 
     def _on_folder_failed(self, error: VdbackupError) -> None:
         self._notice.say(remedies.sentences(error), "bad")

@@ -13,11 +13,13 @@ from vdbackup.gui import parts, remedies, words
 from vdbackup.gui.catalogue import Entry
 from vdbackup.gui.jobs import changes
 from vdbackup.gui.jobs.worker import Workers
+from vdbackup.gui.key_row import KeyRow
 from vdbackup.jobs import Job, Task
 from vdbackup.repository.model import RecoveryPoint
 from vdbackup.repository.written import is_moment
 from vdbackup.text import printable
 from vdbackup.translation import grouped, tr
+from vdbackup.volumes.keys import Keys
 
 if TYPE_CHECKING:
     from vdbackup.recovery.history.differences import Difference, Differences
@@ -35,6 +37,7 @@ class _Changes(parts.Dialog):
     Attributes:
         list: the files.
         said: what they come to.
+        key_row: takes the key of what is encrypted.
     """
 
     def __init__(
@@ -49,6 +52,10 @@ class _Changes(parts.Dialog):
         self.column.addWidget(parts.label(title, "heading"))
         self._notice = parts.Notice(name="changesNotice")
         self.column.addWidget(self._notice)
+        self.key_row = KeyRow()
+        self.key_row.given.connect(self._on_key_given)
+        self.column.addWidget(self.key_row)
+        self._keys = Keys()
         self.said = parts.label("", "muted")
         self.column.addWidget(self.said)
         self.list = self._make_list(columns)
@@ -65,14 +72,17 @@ class _Changes(parts.Dialog):
         made.setColumnWidth(BYTES, 110)
         return made
 
-    def ask(self, do: Callable[[Task], object], show: Callable[[Job[object]], None]) -> None:
+    def ask(self, do: Callable[[Keys, Task], object], show: Callable[[Job[object]], None]) -> None:
         """Have a job find it out; what was asked before is not wanted any more."""
+        self._asked = do, show
         if self._job is not None:
             self._worker.cancel(self._job)
         self._notice.say("", "")
         self.list.clear()
         self.said.setText(tr("Comparing what the points hold …"))
-        self._job = self._worker.submit(Job(self._title, do), partial(self._on_ended, show))
+        self._job = self._worker.submit(
+            Job(self._title, partial(do, self._keys)), partial(self._on_ended, show)
+        )
 
     def _on_ended(self, show: Callable[[Job[object]], None], job: Job[object]) -> None:
         if job is not self._job:
@@ -80,11 +90,17 @@ class _Changes(parts.Dialog):
         self.said.setText("")
         if job.error:
             self._notice.say(remedies.sentences(job.error), "bad")
+            self._keys = self.key_row.after(job.error, self._keys)
         elif job.result is not None:
             show(job)
 
-    def warn(self, warnings: Iterable[str]) -> None:
-        """Say what could not be looked through."""
+    def _on_key_given(self, secret: bytes) -> None:
+        self._keys = self._keys.also(secret)
+        self.ask(*self._asked)
+
+    def warn(self, warnings: Iterable[str], *, is_locked: bool) -> None:
+        """Say what could not be looked through, and ask for the key of what is encrypted."""
+        self.key_row.setVisible(is_locked)
         self._notice.say("\n".join(map(printable, warnings)), "warning")
 
     def done(self, result: int) -> None:
@@ -133,7 +149,7 @@ class SizeDialog(_Changes):
                 _in_italics(item)
         self.list.expandToDepth(0)
         self.list.sortItems(BYTES, Qt.SortOrder.DescendingOrder)
-        self.warn(found.warnings)
+        self.warn(found.warnings, is_locked=found.is_locked)
 
     def _add_files(self, shares: Sequence[Share]) -> None:
         """A folder comes before what is in it: it has no fewer bytes, and the shorter path."""
@@ -193,7 +209,7 @@ class DifferencesDialog(_Changes):
             (self._point, other), key=lambda each: (each.sequence, is_moment(each.id))
         )
         compare = partial(changes.differences, self._entry.repository, self._entry.name)
-        self.ask(lambda task: compare((one.id, two.id), task), self._show)
+        self.ask(lambda keys, task: compare((one.id, two.id), keys, task), self._show)
 
     def _show(self, job: Job[object]) -> None:
         found: Differences = job.result  # type: ignore[assignment]
@@ -215,7 +231,7 @@ class DifferencesDialog(_Changes):
             )
         )
         self.list.addTopLevelItems([_difference(each) for each in found.files[:MOST]])
-        self.warn(found.warnings)
+        self.warn(found.warnings, is_locked=found.is_locked)
 
 
 class _Row(QTreeWidgetItem):

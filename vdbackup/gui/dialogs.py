@@ -41,6 +41,7 @@ from vdbackup.repository.model import RecoveryPoint
 from vdbackup.settings import Settings
 from vdbackup.sources.reference import SourceRef
 from vdbackup.translation import tr
+from vdbackup.volumes.keys import Keys
 
 
 class Dialogs(QObject):
@@ -74,7 +75,7 @@ class Dialogs(QObject):
         dialog = BrowseDialog(entry, point, self._workers, self._theme, mounts, self._window)
         dialog.versions_wanted.connect(partial(self._show_versions, entry))
 
-        def put_back(paths: list[str], keys: tuple[bytes, ...], overwrite: bool) -> None:
+        def put_back(paths: list[str], keys: Keys, overwrite: bool) -> None:
             self._operations.put_back(entry, point, paths, keys, overwrite=overwrite)
 
         dialog.put_back_wanted.connect(put_back)
@@ -105,9 +106,9 @@ class Dialogs(QObject):
         dialog.accepted.connect(find)
         dialog.open()
 
-    def _show_versions(self, entry: Entry, path: str) -> None:
+    def _show_versions(self, entry: Entry, path: str, keys: Keys) -> None:
         """List the states of a file; which is chosen, the graph shows."""
-        dialog = VersionsDialog(entry, path, self._workers, self._window)
+        dialog = VersionsDialog(entry, path, keys, self._workers, self._window)
         dialog.point_chosen.connect(partial(self.point_wanted.emit, entry))
         dialog.files_wanted.connect(partial(self._browse_again, entry))
         dialog.show()

@@ -5,8 +5,10 @@ from __future__ import annotations
 from PySide6.QtCore import Signal
 from PySide6.QtWidgets import QHBoxLayout, QLineEdit, QWidget
 
+from vdbackup.errors import Remedy, VdbackupError, WrongKey
 from vdbackup.gui import parts
 from vdbackup.translation import tr
+from vdbackup.volumes.keys import Keys
 
 
 class KeyRow(QWidget):
@@ -34,6 +36,15 @@ class KeyRow(QWidget):
         row.addWidget(self.edit, 1)
         row.addWidget(self.button)
         self.setVisible(False)
+
+    def after(self, error: BaseException, keys: Keys) -> Keys:
+        """Show itself where a key would help; the keys without one that was wrong."""
+        if isinstance(error, WrongKey):
+            keys = Keys(keys.of_any[:-1], keys.of_one, keys.opened)
+        elif not isinstance(error, VdbackupError) or error.remedy is not Remedy.UNLOCK:
+            return keys
+        self.setVisible(True)
+        return keys
 
     def _on_given(self) -> None:
         text = self.edit.text()

@@ -55,6 +55,7 @@ from vdbackup.settings import KnownSource
 from vdbackup.sources.file_sets.choice import Choice
 from vdbackup.text import printable
 from vdbackup.translation import grouped, tr
+from vdbackup.volumes.keys import Keys
 
 P = TypeVar("P", bound=Plan)
 T = TypeVar("T")
@@ -277,7 +278,7 @@ class Operations(QObject):
         entry: Entry,
         point: RecoveryPoint,
         paths: Sequence[str],
-        secrets: tuple[bytes, ...],
+        keys: Keys,
         *,
         overwrite: bool,
     ) -> None:
@@ -285,7 +286,7 @@ class Operations(QObject):
 
         def plan(repository: Repository, name: str) -> put_back.PutBackPlan:
             request = put_back.PutBackRequest(
-                repository, name, point.id, tuple(paths), overwrite=overwrite, secrets=secrets
+                repository, name, point.id, tuple(paths), overwrite=overwrite, keys=keys
             )
             return put_back.plan(request, Task())
 

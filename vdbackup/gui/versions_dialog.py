@@ -12,9 +12,11 @@ from vdbackup.gui import parts, remedies, words
 from vdbackup.gui.catalogue import Entry
 from vdbackup.gui.jobs import files
 from vdbackup.gui.jobs.worker import Workers
+from vdbackup.gui.key_row import KeyRow
 from vdbackup.jobs import Job
 from vdbackup.text import iso, printable
 from vdbackup.translation import tr
+from vdbackup.volumes.keys import Keys
 
 if TYPE_CHECKING:
     from vdbackup.recovery.history.versions import Version, Versions
@@ -28,6 +30,7 @@ class VersionsDialog(parts.Dialog):
 
     Attributes:
         list: the states.
+        key_row: takes the key of what is encrypted.
 
     Signals:
         point_chosen(str): id of the first point that holds the chosen state.
@@ -37,7 +40,9 @@ class VersionsDialog(parts.Dialog):
     point_chosen = Signal(str)
     files_wanted = Signal(str)
 
-    def __init__(self, entry: Entry, path: str, workers: Workers, parent: QWidget) -> None:
+    def __init__(
+        self, entry: Entry, path: str, keys: Keys, workers: Workers, parent: QWidget
+    ) -> None:
         title = tr("Versions of {path}", path=printable(path))
         super().__init__("versionsDialog", title, 560, parent)
         self.fits = False
@@ -47,6 +52,9 @@ class VersionsDialog(parts.Dialog):
         self.column.addWidget(parts.label(title, "heading"))
         self._notice = parts.Notice(name="versionsNotice")
         self.column.addWidget(self._notice)
+        self.key_row = KeyRow()
+        self.key_row.given.connect(self._on_key_given)
+        self.column.addWidget(self.key_row)
         self.list = self._make_list()
         self.column.addWidget(self.list, 1)
         self._files_button = parts.button(
@@ -55,10 +63,21 @@ class VersionsDialog(parts.Dialog):
         self._files_button.setEnabled(False)
         self._files_button.clicked.connect(self._on_files_clicked)
         self.add_buttons(self._files_button, tr("Close"))
+        self._title, self._keys = title, keys
+        self._what = (entry.repository, entry.name, path)
+        self._search()
+
+    def _search(self) -> None:
+        self.list.clear()
         waiting = QTreeWidgetItem(self.list, [tr("Looking through the points …")])
         waiting.setFlags(Qt.ItemFlag.NoItemFlags)
-        search = partial(files.versions, entry.repository, entry.name, path)
-        self._job = self._worker.submit(Job(title, search), self._on_found)
+        search = partial(files.versions, *self._what, self._keys)
+        self._job = self._worker.submit(Job(self._title, search), self._on_found)
+
+    def _on_key_given(self, secret: bytes) -> None:
+        self._worker.cancel(self._job)
+        self._keys = self._keys.also(secret)
+        self._search()
 
     def _make_list(self) -> QTreeWidget:
         made = QTreeWidget()
@@ -76,11 +95,15 @@ class VersionsDialog(parts.Dialog):
         return made
 
     def _on_found(self, job: Job[Versions]) -> None:
+        if job is not self._job:
+            return
         self.list.clear()
         if job.error:
             self._notice.say(remedies.sentences(job.error), "bad")
+            self._keys = self.key_row.after(job.error, self._keys)
         elif job.result is not None:
             found = job.result
+            self.key_row.setVisible(found.is_locked)
             self.list.addTopLevelItems([_item(each) for each in reversed(found.versions)])
             self._notice.say("\n".join(map(printable, found.warnings)), "warning")
 

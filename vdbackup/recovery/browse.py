@@ -16,6 +16,7 @@ from vdbackup.recovery.tree_walk import Item
 from vdbackup.text import iso, printable
 from vdbackup.translation import grouped, tr
 from vdbackup.volumes.filesystems.node import Kind, Node, Stat, guarded, reading
+from vdbackup.volumes.keys import Keys
 from vdbackup.volumes.places import Disk
 from vdbackup.volumes.volumes import Volume, Volumes
 
@@ -84,9 +85,9 @@ class FileBrowser:
             if each.warning
         )
 
-    def unlock(self, secrets: Sequence[bytes]) -> list[str]:
-        """Read what is encrypted, too; see `Volumes.unlock`, and for the secrets encryption.py."""
-        return self._volumes.unlock(secrets)
+    def unlock(self, keys: Keys) -> list[str]:
+        """Read what is encrypted, too; see `Volumes.unlock`."""
+        return self._volumes.unlock(keys)
 
     def listing(self, path: str = "/") -> list[Entry]:
         """What a folder holds, by name.

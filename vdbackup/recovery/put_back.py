@@ -35,6 +35,7 @@ from vdbackup.repository.repository import Repository
 from vdbackup.sources.file_sets.places import Places
 from vdbackup.translation import grouped, tr, trn
 from vdbackup.volumes.filesystems.node import Kind, Node, Stat
+from vdbackup.volumes.keys import Keys
 
 
 @dataclass(frozen=True)
@@ -46,7 +47,7 @@ class PutBackRequest:
         paths: in it, as FileBrowser lists them.
         overwrite: replace what is there and differs; else it stays, and is named.
         ignore_damage: put back what is damaged, too, as it is.
-        secrets: keys of what is encrypted (FileBrowser.unlock).
+        keys: of what is encrypted (FileBrowser.unlock).
     """
 
     repository: Repository
@@ -55,7 +56,7 @@ class PutBackRequest:
     paths: tuple[str, ...]
     overwrite: bool = False
     ignore_damage: bool = False
-    secrets: tuple[bytes, ...] = field(default=(), repr=False)  # no log is told
+    keys: Keys = field(default_factory=Keys)
 
 
 @dataclass
@@ -159,8 +160,8 @@ def _opened(
         request.repository, request.set_name, point.id, what, ignore_damage=request.ignore_damage
     ) as disk:
         browser = FileBrowser(disk)
-        if request.secrets:
-            browser.unlock(request.secrets)
+        if request.keys:
+            browser.unlock(request.keys)
         yield browser, disk
 
 

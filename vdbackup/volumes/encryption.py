@@ -10,6 +10,7 @@ libbde's "BitLocker Drive Encryption (BDE) format specification".
 
 from __future__ import annotations
 
+import hashlib
 import io
 import os
 import re
@@ -24,6 +25,7 @@ from vdbackup.volumes.filesystems.node import Unreadable, reading
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.ciphers import CipherContext
     from dissect.fve.bde import BDE
+    from dissect.fve.bde.information import KeyDatum
     from dissect.fve.crypto._pycryptodome import XtsMode
     from dissect.fve.luks import LUKS
 
@@ -54,6 +56,7 @@ _SECOND_HEADERS = tuple(0x4000 << shift for shift in range(9))
 _MAGIC, _SECOND_MAGIC = b"LUKS\xba\xbe", b"SKUL\xba\xbe"
 _MAX_PROTECTORS = 16
 """Of BitLocker's key; Windows makes two or three. To try a word at one takes 2^20 hashes, 0.5 s."""
+_MASTER_KEY = b"BitLocker's master key "
 _RECOVERY_PASSWORD = re.compile(rb"\s*\d{6}(-\d{6}){7}\s*")
 
 
@@ -63,13 +66,15 @@ class Decrypted:
     Attributes:
         size: in bytes.
         sector_size: in bytes.
+        start: where in the encrypted volume its first byte lies, and the others behind it. Of
+            BitLocker the boot sector, and the few behind it, lie elsewhere; they are no file's.
     """
 
     sector_size = _SECTOR
 
-    def __init__(self, stream: BinaryIO, size: int) -> None:
+    def __init__(self, stream: BinaryIO, size: int, start: int = 0) -> None:
         self._stream = stream
-        self.size = size
+        self.size, self.start = size, start
 
     def readinto(self, offset: int, view: memoryview) -> None:
         """Fill `view` from byte `offset` on; raises GuestUnreadable where that cannot be."""
@@ -148,7 +153,12 @@ class _Bounded:
         return self._stream.read(count)
 
 
-def unlock(kind: str, stream: io.BufferedReader, secrets: Sequence[bytes]) -> Decrypted:
+def unlock(
+    kind: str,
+    stream: io.BufferedReader,
+    secrets: Sequence[bytes],
+    opened: dict[bytes, bytes] | None = None,
+) -> Decrypted:
     """What a volume holds; where BitLocker is suspended, no key is needed.
 
     Args:
@@ -156,6 +166,7 @@ def unlock(kind: str, stream: io.BufferedReader, secrets: Sequence[bytes]) -> De
         stream: the volume.
         secrets: each of them may be its passphrase, the contents of its key file, BitLocker's
             recovery password of 48 digits, or the contents of its file of a startup key.
+        opened: what has opened volumes before (Keys.opened), which is tried first and added to.
 
     Raises:
         WrongKey: none of them is the key.
@@ -169,11 +180,12 @@ def unlock(kind: str, stream: io.BufferedReader, secrets: Sequence[bytes]) -> De
             tr("What is encrypted cannot be read: the Python library dissect.fve is missing."),
             tr("Install it, or vdbackup anew."),
         ) from error
+    opened = {} if opened is None else opened
     with reading(tr("An encrypted volume")):
         bounded = _Bounded(stream)
         if kind == LUKS_NAME:
-            return _luks(luks.LUKS(_checked_luks(bounded)), bounded.size, secrets)
-        return _bitlocker(bde.BDE(cast("BinaryIO", bounded)), bounded.size, secrets)
+            return _luks(luks.LUKS(_checked_luks(bounded)), bounded.size, secrets, opened)
+        return _bitlocker(bde.BDE(cast("BinaryIO", bounded)), bounded.size, secrets, opened)
 
 
 def _wrong_key(kind: str) -> WrongKey:
@@ -200,18 +212,34 @@ def _checked_luks(volume: _Bounded) -> BinaryIO:
     return cast("BinaryIO", volume)
 
 
-def _luks(volume: LUKS, size: int, secrets: Sequence[bytes]) -> Decrypted:
+def _luks(
+    volume: LUKS, size: int, secrets: Sequence[bytes], opened: dict[bytes, bytes]
+) -> Decrypted:
     slots = list(_usable_slots(volume))
     if not slots:
         raise Unreadable(tr("none of its keys is of a kind that vdbackup knows"))
+    for slot in slots:
+        known = opened.get(_proof(volume, slot))
+        if known is not None:
+            # what unlock() would compute again, with the same outcome
+            volume._active_volume_key, volume._active_keyslot_id = known, slot
+            return _opened_luks(volume, slot, size)
     for secret in secrets:
         for slot in slots:
             try:
                 volume.unlock_with_passphrase(secret, slot)
             except ValueError:  # it is not this one's
                 continue
+            opened[_proof(volume, slot)] = volume._active_volume_key
             return _opened_luks(volume, slot, size)
     raise _wrong_key(LUKS_NAME)
+
+
+def _proof(volume: LUKS, slot: int) -> bytes:
+    """What a volume says of its key, by which it is checked: what fits it is the key."""
+    found = volume.find_digest(slot)
+    parts = (found.type, found.hash, found.iterations, found.salt.hex(), found.digest.hex())
+    return repr(parts).encode()
 
 
 def _usable_slots(volume: LUKS) -> Iterator[int]:
@@ -259,16 +287,19 @@ def _opened_luks(volume: LUKS, slot: int, size: int) -> Decrypted:
     if segment.type != "crypt" or segment.integrity:
         raise Unreadable(tr("it is encrypted in a way that vdbackup does not know"))
     stream: Any = _faster(volume.open())
-    return Decrypted(stream, max(0, min(stream.size, size - segment.offset)))
+    return Decrypted(stream, max(0, min(stream.size, size - segment.offset)), segment.offset)
 
 
 # -------------------------------------------------------------------------------- BitLocker
 
 
-def _bitlocker(volume: BDE, size: int, secrets: Sequence[bytes]) -> Decrypted:
+def _bitlocker(
+    volume: BDE, size: int, secrets: Sequence[bytes], opened: dict[bytes, bytes]
+) -> Decrypted:
     if sum(1 for _ in volume.information.dataset.find_vmk()) > _MAX_PROTECTORS:
         raise Unreadable(tr("its header is damaged"))
-    for attempt in _attempts(volume, secrets):
+    _remember(volume, opened)
+    for attempt in _attempts(volume, secrets, opened):
         try:
             attempt()
         except (ValueError, TypeError, EOFError, UnicodeDecodeError):  # it is not this one
@@ -283,9 +314,25 @@ def _bitlocker(volume: BDE, size: int, secrets: Sequence[bytes]) -> Decrypted:
     raise _wrong_key(BITLOCKER_NAME)
 
 
-def _attempts(volume: BDE, secrets: Sequence[bytes]) -> Iterator[Any]:
+def _remember(volume: BDE, opened: dict[bytes, bytes]) -> None:
+    """Note the master key that opens a volume; its message code says whether it does."""
+    unlock = volume.unlock
+
+    def noting(key: KeyDatum | bytes) -> BDE:
+        plain = key if isinstance(key, bytes) else key.data
+        found = unlock(plain)
+        opened[_MASTER_KEY + hashlib.sha256(plain).digest()] = plain
+        return found
+
+    volume.unlock = noting
+
+
+def _attempts(volume: BDE, secrets: Sequence[bytes], opened: dict[bytes, bytes]) -> Iterator[Any]:
     if not volume.encrypted:
         yield lambda: None
+    for proof, key in list(opened.items()):
+        if proof.startswith(_MASTER_KEY):
+            yield lambda key=key: volume.unlock(key)
     if volume.has_clear_key():  # it is suspended: the key lies beside what it encrypts
         yield volume.unlock_with_clear_key
     for secret in secrets:

@@ -236,3 +236,16 @@ def on_disk(ranges: Ranges, runs: Runs) -> Ranges:
         inside = overlap(ranges, np.array([[start, length]], np.int64))
         found = union(found, inside + np.array([offset - start, 0], np.int64))
     return found
+
+
+def part_of(runs: Runs, start: int, size: int) -> Runs:
+    """Where on the disk a part of a volume lies, in its order; `start` and `size` in bytes."""
+    found = []
+    end = start + size
+    at = 0
+    for offset, length in runs:
+        first, last = max(start, at), min(end, at + length)
+        if first < last:
+            found.append((offset + first - at, last - first))
+        at += length
+    return tuple(found)

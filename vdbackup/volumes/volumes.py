@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from vdbackup.errors import GuestUnreadable, NotInPoint, RecoveryError, Remedy, WrongKey
+from vdbackup.text import printable
 from vdbackup.translation import tr
 from vdbackup.volumes import encryption, places, signatures
-from vdbackup.volumes.places import Disk, Place, Window
+from vdbackup.volumes.keys import Keys
+from vdbackup.volumes.places import Disk, Place, Runs, Window
 
 if TYPE_CHECKING:
     from vdbackup.volumes.filesystems.node import Node
 
+_MAX_NESTED = 8
+"""Encrypted volumes that are looked for in one another."""
 _ADVICE = tr("Boot the recovery point, or restore it, to get at what is in it.")
 
 
@@ -59,6 +63,7 @@ class Volumes:
         by_name: where each lies, by the name of the folder that shows it; of what was encrypted in
             that which holds it.
         sector_size: that the disk's tables count in, in bytes.
+        unlocked: what encrypted volumes hold, each as a disk, and where on this one it lies.
     """
 
     def __init__(self, chain: Disk) -> None:
@@ -68,6 +73,10 @@ class Volumes:
         self._opened: dict[str, tuple[Volume, Node | None]] = {}
         self._decrypted: dict[str, Disk] = {}
         """What volumes lie in, by their names, that lie in no stretch of this disk."""
+        self._around: dict[str, Runs] = {}
+        """Where on this disk what each of those lies in does."""
+        self.unlocked: list[tuple[Disk, Runs]] = []
+        self._unlocked: list[str] = []
 
     def open(self, name: str) -> tuple[Volume, Node | None]:
         """A volume, and its topmost folder unless it has a problem."""
@@ -96,8 +105,8 @@ class Volumes:
             remedy=Remedy.UNLOCK if volume.is_locked else None,
         )
 
-    def unlock(self, secrets: Sequence[bytes]) -> list[str]:
-        """Read encrypted volumes, too: all that one of these is the key of (encryption.py).
+    def unlock(self, keys: Keys) -> list[str]:
+        """Read encrypted volumes, too: all that these are the keys of (encryption.py).
 
         What such a volume holds is shown under its name, or, where that are volumes again, under
         theirs.
@@ -106,29 +115,58 @@ class Volumes:
             The names of what can be read now.
 
         Raises:
-            NotInPoint: nothing is encrypted that is not unlocked. WrongKey: of none.
+            NotInPoint: nothing is encrypted that is not unlocked, or nothing of the name that a key
+                is for. WrongKey: of none, or not of that one; the others can be read.
             GuestUnreadable, ProgramMissing: as `encryption.unlock`, where none was unlocked.
         """
         found: list[str] = []
-        refused: RecoveryError | None = None
-        locked = [name for name in self.by_name if self.open(name)[0].is_locked]
-        for name in locked:
-            try:
-                found += self._unlock(name, secrets)
-            except RecoveryError as error:
-                if refused is None or isinstance(refused, WrongKey):
-                    refused = error
+        refused: dict[str, RecoveryError] = {}
+        for _ in range(_MAX_NESTED):
+            locked = [name for name in self.by_name if self.open(name)[0].is_locked]
+            tried = [name for name in locked if name not in refused]
+            for name in tried:
+                try:
+                    found += self._unlock(name, keys)
+                except RecoveryError as error:
+                    refused[name] = error
+            if not tried:
+                break
+        self._check_named(keys, refused)
         if found:
             return found
-        raise refused or NotInPoint(
-            tr("Nothing in this recovery point is encrypted that is not read already."),
-            tr("Leave out the key."),
+        others = sorted(refused.values(), key=lambda error: isinstance(error, WrongKey))
+        raise (
+            others[0]
+            if others
+            else NotInPoint(
+                tr("Nothing in this recovery point is encrypted that is not read already."),
+                tr("Leave out the key."),
+            )
         )
 
-    def _unlock(self, name: str, secrets: Sequence[bytes]) -> list[str]:
+    def _check_named(self, keys: Keys, refused: Mapping[str, RecoveryError]) -> None:
+        """See to it that no key was named in vain."""
+        for name in keys.names:
+            if name in refused:
+                title = tr("The key for {name} does not open it.", name=name)
+                if isinstance(refused[name], WrongKey):
+                    raise WrongKey(title, refused[name].advice)
+                raise refused[name]
+            if name not in self._unlocked:
+                there = ", ".join(sorted({*self._unlocked, *refused})) or tr("none")
+                raise NotInPoint(
+                    tr("There is no encrypted volume {name} here.", name=printable(name)),
+                    tr("Encrypted are: {there}.", there=there),
+                )
+
+    def _unlock(self, name: str, keys: Keys) -> list[str]:
         volume, _ = self.open(name)
-        inside = encryption.unlock(volume.filesystem, self._stream(name), secrets)
+        stream = self._stream(name)
+        inside = encryption.unlock(volume.filesystem, stream, keys.of(name), keys.opened)
         _, found = places.find(inside)
+        self._unlocked.append(name)
+        around = places.part_of(self.runs(name), inside.start, inside.size)
+        self.unlocked.append((inside, around))
         own = [self._named(place, name) for place in found]
         if not name and any(place.name for place in own):  # a disk that has nothing else to show
             del self.by_name[name]
@@ -137,8 +175,20 @@ class Volumes:
             self._opened[name] = replace(volume, problem=what, is_locked=False), None
         for place in own:
             self.by_name[place.name], self._decrypted[place.name] = place, inside
+            self._around[place.name] = around
             self._opened.pop(place.name, None)
         return [place.name for place in own]
+
+    def runs(self, name: str) -> Runs:
+        """Where on this disk a volume lies, in its order; of one in an encrypted one, enciphered.
+
+        That is as long as the volume, and its bytes lie in the same order.
+        """
+        place = self.by_name[name]
+        around = self._around.get(name)
+        if around is None:
+            return place.runs
+        return tuple(run for at, size in place.runs for run in places.part_of(around, at, size))
 
     def _named(self, place: Place, around: str) -> Place:
         """A volume in an encrypted one, by a name that no other has."""

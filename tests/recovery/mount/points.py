@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import errno
+import os
+import signal
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from tests.sources.opened import open_path
 from vdbackup.backup import capture
 from vdbackup.disks.names import DiskFormat
 from vdbackup.jobs import Task
-from vdbackup.recovery.mount import background, mounting
+from vdbackup.processes import start_of
+from vdbackup.recovery.mount import background, mounting, table
 from vdbackup.recovery.mount.mounting import Mounted
 from vdbackup.repository.model import RecoveryPoint
 from vdbackup.repository.repository import Repository
@@ -39,5 +43,35 @@ def shown(repository: Repository, point: RecoveryPoint, where: Path) -> Iterator
     try:
         yield mounted
     finally:
-        if mounting.is_mounted(where):
+        if table.shown_at(where) is not None:
             mounting.unmount(where)
+
+
+def process_behind(where: Path) -> int:
+    """The process that shows a folder's point."""
+    found = table.shown_at(where)
+    assert found is not None
+    return found.process
+
+
+def kill_all_behind(where: Path) -> None:
+    """Kill what shows a folder, and libfuse's helper, which would unmount it."""
+    process = process_behind(where)
+    for each in Path("/proc").iterdir():
+        with suppress(OSError):
+            words = (each / "cmdline").read_bytes().split(b"\0")
+            if b"fusermount3" in words[0] and os.fsencode(where) in words:
+                os.kill(int(each.name), signal.SIGKILL)
+    os.kill(process, signal.SIGKILL)
+    while start_of(process) is not None:
+        os.sched_yield()
+    while _answers_otherwise(where):
+        os.sched_yield()
+
+
+def _answers_otherwise(where: Path) -> bool:
+    try:
+        where.stat()
+    except OSError as error:
+        return error.errno != errno.ENOTCONN
+    return True

@@ -15,14 +15,14 @@ from pathlib import Path
 import pytest
 
 from tests.recovery import trees
-from tests.recovery.mount.points import SET, back_up, shown
+from tests.recovery.mount.points import SET, back_up, kill_all_behind, process_behind, shown
 from tests.sources.loops import loop, mounted, run
 from tests.volumes import volumes
 from tests.volumes.volumes import MIB
 from vdbackup.errors import NotMounted, PointInUse, UnfitTarget
 from vdbackup.jobs import CancelToken
 from vdbackup.processes import start_of
-from vdbackup.recovery.mount import background, mounting
+from vdbackup.recovery.mount import background, mounting, table
 from vdbackup.repository import claims
 
 PATIENCE = 30.0
@@ -144,8 +144,7 @@ def test_the_point_is_claimed_until_the_folder_is_gone(ending: str, image: Path,
     with shown(repository, point, where):
         with pytest.raises(PointInUse, match="Point 1 is in use"):
             claim(0)
-        process = mounting._process_behind(where)
-        assert process is not None
+        process = process_behind(where)
         if ending == "umount":
             mounting.unmount(where)
         else:
@@ -162,8 +161,7 @@ def test_a_process_that_is_killed_leaves_no_claim_and_no_folder(
     repository, point = back_up(image, tmp_path / "backups")
     where = tmp_path / "ours"
     with shown(repository, point, where):
-        process = mounting._process_behind(where)
-        assert process is not None
+        process = process_behind(where)
         os.kill(process, signal.SIGKILL)
         in_the_end(lambda: start_of(process) is None)
         claims.check_unused(repository.set(SET), [point], CancelToken(), PATIENCE)
@@ -177,12 +175,49 @@ def test_a_process_that_is_killed_leaves_no_claim_and_no_folder(
     assert os.listdir(where) == []
 
 
+@pytest.mark.parametrize("then", ["umount", "mount"])
+def test_a_folder_whose_process_is_gone_is_told_and_cleared(then: str, image: Path, tmp_path: Path):
+    repository, point = back_up(image, tmp_path / "backups")
+    where = tmp_path / "ours"
+    with shown(repository, point, where):
+        kill_all_behind(where)
+        (found,) = [each for each in table.shown() if each.where == where]
+        assert (found.is_dead, found.point) == (True, "disk#1")
+        assert not mounting.is_mounted(where)
+        if then == "mount":
+            background.start(repository.path, SET, point.id, where)
+            assert (where / "folder" / "file").read_bytes() == b"content"
+        mounting.unmount(where)
+        assert os.listdir(where) == []
+
+
+def test_a_dead_folder_is_cleared_though_somebody_is_in_it(image: Path, tmp_path: Path):
+    repository, point = back_up(image, tmp_path / "backups")
+    where = tmp_path / "ours"
+    with shown(repository, point, where):
+        file = os.open(where / "folder" / "file", os.O_RDONLY)
+        kill_all_behind(where)
+        mounting.unmount(where)
+        assert os.listdir(where) == []
+        with suppress(OSError):  # nobody answers any more
+            os.close(file)
+
+
+def test_a_number_that_is_another_processs_by_now_shows_nothing(tmp_path: Path):
+    other = subprocess.Popen(["sleep", "60"])
+    try:
+        assert table.Shown(tmp_path, "disk#1", other.pid).is_dead
+    finally:
+        other.kill()
+        other.wait()
+
+
 def test_a_folder_is_unmounted_by_any_program(image: Path, tmp_path: Path):
     repository, point = back_up(image, tmp_path / "backups")
     with shown(repository, point, tmp_path / "ours"):
-        process = mounting._process_behind(tmp_path / "ours")
+        process = process_behind(tmp_path / "ours")
         subprocess.run(["fusermount3", "-u", tmp_path / "ours"], check=True)
-        in_the_end(lambda: start_of(process or 0) is None)
+        in_the_end(lambda: start_of(process) is None)
 
 
 def test_a_folder_in_use_stays_mounted(image: Path, tmp_path: Path):

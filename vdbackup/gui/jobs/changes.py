@@ -14,24 +14,27 @@ from vdbackup.operations.changed import Changed
 from vdbackup.recovery.checks import Check
 from vdbackup.repository.repository import Repository
 from vdbackup.translation import tr
+from vdbackup.volumes.keys import Keys
 
 if TYPE_CHECKING:  # late at run time: what reads file systems takes long to import
     from vdbackup.recovery.history.differences import Differences
     from vdbackup.recovery.history.owners import Sizes
 
 
-def sizes(folder: Path, set_name: str, point_id: str, task: Task) -> Sizes:
+def sizes(folder: Path, set_name: str, point_id: str, keys: Keys, task: Task) -> Sizes:
     """Whose the bytes are that a point holds itself."""
     from vdbackup.recovery.history import owners
 
-    return owners.sizes(Repository.open(folder), set_name, point_id, "/", task)
+    return owners.sizes(Repository.open(folder), set_name, point_id, "/", task, keys)
 
 
-def differences(folder: Path, set_name: str, ids: tuple[str, str], task: Task) -> Differences:
+def differences(
+    folder: Path, set_name: str, ids: tuple[str, str], keys: Keys, task: Task
+) -> Differences:
     """Which files differ between two points."""
     from vdbackup.recovery.history import differences
 
-    return differences.differences(Repository.open(folder), set_name, ids, "/", task)
+    return differences.differences(Repository.open(folder), set_name, ids, "/", task, keys)
 
 
 def bisect(

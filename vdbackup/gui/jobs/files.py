@@ -17,6 +17,8 @@ from vdbackup.repository import claims
 from vdbackup.repository.repository import Repository
 from vdbackup.text import printable
 from vdbackup.translation import tr, trn
+from vdbackup.volumes.keys import Keys
+from vdbackup.volumes.volumes import Volumes
 
 if TYPE_CHECKING:  # late at run time: what reads file systems takes long to import
     from vdbackup.recovery.browse import Entry, FileBrowser
@@ -27,7 +29,7 @@ class Browser:
     """The files in a point; all methods are called on one thread, after another.
 
     Attributes:
-        secrets: the keys that have opened something that is encrypted.
+        keys: that have opened something that is encrypted.
     """
 
     def __init__(self, folder: Path, set_name: str, point_id: str) -> None:
@@ -35,7 +37,8 @@ class Browser:
         self._point = ExitStack()
         self._chain: Chain | None = None
         self._open: FileBrowser | None = None
-        self.secrets: tuple[bytes, ...] = ()
+        self._read_volumes: Volumes | None = None
+        self.keys = Keys()
 
     def is_locked(self) -> bool:
         """Whether something is encrypted that no key has opened."""
@@ -43,16 +46,22 @@ class Browser:
 
     def unlock(self, secret: bytes) -> None:
         """Read what is encrypted, too; raises what `FileBrowser.unlock` does."""
-        self._files.unlock([secret])
-        self.secrets = (*self.secrets, secret)
+        self._files.unlock(Keys((secret,), opened=self.keys.opened))
+        self.keys = self.keys.also(secret)
 
     @property
     def _files(self) -> FileBrowser:
         from vdbackup.recovery.browse import FileBrowser
 
         if self._open is None:
-            self._open = FileBrowser(self._disk)
+            self._open = FileBrowser(self._disk, self._volumes)
         return self._open
+
+    @property
+    def _volumes(self) -> Volumes:
+        if self._read_volumes is None:
+            self._read_volumes = Volumes(self._disk)
+        return self._read_volumes
 
     def listing(self, path: str) -> list[tuple[str, Entry]]:
         """The entries of a folder with what to call them, folders first."""
@@ -76,7 +85,7 @@ class Browser:
         """Files whose names hold a text, with what to call them: their paths."""
         from vdbackup.recovery.history import find
 
-        return [(printable(each.path), each) for each in find.in_disk(self._disk, text, task)]
+        return [(printable(each.path), each) for each in find.in_volumes(self._volumes, text, task)]
 
     def copy(self, path: str, folder: Path, task: Task) -> Path:
         """Copy a file into an empty folder; the copy, which nobody runs or changes.
@@ -115,7 +124,7 @@ class Browser:
 
     def close(self) -> None:
         """Close the point's disks, and let them be changed again."""
-        self._chain = self._open = None
+        self._chain = self._open = self._read_volumes = None
         self._point.close()
 
 
@@ -124,14 +133,14 @@ class PointFolder:
 
     Attributes:
         where: the folder, which is made and goes again.
-        secrets: keys of what is encrypted, for whoever mounts it next.
+        keys: of what is encrypted, for whoever mounts it next.
         stays: whether it is left when nobody browses the point any more.
     """
 
     def __init__(self, folder: Path, set_name: str, point_id: str, where: Path) -> None:
         self._what = (folder, set_name, point_id)
         self.where = where
-        self.secrets: tuple[bytes, ...] = ()
+        self.keys = Keys()
         self.stays = self.is_mounted
 
     @property
@@ -141,8 +150,9 @@ class PointFolder:
 
     def mount(self, _task: Task) -> Mounted:
         """Show the point; raises what `recovery.mount.background.start` does."""
+        mounting.clear(self.where)  # where an earlier one was killed, nobody can say what it is
         self.where.mkdir(mode=0o700, parents=True, exist_ok=True)
-        return background.start(*self._what, self.where, self.secrets)
+        return background.start(*self._what, self.where, self.keys)
 
     def unmount(self, _task: Task) -> None:
         """Show it no more; raises what `recovery.mount.mounting.unmount` does."""
@@ -176,7 +186,7 @@ def extract(
     point_id: str,
     paths: Sequence[str],
     destination: Path,
-    secrets: Sequence[bytes],
+    keys: Keys,
     task: Task,
 ) -> Outcome[Path]:
     """Copy files out of a point, with the keys of what is encrypted; the destination."""
@@ -188,8 +198,8 @@ def extract(
     doing = tr("extracting files of point {point}", point=point.sequence)
     with checked.open_point(repository, set_name, point_id, doing) as disk:
         browser = FileBrowser(disk)
-        if secrets:
-            browser.unlock(secrets)
+        if keys:
+            browser.unlock(keys)
         warnings = browser.extract(paths, destination, task)
     sentence = trn(
         "{count} item extracted to {destination}.",
@@ -200,8 +210,8 @@ def extract(
     return Outcome(sentence, tuple(paths), tuple(warnings), value=destination)
 
 
-def versions(folder: Path, set_name: str, path: str, task: Task) -> Versions:
-    """Each state of a file over a set's points."""
+def versions(folder: Path, set_name: str, path: str, keys: Keys, task: Task) -> Versions:
+    """Each state of a file over a set's points, with the keys of what is encrypted."""
     from vdbackup.recovery.history import versions
 
-    return versions.versions(Repository.open(folder), set_name, path, task)
+    return versions.versions(Repository.open(folder), set_name, path, task, keys)

@@ -18,6 +18,7 @@ from vdbackup.errors import GuestUnreadable, NotInPoint, RecoveryError
 from vdbackup.jobs import Task
 from vdbackup.recovery.history import walk
 from vdbackup.recovery.history.changes import NOTHING, Counter, differing, not_shared
+from vdbackup.recovery.history.unlocking import Unlocking
 from vdbackup.recovery.history.versions import same_content
 from vdbackup.repository import claims
 from vdbackup.repository.model import RecoveryPoint
@@ -25,8 +26,8 @@ from vdbackup.repository.repository import Repository
 from vdbackup.text import printable
 from vdbackup.translation import marked, tr
 from vdbackup.volumes.filesystems.node import Kind, Unreadable, reading
+from vdbackup.volumes.keys import Keys
 from vdbackup.volumes.places import on_disk
-from vdbackup.volumes.volumes import Volumes
 
 
 class What(StrEnum):
@@ -70,6 +71,7 @@ class Differences:
         changed: bytes of the disk that differ, whoever they belong to.
         files: by path.
         warnings: what could not be looked through.
+        is_locked: whether something was encrypted that no key has opened.
     """
 
     before: RecoveryPoint
@@ -77,15 +79,22 @@ class Differences:
     changed: int
     files: tuple[Difference, ...]
     warnings: tuple[str, ...]
+    is_locked: bool = False
 
 
 def differences(
-    repository: Repository, set_name: str, ids: tuple[str, str], below: str, task: Task
+    repository: Repository,
+    set_name: str,
+    ids: tuple[str, str],
+    below: str,
+    task: Task,
+    keys: Keys | None = None,
 ) -> Differences:
     """What differs between two points, in a folder and all that is in it.
 
     Raises:
         NotInPoint: neither has such a folder. PointInUse, PointNotFound, DiskError, Cancelled.
+        WrongKey: neither was opened with the keys, which are of what is encrypted.
         RecoveryError: a partition table is damaged.
     """
     doing = tr("comparing two points")
@@ -95,8 +104,13 @@ def differences(
         changed = differing(one, other, not_shared(one, other), task)
         counter = Counter(changed)
         warnings: list[str] = []
-        old = {each.path: each for each in walk.files(Volumes(one), task, warnings, below)}
-        new = {each.path: each for each in walk.files(Volumes(other), task, warnings, below)}
+        unlocking = Unlocking(keys or Keys())
+        both = [unlocking.volumes(each) for each in (one, other)]
+        unlocking.check()
+        old, new = (
+            {each.path: each for each in walk.files(volumes, task, warnings, below)}
+            for volumes in both
+        )
         if not old and not new and not warnings:
             raise NotInPoint(
                 tr("There is no {below} in either recovery point.", below=printable(below)), ""
@@ -109,7 +123,10 @@ def differences(
             difference = _difference(old.get(path), new.get(path), counter, warnings)
             if difference is not None:
                 found.append(difference)
-    return Differences(before, after, total(changed), tuple(found), tuple(dict.fromkeys(warnings)))
+    warned = tuple(dict.fromkeys(warnings))
+    return Differences(
+        before, after, total(changed), tuple(found), warned, is_locked=unlocking.is_locked
+    )
 
 
 def _difference(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import fnmatch
 import re
 from collections.abc import Iterator, Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from itertools import groupby
 from operator import itemgetter
@@ -13,19 +13,21 @@ from pathlib import Path
 
 from vdbackup.disks.chain import Chain
 from vdbackup.disks.extents import Ranges, union
-from vdbackup.errors import RecoveryError
+from vdbackup.errors import NotInPoint, RecoveryError
 from vdbackup.jobs import Task
 from vdbackup.recovery.browse import Entry
 from vdbackup.recovery.history import walk
 from vdbackup.recovery.history.changes import NOTHING, Traced, touches
 from vdbackup.recovery.history.disks import in_order
 from vdbackup.recovery.history.index import Index, Name
+from vdbackup.recovery.history.unlocking import Unlocking
 from vdbackup.repository import claims
 from vdbackup.repository.backup_set import BackupSet
 from vdbackup.repository.model import RecoveryPoint
 from vdbackup.repository.repository import Repository
 from vdbackup.text import printable
 from vdbackup.translation import tr
+from vdbackup.volumes.keys import Keys
 from vdbackup.volumes.volumes import Volumes
 
 MOST_FOUND = 10_000
@@ -85,7 +87,12 @@ class Search:
 
 
 def find(
-    repository: Repository, set_name: str, pattern: Pattern, index_file: Path | None, task: Task
+    repository: Repository,
+    set_name: str,
+    pattern: Pattern,
+    index_file: Path | None,
+    task: Task,
+    keys: Keys | None = None,
 ) -> Search:
     """The files in a set's points whose names match.
 
@@ -95,21 +102,29 @@ def find(
         pattern: of the names.
         index_file: where the names are kept from one search to the next; None to read all points.
         task: what it reports to, and what stops it; what was read until then is kept.
+        keys: of what is encrypted. With any, no index is used: names that lie enciphered on the
+            disk are written nowhere else.
 
     Raises:
-        PointInUse: points are just being changed. Cancelled, RepositoryError.
+        PointInUse: points are just being changed. WrongKey: no point was opened with the keys.
+        Cancelled, RepositoryError.
     """
+    unlocking = Unlocking(keys or Keys())
+    if keys:
+        index_file = None
     ids = [point.id for point in repository.set(set_name).points]
     doing = tr("searching for {text}", text=printable(pattern.text))
     with claims.reading(repository, set_name, ids, doing) as backup_set:
         points = backup_set.points
         with Index.load(index_file, points) as index:
-            reader = _Reader(backup_set, index)
+            reader = _Reader(backup_set, index, unlocking)
             try:
                 reader.read(points, task)
             finally:
                 if index_file is not None:
                     index.save(index_file)
+            with suppress(NotInPoint):  # nothing in this set is encrypted: it is searched, too
+                unlocking.check()
             found = tuple(_matching(index, points, pattern))
             by_id = {point.id: point.sequence for point in points}
             unread = [
@@ -120,23 +135,22 @@ def find(
     return Search(found, reader.count, (*reader.warnings, *unread))
 
 
-def in_disk(disk: Chain, text: str, task: Task) -> list[Entry]:
+def in_volumes(volumes: Volumes, text: str, task: Task) -> list[Entry]:
     """Files and folders of one point whose names hold a text, by path; MOST_FOUND at most.
 
     Args:
-        disk: the point's.
+        volumes: the point's.
         text: some letters of the name, or what a shell has (`*.odt`); capitals and small letters
             are the same.
         task: what stops it.
 
-    Raises:
-        RecoveryError: the disk's partition table is damaged. Cancelled.
+    Raises Cancelled.
     """
     plain = not any(sign in text for sign in "*?[")
     pattern = Pattern(f"*{text}*" if plain else text, any_case=True)
     matches = pattern.compiled().match
     found: list[Entry] = []
-    for each in walk.files(Volumes(disk), task, []):
+    for each in walk.files(volumes, task, []):
         if each.path != "/" and matches(pattern.subject(each.path)):
             found.append(Entry.of(each.path.rpartition("/")[2], each.path, each.stat))
         if len(found) == MOST_FOUND:
@@ -169,10 +183,10 @@ def _matching(
 class _Reader:
     """Adds the points to an index that it does not hold."""
 
-    def __init__(self, backup_set: BackupSet, index: Index) -> None:
+    def __init__(self, backup_set: BackupSet, index: Index, unlocking: Unlocking) -> None:
         self.count = 0
         self.warnings: list[str] = []
-        self._set, self._index = backup_set, index
+        self._set, self._index, self._unlocking = backup_set, index, unlocking
         self._looked_at: Ranges | None = None
         self._since: Ranges = NOTHING
 
@@ -208,7 +222,7 @@ class _Reader:
         try:
             found = [
                 (each.path, Name(str(each.stat.kind), each.stat.size, each.stat.modified))
-                for each in walk.files(Volumes(traced), task, warnings)
+                for each in walk.files(self._unlocking.volumes(traced), task, warnings)
             ]
         except RecoveryError as error:
             warnings.append(error.title)

@@ -18,6 +18,7 @@ from vdbackup.errors import NotInPoint, RecoveryError
 from vdbackup.jobs import Task
 from vdbackup.recovery.history import walk
 from vdbackup.recovery.history.changes import NOTHING, Counter, differing, not_shared
+from vdbackup.recovery.history.unlocking import Unlocking
 from vdbackup.repository import claims
 from vdbackup.repository.model import RecoveryPoint
 from vdbackup.repository.repository import Repository
@@ -25,6 +26,7 @@ from vdbackup.text import printable
 from vdbackup.translation import tr
 from vdbackup.volumes import allocation
 from vdbackup.volumes.filesystems.node import Kind, Unreadable, reading
+from vdbackup.volumes.keys import Keys
 from vdbackup.volumes.places import on_disk
 from vdbackup.volumes.volumes import Volumes
 
@@ -58,6 +60,7 @@ class Sizes:
         shares: of files and folders, the largest first.
         others: what is no file's, in words, and how many bytes each.
         warnings: what could not be looked through.
+        is_locked: whether something is encrypted that no key has opened.
     """
 
     point: RecoveryPoint
@@ -67,9 +70,17 @@ class Sizes:
     shares: tuple[Share, ...]
     others: tuple[tuple[str, int], ...]
     warnings: tuple[str, ...]
+    is_locked: bool = False
 
 
-def sizes(repository: Repository, set_name: str, point_id: str, below: str, task: Task) -> Sizes:
+def sizes(
+    repository: Repository,
+    set_name: str,
+    point_id: str,
+    below: str,
+    task: Task,
+    keys: Keys | None = None,
+) -> Sizes:
     """Why a point is as large as it is, by folder and file.
 
     Args:
@@ -78,8 +89,10 @@ def sizes(repository: Repository, set_name: str, point_id: str, below: str, task
         point_id: the point.
         below: a folder; only what is in it is listed. "/" for all.
         task: what it reports to, and what stops it.
+        keys: of what is encrypted.
 
     Raises:
+        WrongKey: nothing was opened with the keys.
         NotInPoint: there is no such folder. PointInUse, PointNotFound, DiskError, Cancelled.
         RecoveryError: the partition table is damaged.
     """
@@ -94,7 +107,7 @@ def sizes(repository: Repository, set_name: str, point_id: str, below: str, task
             else:
                 with backup_set.open_chain(before) as other:
                     changed = differing(other, disk, not_shared(other, disk), task)
-            owned = Owned.of(disk, changed, below, task)
+            owned = Owned.of(disk, changed, below, task, Unlocking(keys or Keys()))
     return Sizes(
         point,
         before,
@@ -103,6 +116,7 @@ def sizes(repository: Repository, set_name: str, point_id: str, below: str, task
         owned.shares,
         owned.others,
         tuple(owned.warnings),
+        is_locked=owned.is_locked,
     )
 
 
@@ -142,17 +156,22 @@ class Owned:
         shares: of files and folders, the largest first.
         others: what is no file's, and how many bytes.
         warnings: what could not be looked through.
+        is_locked: whether something is encrypted that no key has opened.
     """
 
     shares: tuple[Share, ...]
     others: tuple[tuple[str, int], ...]
     warnings: list[str]
+    is_locked: bool
 
     @classmethod
-    def of(cls, disk: Chain, changed: Ranges, below: str, task: Task) -> Owned:
+    def of(
+        cls, disk: Chain, changed: Ranges, below: str, task: Task, unlocking: Unlocking
+    ) -> Owned:
         """Find the owners of ranges of a disk; a file of several names is counted by the first."""
         warnings: list[str] = []
-        volumes = Volumes(disk)
+        volumes = unlocking.volumes(disk)
+        unlocking.check()
         found: list[tuple[str, Kind]] = []
         pieces = _Pieces()
         seen: set[tuple[str, int]] = set()
@@ -174,7 +193,8 @@ class Owned:
                 tr("There is no {below} in this recovery point.", below=printable(below)), ""
             )
         nobodys = without(changed, pieces.ranges)
-        return cls(shares, tuple(_others(disk, volumes, nobodys)), warnings)
+        others = tuple(_others(disk, volumes, nobodys))
+        return cls(shares, others, warnings, unlocking.is_locked)
 
 
 def _clean(path: str) -> str:
@@ -218,10 +238,11 @@ def _by_folder(found: list[tuple[str, Kind]], sums: Int64s, below: str) -> tuple
 
 def _others(disk: Chain, volumes: Volumes, rest: Ranges) -> Iterable[tuple[str, int]]:
     """What is no file's, by where it lies."""
-    free = _free(disk)
-    for name, place in volumes.by_name.items():
-        volume, _ = volumes.open(name)
-        here = overlap(rest, union(as_ranges(list(place.runs)), NOTHING))
+    free = _free(disk, volumes)
+    opened = [volumes.open(name)[0] for name in volumes.by_name]
+    for volume in sorted(opened, key=lambda each: bool(each.problem)):  # what others lie in, last
+        name = volume.name
+        here = overlap(rest, union(as_ranges(list(volumes.runs(name))), NOTHING))
         rest = without(rest, here)
         of = name or tr("the disk")
         if volume.problem:
@@ -246,7 +267,11 @@ def _others(disk: Chain, volumes: Volumes, rest: Ranges) -> Iterable[tuple[str, 
     yield tr("outside of all volumes"), total(rest)
 
 
-def _free(disk: Chain) -> Ranges:
-    with contextlib.suppress(RecoveryError, Unreadable):
-        return allocation.left_out(disk, allocation.MountedAreas()).ranges
-    return NOTHING
+def _free(disk: Chain, volumes: Volumes) -> Ranges:
+    """What no file system of the disk uses, or of what is encrypted on it."""
+    found = NOTHING
+    for each, runs in ((disk, ((0, disk.size),)), *volumes.unlocked):
+        with contextlib.suppress(RecoveryError, Unreadable):
+            free = allocation.left_out(each, allocation.MountedAreas()).ranges
+            found = union(found, on_disk(free, runs))
+    return found

@@ -13,11 +13,12 @@ import numpy as np
 
 from vdbackup.disks.chain import Chain
 from vdbackup.disks.extents import Ranges, as_ranges, union
-from vdbackup.errors import GuestUnreadable, NotInPoint, VdbackupError
+from vdbackup.errors import GuestUnreadable, NotInPoint, Remedy, VdbackupError
 from vdbackup.jobs import Task
 from vdbackup.recovery.history import walk
 from vdbackup.recovery.history.changes import NOTHING, Traced, touches
 from vdbackup.recovery.history.disks import Moment, in_order
+from vdbackup.recovery.history.unlocking import Unlocking
 from vdbackup.repository import claims
 from vdbackup.repository.backup_set import BackupSet
 from vdbackup.repository.model import RecoveryPoint
@@ -27,12 +28,12 @@ from vdbackup.translation import tr
 from vdbackup.volumes.filesystems.node import (
     Content,
     Kind,
-    Node,
     Stat,
     Unreadable,
     read_at,
     reading,
 )
+from vdbackup.volumes.keys import Keys
 from vdbackup.volumes.places import on_disk
 from vdbackup.volumes.volumes import Volumes
 
@@ -61,12 +62,14 @@ class Versions:
         versions: oldest first.
         read: how many points had to be read for that.
         warnings: which points could not be read, and why.
+        is_locked: whether something was encrypted that no key has opened.
     """
 
     path: str
     versions: tuple[Version, ...]
     read: int
     warnings: tuple[str, ...]
+    is_locked: bool = False
 
 
 @dataclass(frozen=True, eq=False)
@@ -84,27 +87,32 @@ class _State:
     lies: Ranges | None
 
 
-def versions(repository: Repository, set_name: str, path: str, task: Task) -> Versions:
-    """Each state of a file or folder in a set.
+def versions(
+    repository: Repository, set_name: str, path: str, task: Task, keys: Keys | None = None
+) -> Versions:
+    """Each state of a file or folder in a set; `keys` are of what is encrypted.
 
     Raises:
         NotInPoint: no point has such a file. PointInUse: points are just being changed.
-        Cancelled, RepositoryError.
+        WrongKey: no point was opened with the keys. Cancelled, RepositoryError.
     """
     clean = "/" + "/".join(name for name in path.split("/") if name)
     ids = [point.id for point in repository.set(set_name).points]
     doing = tr("looking for versions of {clean}", clean=printable(clean))
     with claims.reading(repository, set_name, ids, doing) as backup_set:
-        search = _Search(backup_set, clean)
+        search = _Search(backup_set, clean, keys or Keys())
         with closing(in_order(backup_set, backup_set.points)) as moments:
             for number, moment in enumerate(moments):
                 task.check()
                 task.phase(tr("Looking through points"), number, len(ids))
                 search.look(moment)
+    search.unlocking.check()
+    is_locked = search.unlocking.is_locked
     if not search.versions and search.warnings:
         raise GuestUnreadable(
             search.warnings[0],
             tr("Boot the recovery point, or restore it, to get at what is in it."),
+            remedy=Remedy.UNLOCK if is_locked else None,
         )
     if all(version.stat is None for version in search.versions):
         raise NotInPoint(
@@ -115,13 +123,16 @@ def versions(repository: Repository, set_name: str, path: str, task: Task) -> Ve
             ),
             tr("Search for its name, or list the folder above it."),
         )
-    return Versions(clean, tuple(search.versions), search.read, tuple(search.warnings))
+    return Versions(
+        clean, tuple(search.versions), search.read, tuple(search.warnings), is_locked=is_locked
+    )
 
 
 class _Search:
     """What `Versions` says, as it is found."""
 
-    def __init__(self, backup_set: BackupSet, path: str) -> None:
+    def __init__(self, backup_set: BackupSet, path: str, keys: Keys) -> None:
+        self.unlocking = Unlocking(keys)
         self.versions: list[Version] = []
         self.read = 0
         self.warnings: list[str] = []
@@ -146,7 +157,7 @@ class _Search:
             return
         self.read += 1
         try:
-            now = _look(disk, self._path)
+            now = self._look(disk)
             is_new = before is None or self._is_another(before, now, disk)
         except VdbackupError as error:
             self.warnings.append(tr("Point {number}: {error}", number=number, error=error.title))
@@ -171,9 +182,23 @@ class _Search:
         earlier = self.versions[-1].points[-1]
         with closing(self._set.open_chain(earlier)) as other:
             try:
-                return not _same_bytes(other, disk, self._path)
+                return not self._has_same_bytes(other, disk)
             except GuestUnreadable:  # nobody can say
                 return True
+
+    def _look(self, disk: Chain) -> _State:
+        return _look(disk, self._path, self.unlocking)
+
+    def _has_same_bytes(self, one: Chain, other: Chain) -> bool:
+        with reading(self._path):
+            before, after = (self._content(each) for each in (one, other))
+            return same_content(before, after)
+
+    def _content(self, disk: Chain) -> Content:
+        found = _find(self.unlocking.volumes(disk), self._path)
+        if found is None:
+            raise _missing(self._path)
+        return found.node.content()
 
     def _lies_where_it_lay(self, before: _State, now: _State) -> bool:
         if self._since is None or before.lies is None or now.lies is None:
@@ -198,10 +223,10 @@ def _known(stat: Stat) -> tuple[object, ...]:
     return stat.kind, stat.size, stat.modified, stat.mode, stat.owner, stat.device
 
 
-def _look(disk: Chain, path: str) -> _State:
+def _look(disk: Chain, path: str, unlocking: Unlocking) -> _State:
     """Find a file; all that is read for it is noted."""
     traced = Traced(disk)
-    volumes = Volumes(traced)
+    volumes = unlocking.volumes(traced)
     found = _find(volumes, path)
     if found is None:
         return _State(None, traced.ranges, NOTHING)
@@ -228,17 +253,8 @@ def _find(volumes: Volumes, path: str) -> walk.Found | None:
     return None
 
 
-def node_at(disk: Chain, path: str) -> Node:
-    """A file by its path; raises NotInPoint."""
-    found = _find(Volumes(disk), path)
-    if found is None:
-        raise NotInPoint(tr("There is no {path} in this recovery point.", path=printable(path)), "")
-    return found.node
-
-
-def _same_bytes(one: Chain, other: Chain, path: str) -> bool:
-    with reading(path):
-        return same_content(node_at(one, path).content(), node_at(other, path).content())
+def _missing(path: str) -> NotInPoint:
+    return NotInPoint(tr("There is no {path} in this recovery point.", path=printable(path)), "")
 
 
 def same_content(one: Content, other: Content) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Iterator
+from dataclasses import replace
 from typing import NamedTuple
 
 from vdbackup.errors import RecoveryError
@@ -16,7 +17,7 @@ from vdbackup.volumes.volumes import Volumes
 
 
 class Found(NamedTuple):
-    """A file or folder: its path, which volume's it is, and what is known of it."""
+    """A file or folder: its path, which volume's it is and where on the disk, and what is known."""
 
     path: str
     place: Place
@@ -37,11 +38,12 @@ def files(volumes: Volumes, task: Task, warnings: list[str], below: str = "/") -
         below: where to begin; raises NotInPoint where there is no such folder.
     """
     wanted = [name for name in below.split("/") if name]
-    for name, place in volumes.by_name.items():
+    for name, found in volumes.by_name.items():
         path = f"/{name}" if name else ""
         if name and wanted and wanted[0] != name:
             continue
         volume, root = volumes.open(name)
+        place = replace(found, runs=volumes.runs(name))
         if volume.is_locked:
             warnings.append(volumes.refusal(name).title)
         if root is not None:

@@ -11,7 +11,6 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
@@ -22,25 +21,28 @@ from vdbackup.recovery.mount import mounting
 from vdbackup.recovery.mount.mounting import Mounted
 from vdbackup.repository.repository import Repository
 from vdbackup.translation import tr
+from vdbackup.volumes.keys import Keys
 
 _PROGRAM = "vdbackup.recovery.mount"
 
 
 def start(
-    repository: Path, set_name: str, point_id: str, where: Path, secrets: Sequence[bytes] = ()
+    repository: Path, set_name: str, point_id: str, where: Path, keys: Keys | None = None
 ) -> Mounted:
-    """Mount a point; returns as soon as the folder shows it. Secrets: as of `mounting.mount`.
+    """Mount a point; returns as soon as the folder shows it. Keys: as of `mounting.mount`.
 
     Raises:
         UnfitTarget, ProgramMissing: as `mounting.check`. NotMounted: what went wrong over there.
     """
     mounting.check(where)
+    keys = keys or Keys()
     request = {
         "repository": str(repository.absolute()),
         "set": set_name,
         "point": point_id,
         "where": str(where.absolute()),
-        "secrets": [secret.hex() for secret in secrets],
+        "keys": [secret.hex() for secret in keys.of_any],
+        "keys_of_one": [(name, secret.hex()) for name, secret in keys.of_one],
     }
     # in memory, since a key that once was on a disk may be found there
     with open(os.memfd_create("request", os.MFD_CLOEXEC), "w+b") as requests:
@@ -100,8 +102,11 @@ def main() -> int:
     try:
         repository = Repository.open(Path(request["repository"]))
         where = Path(request["where"])
-        secrets = [bytes.fromhex(each) for each in request["secrets"]]
-        mounting.mount(repository, request["set"], request["point"], where, answer, secrets)
+        keys = Keys(
+            tuple(bytes.fromhex(each) for each in request["keys"]),
+            tuple((name, bytes.fromhex(each)) for name, each in request["keys_of_one"]),
+        )
+        mounting.mount(repository, request["set"], request["point"], where, answer, keys)
     except (VdbackupError, OSError) as error:
         known = from_os(error) if isinstance(error, OSError) else error
         _say({"title": known.title, "advice": known.advice})

@@ -18,14 +18,13 @@ from pathlib import Path
 from typing import Any
 
 from vdbackup.errors import NotInPoint, NotMounted, ProgramMissing, VdbackupError
+from vdbackup.recovery.mount.table import TYPE
 from vdbackup.recovery.mount.tree import LONGEST_NAME, Tree
 from vdbackup.translation import tr
 from vdbackup.volumes.filesystems.node import Content, Kind
 
 log = logging.getLogger(__name__)
 
-TYPE = "vdbackup"
-"""What mount(8) shows such a folder as: fuse.vdbackup."""
 READ_AT_ONCE = 1 << 20
 """Bytes that the kernel asks for at most."""
 _UNCHANGING = 3600

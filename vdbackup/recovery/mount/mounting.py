@@ -6,7 +6,7 @@ import os
 import shutil
 import subprocess
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,16 +15,15 @@ from vdbackup.errors import Damaged, NotMounted, ProgramMissing, UnfitTarget
 from vdbackup.processes import start_of
 from vdbackup.recovery.browse import FileBrowser
 from vdbackup.recovery.mount import fuse
+from vdbackup.recovery.mount.table import DEVICE, shown_at
 from vdbackup.recovery.mount.tree import Tree
 from vdbackup.repository import checked
-from vdbackup.repository.mount_points import unescaped
 from vdbackup.repository.repository import Repository
 from vdbackup.translation import tr
+from vdbackup.volumes.keys import Keys
 from vdbackup.volumes.volumes import Volumes
 
-_MOUNTS = Path("/proc/self/mountinfo")
 _HELPER = "fusermount3"
-_DEVICE = Path("/dev/fuse")
 _ENDS_WITHIN = 10.0
 """Seconds that the process behind a folder has to end, and to let go of the point."""
 _LOOK = 0.05
@@ -54,7 +53,7 @@ def check(where: Path) -> Path:
         UnfitTarget: it is no empty folder. ProgramMissing: the system cannot mount so.
     """
     where = _absolute(where)
-    if not _DEVICE.exists():
+    if not DEVICE.exists():
         raise ProgramMissing(
             tr("Folders cannot be mounted: this system has no /dev/fuse."),
             tr("Load the kernel's module: modprobe fuse."),
@@ -64,13 +63,12 @@ def check(where: Path) -> Path:
             tr("Folders cannot be mounted: {helper} is missing.", helper=_HELPER),
             tr("Install the package fuse3."),
         )
-    if (process := _process_behind(where)) is not None:
-        if start_of(process) is not None:
-            raise UnfitTarget(
-                tr("{where} shows a point already.", where=where),
-                tr("Unmount it first, or choose another folder."),
-            )
-        detach(where)  # it was killed, and libfuse's helper does not always see that
+    clear(where)
+    if shown_at(where) is not None:
+        raise UnfitTarget(
+            tr("{where} shows a point already.", where=where),
+            tr("Unmount it first, or choose another folder."),
+        )
     if not where.is_dir():
         what = tr("is no folder") if os.path.lexists(where) else tr("does not exist")
         raise UnfitTarget(
@@ -90,13 +88,13 @@ def mount(
     point_id: str,
     where: Path,
     mounted: Callable[[Mounted], None],
-    secrets: Sequence[bytes] = (),
+    keys: Keys | None = None,
 ) -> None:
     """Show a point as a folder, in this thread, until that is unmounted or a signal ends it.
 
     The point is claimed meanwhile. Where the process is killed the kernel lets go of the claim, and
     the helper of libfuse unmounts; in one of four cases it looks before the kernel has closed the
-    connection, and leaves a dead folder (fuse3 3.14), which the next mount or `unmount` removes.
+    connection, and leaves a dead folder (fuse3 3.14), which the next mount, or `unmount`, clears.
 
     Args:
         repository: where the point is.
@@ -104,12 +102,12 @@ def mount(
         point_id: the point.
         where: an empty folder.
         mounted: called as soon as the folder shows the files.
-        secrets: keys of what is encrypted (`Volumes.unlock`); none leaves it so.
+        keys: of what is encrypted (`Volumes.unlock`); none leaves it so.
 
     Raises:
         UnfitTarget, ProgramMissing: as `check`. NotMounted: the system refused.
         PointInUse, PointNotFound, DiskError: the point cannot be read now.
-        RecoveryError: its partition table is damaged, or none of the secrets is a key.
+        RecoveryError: its partition table is damaged, or the keys are none of it.
     """
     where = check(where)
     repository = Repository.open(repository.path.absolute())  # libfuse changes the folder we are in
@@ -118,8 +116,8 @@ def mount(
     with checked.open_point(repository, set_name, point_id, doing) as chain:
         try:
             volumes = Volumes(chain)
-            if secrets:
-                volumes.unlock(secrets)
+            if keys:
+                volumes.unlock(keys)
             browser = FileBrowser(chain, volumes)
             shown = tuple(
                 f"{each.name or 'The disk'}: {each.problem or each.filesystem}"
@@ -142,16 +140,18 @@ def unmount(where: Path) -> None:
         NotMounted: no point is mounted there. UnfitTarget: somebody uses the folder.
     """
     where = _absolute(where)
-    process = _process_behind(where)
-    if process is None:
+    found = shown_at(where)
+    if found is None:
         raise NotMounted(
             tr("No recovery point is mounted at {where}.", where=where), tr("Check the path.")
         )
+    if clear(where):
+        return
     ended = subprocess.run(
         [_HELPER, "-u", "--", str(where)],
         capture_output=True, text=True, env={**os.environ, "LC_ALL": "C"}, check=False,
     )  # fmt: skip
-    if ended.returncode and _process_behind(where) is not None:
+    if ended.returncode and shown_at(where) is not None:
         who = named(holders([where]))
         because = tr("{who} has something in it open", who=who) if who else ended.stderr.strip()
         raise UnfitTarget(
@@ -159,7 +159,7 @@ def unmount(where: Path) -> None:
             tr("Close what uses the folder, then try again."),
         )
     until = time.monotonic() + _ENDS_WITHIN
-    while start_of(process) is not None and time.monotonic() < until:
+    while start_of(found.process) is not None and time.monotonic() < until:
         time.sleep(_LOOK)
 
 
@@ -170,25 +170,26 @@ def detach(where: Path) -> None:
     )
 
 
+def clear(where: Path) -> bool:
+    """Let a folder be one again that shows nothing because the process behind it was killed.
+
+    Whoever has something in it open gets no answer any more, and keeps nobody from it. Returns
+    whether there was any such.
+    """
+    where = _absolute(where)
+    found = shown_at(where)
+    if found is None or not found.is_dead:
+        return False
+    detach(where)
+    return True
+
+
 def is_mounted(where: Path) -> bool:
-    """Whether a folder shows a point."""
-    return _process_behind(_absolute(where)) is not None
+    """Whether a folder shows a point: one whose process was killed does not."""
+    found = shown_at(_absolute(where))
+    return found is not None and not found.is_dead
 
 
 def _absolute(where: Path) -> Path:
     """As the kernel names it; where the process behind it is gone, too (realpath asks no more)."""
     return Path(os.path.realpath(where))
-
-
-def _process_behind(where: Path) -> int | None:
-    """The process that shows a point there; None if none does. Source: proc(5), mountinfo."""
-    wanted = os.fsencode(where)
-    found = None
-    for line in _MOUNTS.read_bytes().splitlines():
-        before, _, after = line.partition(b" - ")
-        kind, source, *_ = after.split(b" ")
-        place = os.fsencode(unescaped(before.split(b" ")[4]))
-        if kind == f"fuse.{fuse.TYPE}".encode() and place == wanted:
-            number = unescaped(source).rpartition("@")[2]
-            found = int(number) if number.isdecimal() else 0
-    return found

@@ -1,0 +1,251 @@
+"""What can be made another size on a partition: a file system, or LVM with file systems in it.
+
+LVM's own program changes nothing but its metadata here: it is told that there is no device-mapper,
+so that no volume of a backup appears on this computer, however it is called, and is shown one
+device alone. What lies in a logical volume is changed by the program of its kind, on the volume as
+a file that QEMU puts together from its stretches.
+
+Room that is new goes to the largest logical volume with an ext4. Extents stay where they are: what
+can be given up is what is free behind the last of them, and what the ext4 that lies last can spare.
+Sources: lvm(8), pvresize(8), lvreduce(8); lvmcmdline.c for --driverloaded.
+"""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from vdbackup.errors import NotResized
+from vdbackup.recovery.exporting import exported
+from vdbackup.recovery.file_system_sizes import FILE_SYSTEMS, FileSystem, run
+from vdbackup.translation import tr
+from vdbackup.volumes import lvm, signatures
+from vdbackup.volumes.lvm import LogicalVolume
+
+_LVM = "LVM"
+_EXT = FILE_SYSTEMS["ext"]
+_SECTOR = 512
+_CONFIG = (
+    "global { use_lvmpolld=0 locking_type=1 } devices { use_devicesfile=0 } "
+    "activation { udev_sync=0 udev_rules=0 monitoring=0 } backup { backup=0 archive=0 }"
+)
+_TEXT = """\
+# Disk DescriptorFile
+version=1
+CID=00000001
+parentCID=ffffffff
+createType="twoGbMaxExtentFlat"
+# Extent description
+"""
+
+
+@dataclass(frozen=True)
+class _Piece:
+    """A stretch of a physical volume that a logical one has.
+
+    Attributes:
+        start, count: in extents.
+        volume: its name; in brackets where it is a part of another one.
+    """
+
+    start: int
+    count: int
+    volume: str
+
+
+@dataclass(frozen=True)
+class _Group:
+    """A volume group that lies in one partition alone.
+
+    Attributes:
+        name: of it.
+        extent: bytes of one.
+        first: where the first one begins, in bytes.
+        pieces: those that are taken, by where they begin.
+    """
+
+    name: str
+    extent: int
+    first: int
+    pieces: tuple[_Piece, ...]
+
+    def end(self, extents: int) -> int:
+        """Bytes of a physical volume with so many."""
+        return self.first + extents * self.extent
+
+    @property
+    def used(self) -> int:
+        """Extents up to the end of the last that is taken."""
+        return max((piece.start + piece.count for piece in self.pieces), default=0)
+
+
+@contextmanager
+def _device(file: Path) -> Iterator[str]:
+    device = run("losetup", "--find", "--show", file).decode().strip()
+    try:
+        yield device
+    finally:
+        run("losetup", "--detach", device)
+
+
+def _lvm(device: str, command: str, *words: str) -> bytes:
+    only = ("--driverloaded", "n", "--devices", device, "--config", _CONFIG)
+    return run("lvm", command, *only, *words)
+
+
+def _group(device: str) -> _Group:
+    said = _lvm(
+        device, "pvs", "--segments", "--reportformat", "json", "--units", "b", "--nosuffix",
+        "-o", "vg_name,vg_missing_pv_count,pv_count,vg_extent_size,pe_start,"
+        "pvseg_start,pvseg_size,lv_name",
+    ).decode(errors="replace")  # fmt: skip
+    report, _ = json.JSONDecoder().raw_decode(said[said.index("{") :])
+    rows: list[dict[str, Any]] = report["report"][0]["pvseg"]
+    if not rows or not rows[0]["vg_name"]:
+        raise NotResized(tr("No volume group of LVM is on it."), "")
+    if rows[0]["pv_count"] != "1" or rows[0]["vg_missing_pv_count"] != "0":
+        raise NotResized(tr("Its volume group of LVM lies on other disks, too."), "")
+    pieces = [
+        _Piece(int(row["pvseg_start"]), int(row["pvseg_size"]), row["lv_name"])
+        for row in rows
+        if row["lv_name"]
+    ]
+    return _Group(
+        rows[0]["vg_name"],
+        int(rows[0]["vg_extent_size"]),
+        int(rows[0]["pe_start"]),
+        tuple(sorted(pieces, key=lambda piece: piece.start)),
+    )
+
+
+def _with_ext(file: Path) -> list[LogicalVolume]:
+    """Logical volumes that ext4's programs can change: whole ones, of which is no snapshot."""
+    found = []
+    with file.open("rb") as disk:
+        for each in lvm.logical_volumes(disk, [0]):
+            if each.problem or each.has_snapshot:
+                continue
+            disk.seek(each.runs[0][0])
+            if signatures.readable(disk.read(signatures.HEAD)) == "ext":
+                found.append(each)
+    return found
+
+
+@contextmanager
+def _as_file(file: Path, volume: LogicalVolume) -> Iterator[Path]:
+    """A logical volume as a file; what is written to that is in the partition at the end."""
+    with tempfile.TemporaryDirectory(prefix="vdbackup-") as own:
+        text = Path(own) / "volume.vmdk"
+        lines = (f'RW {n // _SECTOR} FLAT "{file}" {at // _SECTOR}\n' for at, n in volume.runs)
+        text.write_text(_TEXT + "".join(lines))
+        inner = {"driver": "file", "filename": str(text)}
+        nodes = ({"driver": "vmdk", "node-name": "volume", "file": inner},)
+        with exported(nodes, 0, _size(volume), Path(own)) as shown:
+            yield shown
+
+
+def _size(volume: LogicalVolume) -> int:
+    return sum(length for _, length in volume.runs)
+
+
+def _last(group: _Group, volumes: Sequence[LogicalVolume]) -> LogicalVolume | None:
+    """The volume that can give up the last extents that are taken, if one can."""
+    if not group.pieces:
+        return None
+    place = group.first + group.pieces[-1].start * group.extent
+    for each in volumes:
+        if each.name == group.pieces[-1].volume and each.runs[-1][0] <= place < sum(each.runs[-1]):
+            return each
+    return None
+
+
+def _check(file: Path) -> None:
+    with _device(file) as device:
+        group = _group(device)
+    last = _last(group, _with_ext(file))
+    if last is not None:
+        with _as_file(file, last) as volume:
+            _EXT.check(volume)
+
+
+def _spare(file: Path, group: _Group, last: LogicalVolume | None) -> int:
+    """How many of the last extents that are taken can be given up."""
+    if last is None:
+        return 0
+    with _as_file(file, last) as volume:
+        least = _EXT.least(volume)
+    return min(group.pieces[-1].count, max(0, (_size(last) - least) // group.extent))
+
+
+def _least(file: Path) -> int:
+    with _device(file) as device:
+        group = _group(device)
+    return group.end(group.used - _spare(file, group, _last(group, _with_ext(file))))
+
+
+def _resize(file: Path, size: int) -> None:
+    with _device(file) as device:
+        group = _group(device)
+    volumes = _with_ext(file)
+    if size < group.end(group.used):
+        _give_up(file, group, _last(group, volumes), size)
+    with _device(file) as device:
+        _lvm(device, "pvresize", "--yes", "--setphysicalvolumesize", f"{size}b", device)
+    if size >= file.stat().st_size and volumes:
+        _take(file, group, max(volumes, key=_size))
+
+
+def _give_up(file: Path, group: _Group, last: LogicalVolume | None, size: int) -> None:
+    """Make what lies last smaller, so that no extent lies beyond `size`."""
+    missing = group.used - (size - group.first) // group.extent
+    if last is None or missing > group.pieces[-1].count:
+        raise NotResized(tr("What lies last in LVM cannot be made smaller."), "")
+    left = _size(last) - missing * group.extent
+    with _as_file(file, last) as volume:
+        _EXT.check(volume)
+        _EXT.resize(volume, left)
+    with _device(file) as device:
+        name = f"{last.group}/{last.name}"
+        _lvm(device, "lvreduce", "--force", "--yes", "--size", f"{left}b", name)
+
+
+def _take(file: Path, group: _Group, volume: LogicalVolume) -> None:
+    """Have a volume take all that is free."""
+    name = f"{volume.group}/{volume.name}"
+    with _device(file) as device:
+        _lvm(device, "lvextend", "--alloc", "anywhere", "--extents", "+100%FREE", name)
+    larger = next(each for each in _with_ext(file) if each.name == volume.name)
+    with _as_file(file, larger) as shown:
+        _EXT.check(shown)
+        _EXT.resize(shown, _size(larger))
+
+
+KINDS = {
+    **FILE_SYSTEMS,
+    _LVM: FileSystem(
+        _LVM,
+        (("lvm", "lvm2"), *_EXT.programs),
+        _check,
+        _least,
+        _resize,
+        needs_root=True,
+    ),
+}
+"""By the name that volumes/signatures.py has for each."""
+
+
+def lvm_that_stays(file: Any) -> str:
+    """Why LVM on a partition is not made another size, as what lies there; "" where it is.
+
+    Args:
+        file: the partition, for reading (io.BufferedReader).
+    """
+    groups = lvm.groups(file, [0])
+    if any(count != 1 for count in groups.values()) or not groups:
+        return tr("LVM on several disks")
+    return ""
