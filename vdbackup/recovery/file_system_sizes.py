@@ -12,9 +12,8 @@ import re
 import shutil
 import struct
 import subprocess
-import tempfile
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -65,16 +64,21 @@ class FileSystem:
 
     def check_programs(self) -> None:
         """Raise ProgramMissing where one is not installed."""
-        for program, package in self.programs:
-            if _find(program) is None:
-                raise ProgramMissing(
-                    tr(
-                        "{name} cannot be made another size: {program} is not installed.",
-                        name=self.name,
-                        program=program,
-                    ),
-                    tr("Install it with: sudo apt install {package}", package=package),
-                )
+        check_programs(self.name, self.programs)
+
+
+def check_programs(name: str, programs: Sequence[tuple[str, str]]) -> None:
+    """Raise ProgramMissing where one is not installed that changes a kind of file system."""
+    for program, package in programs:
+        if _find(program) is None:
+            raise ProgramMissing(
+                tr(
+                    "{name} cannot be made another size: {program} is not installed.",
+                    name=name,
+                    program=program,
+                ),
+                tr("Install it with: sudo apt install {package}", package=package),
+            )
 
 
 def _find(program: str) -> str | None:
@@ -82,7 +86,7 @@ def _find(program: str) -> str | None:
     return shutil.which(program, path=f"{os.environ.get('PATH', os.defpath)}:/usr/sbin:/sbin")
 
 
-def _run(*command: str | Path, allowed: tuple[int, ...] = (0,)) -> bytes:
+def run(*command: str | Path, allowed: tuple[int, ...] = (0,)) -> bytes:
     """What a program says; raises NotResized where it fails."""
     found = _find(str(command[0]))
     done = subprocess.run(
@@ -104,11 +108,11 @@ def _run(*command: str | Path, allowed: tuple[int, ...] = (0,)) -> bytes:
 
 
 def _check_ext(file: Path) -> None:
-    _run("e2fsck", "-f", "-p", file, allowed=_CHECKED)
+    run("e2fsck", "-f", "-p", file, allowed=_CHECKED)
 
 
 def _least_of_ext(file: Path) -> int:
-    blocks = re.search(rb": (\d+)\s*$", _run("resize2fs", "-P", file))
+    blocks = re.search(rb": (\d+)\s*$", run("resize2fs", "-P", file))
     with file.open("rb") as opened:
         opened.seek(_EXT_SUPER + _EXT_BLOCK_SIZE)
         shift = int.from_bytes(opened.read(4), "little")
@@ -118,17 +122,17 @@ def _least_of_ext(file: Path) -> int:
 
 
 def _resize_ext(file: Path, size: int) -> None:
-    _run("resize2fs", file, f"{size // 1024}K")
-    _run("e2fsck", "-f", "-n", file)
+    run("resize2fs", file, f"{size // 1024}K")
+    run("e2fsck", "-f", "-n", file)
 
 
 def _check_ntfs(file: Path) -> None:
     """A Windows that hibernates, or was not shut down, is refused by the program."""
-    _run("ntfsresize", "--info", "--force", "--no-progress-bar", file)
+    run("ntfsresize", "--info", "--force", "--no-progress-bar", file)
 
 
 def _least_of_ntfs(file: Path) -> int:
-    said = _run("ntfsresize", "--info", "--force", "--no-progress-bar", file)
+    said = run("ntfsresize", "--info", "--force", "--no-progress-bar", file)
     found = _NTFS_LEAST.search(said)
     size = file.stat().st_size
     return min(size, int(found[1]) + _SLACK) if found else size
@@ -136,7 +140,7 @@ def _least_of_ntfs(file: Path) -> int:
 
 def _resize_ntfs(file: Path, size: int) -> None:
     # --force twice: asks nothing, also where it is to be checked by Windows at its next start
-    _run("ntfsresize", "--force", "--force", "--no-progress-bar", "--size", str(size), file)
+    run("ntfsresize", "--force", "--force", "--no-progress-bar", "--size", str(size), file)
 
 
 # ------------------------------------------------------------------------------------ by the kernel
@@ -145,12 +149,12 @@ def _resize_ntfs(file: Path, size: int) -> None:
 @contextmanager
 def _mounted(file: Path) -> Iterator[Path]:
     """Where a file system is mounted meanwhile, as root (kernel_mount)."""
-    device = _run("losetup", "--find", "--show", file).decode().strip()
+    device = run("losetup", "--find", "--show", file).decode().strip()
     try:
-        with kernel_mount.mounted(device, _kind_of(file), _run) as folder:
+        with kernel_mount.mounted(device, _kind_of(file), run) as folder:
             yield folder
     finally:
-        _run("losetup", "--detach", device)
+        run("losetup", "--detach", device)
 
 
 def _kind_of(file: Path) -> str:
@@ -162,7 +166,7 @@ def _check_xfs(file: Path) -> None:
     """The kernel replays the log, and xfs_repair(8) looks whether all is whole."""
     with _mounted(file):
         pass
-    _run("xfs_repair", "-n", "-f", file)
+    run("xfs_repair", "-n", "-f", file)
 
 
 def _keeps_size(file: Path) -> int:
@@ -172,19 +176,19 @@ def _keeps_size(file: Path) -> int:
 def _resize_xfs(file: Path, size: int) -> None:
     """Only to be made larger: as large as the partition is."""
     with _mounted(file) as folder:
-        _run("xfs_growfs", "-d", folder)
-    _run("xfs_repair", "-n", "-f", file)
+        run("xfs_growfs", "-d", folder)
+    run("xfs_repair", "-n", "-f", file)
 
 
 def _check_btrfs(file: Path) -> None:
     with _mounted(file):
         pass
-    _run("btrfs", "check", "--readonly", "--force", file)
+    run("btrfs", "check", "--readonly", "--force", file)
 
 
 def _least_of_btrfs(file: Path) -> int:
     with _mounted(file) as folder:
-        found = re.match(rb"(\d+) bytes", _run("btrfs", "inspect-internal", "min-dev-size", folder))
+        found = re.match(rb"(\d+) bytes", run("btrfs", "inspect-internal", "min-dev-size", folder))
     if found is None:
         raise NotResized(tr("How small the file system can become cannot be told."), "")
     return int(found[1]) + _BTRFS_SLACK
@@ -192,8 +196,8 @@ def _least_of_btrfs(file: Path) -> int:
 
 def _resize_btrfs(file: Path, size: int) -> None:
     with _mounted(file) as folder:
-        _run("btrfs", "filesystem", "resize", str(size), folder)
-    _run("btrfs", "check", "--readonly", "--force", file)
+        run("btrfs", "filesystem", "resize", str(size), folder)
+    run("btrfs", "check", "--readonly", "--force", file)
 
 
 # ------------------------------------------------------------------------------------ made anew
@@ -214,10 +218,10 @@ def _resize_swap(file: Path, size: int) -> None:
         head = opened.read(_SWAP_HEAD)
     identity, label = uuid.UUID(bytes=head[1036:1052]), head[1052:1068].split(b"\0")[0]
     named = ["--label", label.decode(errors="replace")] if label else []
-    _run("mkswap", "--force", "--uuid", str(identity), *named, file, str(size // 1024))
+    run("mkswap", "--force", "--uuid", str(identity), *named, file, str(size // 1024))
 
 
-KINDS = {
+FILE_SYSTEMS = {
     "ext": FileSystem(
         "ext4",
         (("e2fsck", "e2fsprogs"), ("resize2fs", "e2fsprogs")),
@@ -254,47 +258,6 @@ KINDS = {
     ),
 }
 """By the name that volumes/signatures.py has for each."""
-
-
-def check_fat_programs() -> None:
-    """Raise ProgramMissing where what makes a FAT is not installed."""
-    for program, package in (("mkfs.fat", "dosfstools"), ("mcopy", "mtools")):
-        if _find(program) is None:
-            raise ProgramMissing(
-                tr("A FAT cannot be made anew: {program} is not installed.", program=program),
-                tr("Install it with: sudo apt install {package}", package=package),
-            )
-
-
-def make_fat_anew(file: Path, sector_size: int, hidden: int) -> None:
-    """Make a FAT with other sectors that holds the same files, under the same number and label.
-
-    Args:
-        file: the partition.
-        sector_size: in bytes.
-        hidden: sectors before it on the disk.
-    """
-    with file.open("rb") as opened:
-        head = opened.read(512)
-    at = 39 if any(head[22:24]) else 67  # a FAT32 says elsewhere how long its tables are
-    number, label = struct.unpack_from("<I", head, at)[0], head[at + 4 : at + 15].rstrip(b" \0")
-    named = ["-n", label.decode("ascii", "replace")] if label not in (b"", b"NO NAME") else []
-    with tempfile.TemporaryDirectory(prefix="vdbackup-") as folder:
-        before, after = Path(folder, "before"), Path(folder, "after")
-        _fat_files(file, before)
-        shape = ("-S", str(sector_size), "-i", f"{number:08x}", "-h", str(hidden))
-        _run("mkfs.fat", *shape, *named, file)
-        if top := sorted(before.iterdir()):
-            _run("mcopy", "-s", "-Q", "-m", "-i", file, *top, "::/")
-        _fat_files(file, after)
-        _run("diff", "--recursive", before, after)
-
-
-def _fat_files(file: Path, folder: Path) -> None:
-    """Copy all files of a FAT to a new folder."""
-    folder.mkdir()
-    if _run("mdir", "-b", "-a", "-i", file, "::/").strip():
-        _run("mcopy", "-s", "-Q", "-n", "-m", "-i", file, "::/*", folder)
 
 
 def tell_ntfs_its_place(file: Path, sectors: int) -> None:

@@ -21,8 +21,9 @@ from vdbackup.qemu import qemu
 from vdbackup.qemu.qemu import Node
 from vdbackup.recovery import loader_files, other_sectors
 from vdbackup.recovery.exporting import above, exported
-from vdbackup.recovery.file_system_sizes import KINDS
+from vdbackup.recovery.file_system_sizes import FileSystem
 from vdbackup.recovery.placed import Stretch
+from vdbackup.recovery.volume_sizes import KINDS, may_change
 from vdbackup.sources.inventory import contents_of
 from vdbackup.translation import tr
 from vdbackup.volumes import signatures
@@ -168,17 +169,18 @@ def fit(
             tr("A disk with logical partitions is not made smaller."),
             tr("Choose a target that is at least as large."),
         )
+    changeable = _changeable(chain, table, parts, kinds, converts=converts)
     least: dict[int, int] = {}
     reasons: list[str] = []
     if table.end(size) < parts[-1].offset + parts[-1].size:
-        least, reasons = _least(chain, disk_format, table, kinds)
+        least, reasons = _least(chain, disk_format, parts, kinds, changeable)
     volumes = [
         Volume(
             part.number,
             part.offset,
             part.size,
             least.get(part.number, part.size),
-            grows=_grows(table, part, kinds, grown),
+            grows=_grows(part, changeable, grown),
             moves=not table.stays(part),
         )
         for part in parts
@@ -193,8 +195,8 @@ def fit(
         raise NotResized(
             tr("Partition {grown} cannot be made larger here.", grown=grown),
             tr(
-                "Only ext4, NTFS and swap can, and XFS and Btrfs by root, where there is space, "
-                "and what lies behind can be moved."
+                "Only ext4, NTFS, FAT32 and swap can, and XFS, Btrfs and LVM by root, where there "
+                "is space, and what lies behind can be moved."
             ),
         )
     for each in changed:
@@ -269,15 +271,31 @@ def _check(parts: Sequence[Partition], size: int) -> None:
         )
 
 
-def _can_change(table: DiskTable, part: Partition, kinds: Mapping[int, str]) -> bool:
-    kind = KINDS.get(kinds.get(part.number, ""))
-    return kind is not None and kind.possible and table.may_change(part)
+def _changeable(
+    chain: Chain,
+    table: DiskTable,
+    parts: Sequence[Partition],
+    kinds: Mapping[int, str],
+    *,
+    converts: bool,
+) -> dict[int, FileSystem]:
+    """How partitions are made another size, by number; those that cannot be are not in it."""
+    found = {}
+    for part in parts:
+        name = kinds.get(part.number, "")
+        kind = KINDS.get(name)
+        if kind is None or not kind.possible or not table.may_change(part):
+            continue
+        if name == "fat" and converts:  # it is made anew for other sectors already
+            continue
+        if may_change(name, part, Window.opened(chain, ((part.offset, part.size),))):
+            found[part.number] = kind
+    return found
 
 
-def _grows(table: DiskTable, part: Partition, kinds: Mapping[int, str], grown: int | None) -> bool:
-    if not _can_change(table, part, kinds):
-        return False
-    return grown == part.number or not KINDS[kinds[part.number]].only_if_named
+def _grows(part: Partition, changeable: Mapping[int, FileSystem], grown: int | None) -> bool:
+    kind = changeable.get(part.number)
+    return kind is not None and (grown == part.number or not kind.only_if_named)
 
 
 def _too_small(size: int, needed: int, reasons: Sequence[str]) -> NotResized:
@@ -293,13 +311,18 @@ def _too_small(size: int, needed: int, reasons: Sequence[str]) -> NotResized:
 
 
 def _least(
-    chain: Chain, disk_format: DiskFormat, table: DiskTable, kinds: Mapping[int, str]
+    chain: Chain,
+    disk_format: DiskFormat,
+    parts: Sequence[Partition],
+    kinds: Mapping[int, str],
+    changeable: Mapping[int, FileSystem],
 ) -> tuple[dict[int, int], list[str]]:
     """How small partitions can become, by number in bytes, and why others cannot."""
     found, reasons = {}, []
     with overlaid(chain, disk_format) as (nodes, folder):
-        for part in table.table.partitions:
-            if not _can_change(table, part, kinds):
+        for part in sorted(parts, key=lambda each: each.number):
+            kind = changeable.get(part.number)
+            if kind is None:
                 lying = kinds.get(part.number, "") or tr("unknown contents")
                 reasons.append(
                     tr(
@@ -309,7 +332,6 @@ def _least(
                     )
                 )
                 continue
-            kind = KINDS[kinds[part.number]]
             kind.check_programs()
             try:
                 with exported(nodes, part.offset, part.size, folder) as file:

@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from vdbackup.disks.chain import Chain
 from vdbackup.disks.extents import as_ranges, overlap
 from vdbackup.errors import NotResized
-from vdbackup.recovery.file_system_sizes import check_fat_programs
+from vdbackup.recovery.fat_sizes import check_fat_programs
 from vdbackup.translation import tr
 from vdbackup.volumes import signatures
 from vdbackup.volumes.partitions import Partition

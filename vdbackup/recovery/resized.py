@@ -27,12 +27,14 @@ from vdbackup.jobs import Task
 from vdbackup.recovery import restore_journal
 from vdbackup.recovery.captured import Captured, Known
 from vdbackup.recovery.exporting import exported, raw
-from vdbackup.recovery.file_system_sizes import KINDS, make_fat_anew, tell_ntfs_its_place
+from vdbackup.recovery.fat_sizes import make_fat_anew
+from vdbackup.recovery.file_system_sizes import tell_ntfs_its_place
 from vdbackup.recovery.fitting import SCRATCH, Fitting, Move, overlaid
 from vdbackup.recovery.in_place import NOTHING, Figures, write_over
 from vdbackup.recovery.placed import Placed
 from vdbackup.recovery.restore_journal import Record, Target
 from vdbackup.recovery.target import wipe_rest
+from vdbackup.recovery.volume_sizes import KINDS
 from vdbackup.repository.digests import BLOCK, Digests, digest_blocks
 from vdbackup.translation import tr
 

@@ -12,24 +12,32 @@ Sources: lvm(8), pvresize(8), lvreduce(8); lvmcmdline.c for --driverloaded.
 
 from __future__ import annotations
 
+import io
 import json
+import re
 import tempfile
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from vdbackup.errors import NotResized
 from vdbackup.recovery.exporting import exported
+from vdbackup.recovery.fat_sizes import FAT, is_fat32
 from vdbackup.recovery.file_system_sizes import FILE_SYSTEMS, FileSystem, run
 from vdbackup.translation import tr
 from vdbackup.volumes import lvm, signatures
 from vdbackup.volumes.lvm import LogicalVolume
+from vdbackup.volumes.partitions import Partition
 
 _LVM = "LVM"
 _EXT = FILE_SYSTEMS["ext"]
 _SECTOR = 512
+_EFI_SYSTEM = ("c12a7328-f81f-11d2-ba4b-00a0c93ec93b", "ef")
+"""As a GPT and an MBR have its type."""
+_NAME = re.compile(r"[a-zA-Z0-9+_.][a-zA-Z0-9+_.-]*")
+"""What LVM allows: no option begins so (lvm(8), "Valid names")."""
 _CONFIG = (
     "global { use_lvmpolld=0 locking_type=1 } devices { use_devicesfile=0 } "
     "activation { udev_sync=0 udev_rules=0 monitoring=0 } backup { backup=0 archive=0 }"
@@ -85,8 +93,10 @@ class _Group:
 
 
 @contextmanager
-def _device(file: Path) -> Iterator[str]:
-    device = run("losetup", "--find", "--show", file).decode().strip()
+def _device(file: Path, offset: int = 0, size: int = 0) -> Iterator[str]:
+    """A partition, or a stretch of it in bytes, as a device; `size` 0 is up to the end."""
+    part = ("--offset", str(offset), "--sizelimit", str(size))
+    device = run("losetup", "--find", "--show", *part, file).decode().strip()
     try:
         yield device
     finally:
@@ -128,7 +138,8 @@ def _with_ext(file: Path) -> list[LogicalVolume]:
     found = []
     with file.open("rb") as disk:
         for each in lvm.logical_volumes(disk, [0]):
-            if each.problem or each.has_snapshot:
+            named = _NAME.fullmatch(each.group) and _NAME.fullmatch(each.name)
+            if each.problem or each.has_snapshot or not named:
                 continue
             disk.seek(each.runs[0][0])
             if signatures.readable(disk.read(signatures.HEAD)) == "ext":
@@ -138,10 +149,17 @@ def _with_ext(file: Path) -> list[LogicalVolume]:
 
 @contextmanager
 def _as_file(file: Path, volume: LogicalVolume) -> Iterator[Path]:
-    """A logical volume as a file; what is written to that is in the partition at the end."""
-    with tempfile.TemporaryDirectory(prefix="vdbackup-") as own:
+    """A logical volume as a file; what is written to that is in the partition at the end.
+
+    QEMU puts its stretches together; it locks what it opens, and so each is a file of its own.
+    """
+    with ExitStack() as stack:
+        own = stack.enter_context(tempfile.TemporaryDirectory(prefix="vdbackup-"))
         text = Path(own) / "volume.vmdk"
-        lines = (f'RW {n // _SECTOR} FLAT "{file}" {at // _SECTOR}\n' for at, n in volume.runs)
+        lines = []
+        for at, length in volume.runs:
+            device = stack.enter_context(_device(file, at, length))
+            lines.append(f'RW {length // _SECTOR} FLAT "{device}" 0\n')
         text.write_text(_TEXT + "".join(lines))
         inner = {"driver": "file", "filename": str(text)}
         nodes = ({"driver": "vmdk", "node-name": "volume", "file": inner},)
@@ -227,6 +245,7 @@ def _take(file: Path, group: _Group, volume: LogicalVolume) -> None:
 
 KINDS = {
     **FILE_SYSTEMS,
+    "fat": FAT,
     _LVM: FileSystem(
         _LVM,
         (("lvm", "lvm2"), *_EXT.programs),
@@ -239,13 +258,18 @@ KINDS = {
 """By the name that volumes/signatures.py has for each."""
 
 
-def lvm_that_stays(file: Any) -> str:
-    """Why LVM on a partition is not made another size, as what lies there; "" where it is.
+def may_change(kind: str, part: Partition, window: io.BufferedReader) -> bool:
+    """Whether what lies on a partition is of those of its kind that are made another size.
+
+    Firmware reads an EFI system partition, and so it stays; FATs of other kinds than FAT32 are too
+    small for it to matter.
 
     Args:
-        file: the partition, for reading (io.BufferedReader).
+        kind: one of KINDS.
+        part: the partition.
+        window: what lies on it.
     """
-    groups = lvm.groups(file, [0])
-    if any(count != 1 for count in groups.values()) or not groups:
-        return tr("LVM on several disks")
-    return ""
+    if kind == "fat":
+        head = window.read(512)
+        return part.kind.lower() not in _EFI_SYSTEM and is_fat32(head)
+    return kind != _LVM or lvm.members(window, 0) == 1

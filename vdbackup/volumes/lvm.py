@@ -104,6 +104,16 @@ def logical_volumes(disk: io.BufferedReader, offsets: Sequence[int]) -> list[Log
     return list(found.values())
 
 
+def members(disk: io.BufferedReader, offset: int) -> int:
+    """How many physical volumes the group of the one at byte `offset` has; 0 if unknown."""
+    try:
+        text = _physical_volume(disk, offset).text
+        content = next(each for each in parse(text).values() if isinstance(each, dict))
+        return len(content["physical_volumes"])
+    except (ValueError, KeyError, TypeError, StopIteration, struct.error):
+        return 0
+
+
 def parse(text: str) -> dict[str, Any]:
     """LVM's configuration as dictionaries of str, int, float and lists; raises Damaged."""
     top: dict[str, Any] = {}

@@ -1,0 +1,195 @@
+"""LVM with ext4 in it on a disk of another size; LVM's own program, and e2fsck, look at it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.backup.lab import Lab
+from tests.recovery.test_resize import identities, places, planned, restored, sized, tree
+from tests.sources.loops import loop, run
+from vdbackup.errors import NotResized
+
+MIB = 1 << 20
+PART = 200
+CONFIG = (
+    "global { use_lvmpolld=0 } devices { use_devicesfile=0 } "
+    "activation { udev_sync=0 udev_rules=0 monitoring=0 } backup { backup=0 archive=0 }"
+)
+pytestmark = pytest.mark.usefixtures("as_root")
+
+
+def lvm(device: Path, *words: str | Path) -> str:
+    """LVM with one device and no device-mapper: no volume appears on this computer."""
+    command, *rest = words
+    only = ("--driverloaded", "n", "--devices", device, "--config", CONFIG)
+    return run("lvm", command, *only, *rest)
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> Path:
+    return tree(tmp_path / "files")
+
+
+class Volumes:
+    """A partition with LVM: root (the largest, in two pieces), then swap, then home."""
+
+    def __init__(self, part: Path, files: Path) -> None:
+        with part.open("wb") as file:
+            file.truncate(PART * MIB)
+        with loop(part) as device:
+            lvm(device, "pvcreate", "--yes", device)
+            lvm(device, "vgcreate", "vg", device)
+            for name, size in (("root", "60M"), ("swap", "8M"), ("home", "56M")):
+                made = ("--yes", "--activate", "n", "--zero", "n", "--wipesignatures", "n")
+                lvm(device, "lvcreate", *made, "--name", name, "--size", size, "vg")
+            lvm(device, "lvextend", "--size", "+20M", "vg/root")
+        self.ids = ids(part)
+        for name in ("root", "home"):
+            image = part.with_name(name)
+            with image.open("wb") as file:
+                file.truncate(size_of(part, name))
+            run("mkfs.ext4", "-q", "-L", name, "-E", "root_owner=0:0", "-d", files, image)
+            put(part, name, image.read_bytes())
+
+
+def report(part: Path) -> list[dict[str, Any]]:
+    with loop(part) as device:
+        said = lvm(device, "pvs", "--segments", "--reportformat", "json", "--units", "b",
+                   "--nosuffix", "-o", "lv_name,lv_uuid,pv_uuid,vg_uuid,pvseg_start,pvseg_size,"
+                   "seg_start_pe,pe_start,vg_extent_size,pv_size")  # fmt: skip
+    rows: list[dict[str, Any]] = json.loads(said[said.index("{") :])["report"][0]["pvseg"]
+    return rows
+
+
+def ids(part: Path) -> set[tuple[str, ...]]:
+    return {
+        (each["lv_name"], each["lv_uuid"], each["pv_uuid"], each["vg_uuid"])
+        for each in report(part)
+        if each["lv_name"]
+    }
+
+
+def runs(part: Path, name: str) -> list[tuple[int, int]]:
+    rows = [each for each in report(part) if each["lv_name"] == name]
+    rows.sort(key=lambda each: int(each["seg_start_pe"]))
+    return [
+        (
+            int(each["pe_start"]) + int(each["pvseg_start"]) * int(each["vg_extent_size"]),
+            int(each["pvseg_size"]) * int(each["vg_extent_size"]),
+        )
+        for each in rows
+    ]
+
+
+def size_of(part: Path, name: str) -> int:
+    return sum(length for _, length in runs(part, name))
+
+
+def put(part: Path, name: str, data: bytes) -> None:
+    with part.open("r+b") as file:
+        for at, length in runs(part, name):
+            file.seek(at)
+            file.write(data[:length])
+            data = data[length:]
+
+
+def got(part: Path, name: str) -> bytes:
+    data = b""
+    with part.open("rb") as file:
+        for at, length in runs(part, name):
+            file.seek(at)
+            data += file.read(length)
+    return data
+
+
+@pytest.fixture
+def made(files: Path, tmp_path: Path) -> tuple[Lab, Volumes]:
+    lab = Lab(tmp_path, (PART + 4) * MIB, disk_format="qcow2")
+    script = f"label: gpt\nstart=1M,size={PART}M,type=E6D6D379-F507-44C2-A23C-238F2A3DF928\n"
+    run("sfdisk", "-q", lab.image, stdin=script)
+    volumes = Volumes(tmp_path / "part", files)
+    lab.poke(MIB, (tmp_path / "part").read_bytes())
+    lab.backup()
+    return lab, volumes
+
+
+def assert_whole(target: Path, volumes: Volumes, files: Path, tmp_path: Path) -> Path:
+    """All is there, by LVM and e2fsck; the physical volume as a file."""
+    ((start, size),) = places(target)
+    part = tmp_path / "restored"
+    with target.open("rb") as source:
+        source.seek(start * MIB)
+        part.write_bytes(source.read(size * MIB))
+    with loop(part) as device:
+        lvm(device, "vgck", "vg")
+        lvm(device, "pvck", device)
+    assert ids(part) == volumes.ids
+    for name in ("root", "home"):
+        image, seen = tmp_path / f"{name}-restored", tmp_path / f"{name}-seen"
+        image.write_bytes(got(part, name))
+        run("e2fsck", "-f", "-n", image)
+        seen.mkdir()
+        run("debugfs", "-R", f'rdump / "{seen}"', image)
+        (seen / "lost+found").rmdir()
+        run("diff", "--recursive", files, seen)
+        blocks = run("dumpe2fs", "-h", image).split("Block count:")[1].split()[0]
+        unit = run("dumpe2fs", "-h", image).split("Block size:")[1].split()[0]
+        assert int(blocks) * int(unit) == image.stat().st_size
+    return part
+
+
+def test_the_largest_volume_takes_what_a_larger_disk_has_more(
+    made: tuple[Lab, Volumes], files: Path, tmp_path: Path
+) -> None:
+    lab, volumes = made
+    target = sized(tmp_path / "target.img", 400 * MIB)
+    plan = planned(lab, target)
+    assert "Partition 1 (LVM) becomes larger: 398 MiB instead of 200 MiB." in plan.summary
+    restored(lab, target)
+    assert places(target) == [(1, 398)]
+    assert identities(target) == identities(lab.image)
+    part = assert_whole(target, volumes, files, tmp_path)
+    assert size_of(part, "root") > 300 * MIB
+    assert size_of(part, "home") == 56 * MIB
+
+
+def test_what_is_free_behind_it_and_the_last_ext4_can_spare_is_given_up(
+    made: tuple[Lab, Volumes], files: Path, tmp_path: Path
+) -> None:
+    lab, volumes = made
+    before = lab.files
+    with pytest.raises(NotResized, match=r"has 40 MiB, and the disk needs \d+ MiB") as refused:
+        planned(lab, sized(tmp_path / "target.img", 40 * MIB))
+    needed = int(refused.value.title.split()[-4])
+    assert needed < 148  # up to where the last extent ended
+    target = sized(tmp_path / "target.img", (needed + 1) * MIB)
+    restored(lab, target)
+    part = assert_whole(target, volumes, files, tmp_path)
+    assert size_of(part, "root") < 80 * MIB
+    assert lab.files == before
+    lab.check_all()
+
+
+def test_one_of_several_physical_volumes_is_left_as_it_is(files: Path, tmp_path: Path) -> None:
+    lab = Lab(tmp_path, (PART + 4) * MIB, disk_format="qcow2")
+    run("sfdisk", "-q", lab.image, stdin=f"label: gpt\nstart=1M,size={PART}M,type=V\n")
+    parts = [tmp_path / "one", tmp_path / "other"]
+    for each in parts:
+        with each.open("wb") as file:
+            file.truncate(PART * MIB)
+    with loop(parts[0]) as one, loop(parts[1]) as other:
+        for each in (one, other):
+            lvm(each, "pvcreate", "--yes", each)
+        only = ("--driverloaded", "n", "--devices", f"{one},{other}", "--config", CONFIG)
+        run("lvm", "vgcreate", *only, "vg", one, other)
+    lab.poke(MIB, parts[0].read_bytes())
+    lab.backup()
+    with pytest.raises(NotResized, match="Partition 1 cannot be made larger"):
+        planned(lab, sized(tmp_path / "target.img", 400 * MIB), grown=1)
+    with pytest.raises(NotResized) as refused:
+        planned(lab, sized(tmp_path / "target.img", 100 * MIB))
+    assert "Partition 1 (LVM) cannot be made smaller." in refused.value.advice
