@@ -81,7 +81,7 @@ def test_a_search_looks_into_what_was_opened(with_source: User) -> None:
 
 
 def test_what_makes_a_point_large_is_told_with_the_key(with_source: User) -> None:
-    with_source.asks_for("actionSize")
+    with_source.asks_for("actionExplainSize")
     dialog = with_source.sees(SizeDialog, "sizeDialog")
     with_source.waits_until(dialog.key_row.isVisible)
     assert "encrypted with LUKS" in with_source.sees(Notice, "changesNotice").text
