@@ -299,6 +299,7 @@ class Job(Generic[T_co]):
         result: what `work` returned, once FINISHED.
         error: what `work` raised, once FAILED.
         left: what its being cancelled leaves, a sentence, once CANCELLED; "" where nothing is said.
+        stays: it goes on until it is cancelled, which is how it ends: nobody waits for that.
     """
 
     title: str
@@ -309,6 +310,7 @@ class Job(Generic[T_co]):
     result: T_co | None = None
     error: VdbackupError | None = None
     left: str = ""
+    stays: bool = False
 
     def outcome(self) -> T_co:
         """What the work returned; raises what it raised, or Cancelled where it did not end."""

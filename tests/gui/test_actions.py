@@ -258,6 +258,7 @@ def test_the_menus_ask_for_the_same_in_other_ways(desk: Desk) -> None:
                 "chooseSchedule",
                 "choosePolicy",
                 "trackSource",
+                "protectSource",
                 "convertSet",
                 *WHERE,
                 "repairRepository",
@@ -273,6 +274,7 @@ def test_the_menus_ask_for_the_same_in_other_ways(desk: Desk) -> None:
             [
                 "aboutSource",
                 "trackSource",
+                "protectSource",
                 *WHERE,
                 "forgetSource",
                 "repairRepository",
@@ -300,6 +302,7 @@ def test_the_menu_of_a_source_names_what_would_go(desk: Desk) -> None:
         "Schedule of disk…",
         "Points of disk that stay…",
         "Changed blocks of /dev/a&&b…",
+        "Points of disk every some seconds…",
         "Convert…",
         "Copy its path",
         "Open the folder of its backups",

@@ -10,6 +10,7 @@ from PySide6.QtDBus import QDBusMessage
 
 from vdbackup.gui import buses
 from vdbackup.gui.buses import Address
+from vdbackup.jobs import Job
 from vdbackup.translation import tr
 
 LOGIND = Address(
@@ -26,11 +27,23 @@ class Awake:
         self._wanted = False
         self._asked = False
         self._lock: QDBusMessage | None = None  # it holds the file open
+        self._jobs: set[int] = set()
 
     @property
     def holds(self) -> bool:
         """Whether the computer stays awake."""
         return self._lock is not None
+
+    def begin(self, job: Job[object]) -> None:
+        """Stay awake for a job; one that goes on until it is ended keeps no laptop from sleep."""
+        if not job.stays:
+            self._jobs.add(job.id)
+            self.stay(True)
+
+    def end(self, job: Job[object]) -> None:
+        """A job has ended."""
+        self._jobs.discard(job.id)
+        self.stay(bool(self._jobs))
 
     def stay(self, wanted: bool) -> None:
         """Stay awake from now on, or not any more; returns at once."""

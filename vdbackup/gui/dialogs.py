@@ -22,6 +22,7 @@ from vdbackup.gui.choice_dialog import ChoiceDialog
 from vdbackup.gui.convert_dialog import ConvertDialog
 from vdbackup.gui.jobs import repositories, sessions
 from vdbackup.gui.machines.sessions import Sessions
+from vdbackup.gui.near_dialog import NearDialog
 from vdbackup.gui.operations import Operations
 from vdbackup.gui.pin_dialog import PinDialog
 from vdbackup.gui.plan_dialog import PlanDialog
@@ -197,6 +198,22 @@ class Dialogs(QObject):
     def track(self, entry: Entry) -> None:
         """Show how the changes of a disk are tracked, and let that be begun or ended."""
         TrackingDialog(entry, self._workers.reader(None), self._window).open()
+
+    def protect(self, entry: Entry) -> None:
+        """Show which ways a source can have to keep more of it; begin or end points of it."""
+        near = self._operations.near
+        reader = self._workers.reader(None)
+        dialog = NearDialog(entry, reader, self._window, runs=near.runs(entry))
+
+        def accepted() -> None:
+            if dialog.ends:
+                near.end(entry)
+            elif dialog.ways:
+                track = not dialog.ways.tracked
+                near.begin(entry, dialog.every.value(), dialog.seconds, track=track)
+
+        dialog.accepted.connect(accepted)
+        dialog.open()
 
     def choose_policy(self, entry: Entry) -> None:
         """Let the user say which points of a source stay, and show which would go."""

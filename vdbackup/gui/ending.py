@@ -70,9 +70,11 @@ class Ending(QObject):
         return True
 
     def when_done(self) -> None:
-        """Close as soon as nothing runs any more; what rests goes on for that."""
+        """Close as soon as nothing runs any more; what rests goes on for that, what stays ends."""
         for job in self._jobs.values():
             job.cancel.resume()
+            if job.stays:
+                job.cancel.cancel()
         self._leave(Leaving.WHEN_DONE)
 
     def stay(self) -> None:

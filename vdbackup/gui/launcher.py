@@ -28,7 +28,9 @@ class Launcher:
         self._said = float("-inf")
 
     def begin(self, job: Job[object]) -> None:
-        """A job is queued."""
+        """A job is queued; of one that stays nobody asks how far it is."""
+        if job.stays:
+            return
         self._shares[job.id] = 0.0
         self._say()
 

@@ -24,6 +24,7 @@ from vdbackup.gui.jobs import (
 )
 from vdbackup.gui.jobs.outcome import Outcome
 from vdbackup.gui.machine_restore_dialog import MachineRestoreDialog
+from vdbackup.gui.near import NearPoints
 from vdbackup.gui.restore_dialog import RestoreDialog
 from vdbackup.gui.restore_files_dialog import RestoreFilesDialog
 from vdbackup.gui.runner import Runner
@@ -64,6 +65,9 @@ T = TypeVar("T")
 class Operations(QObject):
     """Starts everything else that changes a repository: what makes points is in `backups.py`.
 
+    Attributes:
+        near: the points that are made every so many seconds.
+
     Signals:
         promoted(): a session has become a recovery point, or could not.
         restored(Path): a disk has been written over with a whole point.
@@ -75,6 +79,7 @@ class Operations(QObject):
     def __init__(self, runner: Runner) -> None:
         super().__init__(runner.window)
         self._runner = runner
+        self.near = NearPoints(runner)
         runner.catalogue.interrupted.connect(self._on_interrupted)
 
     def merge(self, entry: Entry, point: RecoveryPoint) -> None:

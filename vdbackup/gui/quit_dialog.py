@@ -63,7 +63,7 @@ class QuitDialog(parts.Dialog):
     def show_running(self, jobs: Sequence[Job[object]], machines: Sequence[SessionThread]) -> None:
         """Say what runs at this moment, and what becomes of it where it is stopped."""
         before = self.text
-        lines = [f"•  {printable(job.title)}{WAITS.get(job.state, '')}" for job in jobs]
+        lines = [f"•  {printable(job.title)}{_becomes(job)}" for job in jobs]
         self._jobs.setText(_listed(tr("Cancelled, with no recovery point harmed:"), lines))
         self._jobs.setVisible(bool(lines))
         lines = [f"•  {printable(each.boot.title)}: {BECOMES[each.at_end]}" for each in machines]
@@ -81,6 +81,12 @@ class QuitDialog(parts.Dialog):
         )
         if self.text != before:
             self.fit()
+
+
+def _becomes(job: Job[object]) -> str:
+    if job.stays:
+        return tr(", which ends: its points stay")
+    return WAITS.get(job.state, "")
 
 
 def _listed(title: str, lines: Sequence[str]) -> str:

@@ -5,7 +5,16 @@ from __future__ import annotations
 from pathlib import Path
 
 from vdbackup.gui.action import Action
-from vdbackup.gui.needs import Chosen, OfAlone, OfBackedUp, OfDevice, OfFiles, OfListed, OfNew
+from vdbackup.gui.needs import (
+    Chosen,
+    OfAlone,
+    OfBackedUp,
+    OfDevice,
+    OfFiles,
+    OfListed,
+    OfNew,
+    OfSource,
+)
 from vdbackup.sources.reference import SourceRef
 from vdbackup.text import printable
 from vdbackup.translation import tr
@@ -43,6 +52,14 @@ def _policy_text(chosen: Chosen) -> str:
 def _track_text(chosen: Chosen) -> str:
     return (
         tr("Changed blocks of {source}…", source=_literal(chosen.entry.source))
+        if chosen.entry
+        else ""
+    )
+
+
+def _protect_text(chosen: Chosen) -> str:
+    return (
+        tr("Points of {entry} every some seconds…", entry=_literal(chosen.entry.title))
         if chosen.entry
         else ""
     )
@@ -102,6 +119,13 @@ OF_LISTED = (
         tr("See which blocks of the disk change, so that backups read only those"),
         OfDevice(lambda desk, entry: desk.dialogs.track(entry)),
         text_of=_track_text,
+    ),
+    Action(
+        "protectSource",
+        tr("Points every some seconds…"),
+        tr("See whether more can be kept of it than a point now and then, and begin or end that"),
+        OfSource(lambda desk, entry: desk.dialogs.protect(entry)),
+        text_of=_protect_text,
     ),
     Action(
         "convertSet",

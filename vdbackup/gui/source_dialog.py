@@ -9,7 +9,7 @@ from PySide6.QtGui import QAction
 from PySide6.QtWidgets import QFormLayout, QHBoxLayout, QWidget
 
 from vdbackup.errors import SourceNotFound
-from vdbackup.gui import parts, words
+from vdbackup.gui import parts, words, written_words
 from vdbackup.gui.catalogue import Entry
 from vdbackup.gui.schedule_dialog import RAN, run_in_words
 from vdbackup.operations import policy
@@ -89,6 +89,8 @@ def facts(entry: Entry) -> dict[str, str]:
         )
     said[tr("Format")] = found.settings.format.upper()
     said[tr("Points that stay")] = policy.in_words(found.settings.policy)
+    if found.settings.near is not None:
+        said[tr("Near-continuous")] = written_words.near_summary(found.settings.near)
     health = entry.health
     said[tr("Backed up")] = health.schedule.timing.words if health and health.schedule else BY_HAND
     if health and health.verified:

@@ -10,6 +10,7 @@ from PySide6.QtWidgets import (
     QGridLayout,
     QHBoxLayout,
     QProgressBar,
+    QPushButton,
     QScrollArea,
     QSizePolicy,
     QToolButton,
@@ -69,8 +70,7 @@ class JobRow(QFrame):
         self._fold = parts.Fold(tr("Details"), self._details)
         self._pause = PauseButton(title, job)
         self._pause.asked.connect(lambda sentence: self._say(sentence, "muted"))
-        self._cancel = parts.button(tr("Cancel"), "cancelButton")
-        self._cancel.setAccessibleName(tr("Cancel: {title}", title=title))
+        self._cancel = _cancel_button(title, stays=job is not None and job.stays)
         self._cancel.clicked.connect(self._on_cancel_clicked)
         self._close = QToolButton()
         self._close.setText("✕")
@@ -220,6 +220,14 @@ class JobRow(QFrame):
         self._cancel.setEnabled(False)
         self._say(tr("stopping"), "muted")
         self.cancel_wanted.emit(self.job)
+
+
+def _cancel_button(title: str, *, stays: bool) -> QPushButton:
+    """What stops a job; of one that stays that is no cancelling."""
+    made = parts.button(tr("End") if stays else tr("Cancel"), "cancelButton")
+    said = tr("End: {title}", title=title) if stays else tr("Cancel: {title}", title=title)
+    made.setAccessibleName(said)
+    return made
 
 
 class JobsPanel(QScrollArea):

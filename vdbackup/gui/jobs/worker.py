@@ -176,6 +176,7 @@ class Workers(QObject):
         super().__init__(parent)
         self._writers: dict[Path | None, Worker] = {}
         self._testers: dict[Path, Worker] = {}
+        self._staying: dict[tuple[Path, str], Worker] = {}
         self._readers: dict[Path | None, Worker] = {}
         self._borrowed: list[Worker] = []
         self._leaving: list[Worker] = []
@@ -192,6 +193,13 @@ class Workers(QObject):
             self._testers[repository] = self._shown(f"tester of {repository}")
         return self._testers[repository]
 
+    def staying(self, repository: Path, set_name: str) -> Worker:
+        """The worker whose jobs go on beside all others of the set: they wait, mostly."""
+        key = (repository, set_name)
+        if key not in self._staying:
+            self._staying[key] = self._shown(f"points of {set_name} in {repository}")
+        return self._staying[key]
+
     def _shown(self, name: str) -> Worker:
         worker = Worker(name, self)
         worker.job_queued.connect(self.job_queued)
@@ -202,7 +210,7 @@ class Workers(QObject):
 
     @property
     def _visible(self) -> list[Worker]:
-        return [*self._writers.values(), *self._testers.values()]
+        return [*self._writers.values(), *self._testers.values(), *self._staying.values()]
 
     def reader(self, repository: Path | None) -> Worker:
         """The worker that looks at `repository`, or (None) at this computer."""
