@@ -17,6 +17,9 @@ def summary(log: ReadLog) -> str:
                   problem=printable(log.problem.title))  # fmt: skip
     kept = log.kept.protection
     count = trn("{count} write", "{count} writes", log.writes)
+    if log.thinned_until:
+        said = _thinned(log, count)
+        return f"{printable(log.cut_short or kept.why)} {said}".strip()
     since = words.when_exactly(kept.since)
     if kept.ended is None:
         said = tr("Every write since {since} is kept: {count} until now.", since=since, count=count)
@@ -31,6 +34,21 @@ def summary(log: ReadLog) -> str:
     if log.cut_short:  # first, as the end may be cut off
         return f"{printable(log.cut_short)} {said}"
     return f"{said} {printable(kept.why)}".strip()
+
+
+def _thinned(log: ReadLog, count: str) -> str:
+    """That of a log that was thinned not every write is kept."""
+    kept = log.kept.protection
+    until = words.when_exactly(kept.ended or kept.since)
+    return tr(
+        "Thinned: {count} from {since} to {until}; each behind write {write} is kept, and before "
+        "it {moments} moments.",
+        count=count,
+        since=words.when_exactly(kept.since),
+        until=until,
+        write=grouped(log.thinned_until),
+        moments=grouped(int((log.moments < log.thinned_until).sum())),
+    )
 
 
 def near_summary(near: NearContinuous) -> str:

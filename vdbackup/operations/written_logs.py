@@ -65,6 +65,20 @@ class ReadLog:
         return max(0, self.log.sound_writes - self._before) if self.log else 0
 
     @cached_property
+    def thinned_until(self) -> int:
+        """After which write the last moment is before which not every write is kept; 0: none."""
+        return max(0, self.log.thinned_until - self._before) if self.log else 0
+
+    def held(self, write: int, *, later: bool = False) -> int:
+        """That write, or the nearest before it, or behind it, the moment after which is kept."""
+        if self.log is None or not 0 < write < self.thinned_until:
+            return write
+        number = write + self._before
+        find = self.log.oldest_at_or_behind if later else self.log.newest_at_or_before
+        found = find(number)
+        return max(0, (self._before if found is None else found) - self._before)
+
+    @cached_property
     def moments(self) -> Int64s:
         """int64[n]: after which writes the state is consistent for certain, ascending, 0 first."""
         if self.log is None:

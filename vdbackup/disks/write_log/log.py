@@ -134,6 +134,11 @@ class WriteLog:
         kept = self._numbers[(self._numbers != _NONE) & (self._numbers <= write)]
         return int(kept[-1]) if len(kept) else None
 
+    def oldest_at_or_behind(self, write: int) -> int | None:
+        """The first number at or behind that of a write whose state is there."""
+        kept = self._numbers[self._numbers >= max(write, 0)]
+        return int(kept[0]) if len(kept) else None
+
     def holds(self, write: int) -> bool:
         """Whether the state after a write is there: of a log that was thinned not each is."""
         return self._place_of(write) is not None
@@ -196,12 +201,14 @@ class WriteLog:
         return (int(since[0]), int(until[0])) if len(since) else (0, 0)
 
     def noted(self) -> tuple[Int64s, Int64s, Int64s]:
-        """Of each note: how many writes there were then, after when and until when they came.
+        """Of each note: the number of the last write then, after when and until when they came.
 
-        int64[notes] each, times in ns since 1970.
+        int64[notes] each, times in ns since 1970. Where moments were thinned, it is that of the
+        last one whose state is there.
         """
         counts = np.searchsorted(self._writes, self.index.ends)
-        return counts.astype(np.int64), self.index.since, self.index.until
+        numbers = np.maximum.accumulate(self._numbers)[counts]
+        return np.maximum(numbers, 0), self.index.since, self.index.until
 
     def newest_flush(self, until: int) -> int | None:
         """The last write after which a flush had come for certain by then, ns since 1970."""

@@ -90,7 +90,7 @@ class Band:
             if abs(float(ticks[nearest]) - x) <= reach:
                 return int(moments[nearest])
         writes, places, _ = self._course
-        return int(np.interp(x, places, writes))
+        return self.log.held(int(np.interp(x, places, writes)))
 
     def moment_beside(self, write: int, step: int) -> int:
         """The consistent moment `step` of them behind a write, or before it; the last there is."""
@@ -130,10 +130,15 @@ def narrowest(bands: Sequence[Band]) -> float:
 
 @dataclass(frozen=True)
 class Spot:
-    """A place in a band: the moment after a write."""
+    """A place in a band: the moment after a write, which is kept."""
 
     band: Band
     write: int
+
+    @classmethod
+    def nearest(cls, band: Band, write: int, *, later: bool = False) -> Spot:
+        """That after a write, or the nearest before it or behind it: logs are thinned."""
+        return cls(band, band.log.held(write, later=later))
 
     @cached_property
     def moment(self) -> WrittenPoint:

@@ -141,7 +141,9 @@ class MomentBar(QFrame):
 
     def _on_write(self, write: int) -> None:
         if self._bands:
-            self.wanted.emit(self._band.log.session, write)
+            log, before = self._band.log, self._spot.write if self._spot else 0
+            # its arrows lead to the next one that is kept, and not back
+            self.wanted.emit(log.session, log.held(write, later=write > before))
 
     def _on_log(self, number: int) -> None:
         if 0 <= number < len(self._bands):

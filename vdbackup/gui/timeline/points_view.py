@@ -178,7 +178,7 @@ class PointsView(TimelineView):
             return None
         for band in bands:
             if band.log.session == spot.band.log.session and spot.write <= band.log.writes:
-                return None if band.log.problem else Spot(band, spot.write)
+                return None if band.log.problem else Spot.nearest(band, spot.write)
         return None
 
     def set_sessions(self, point_ids: frozenset[str]) -> None:
@@ -200,7 +200,7 @@ class PointsView(TimelineView):
         """Move the cursor to the moment after a write in a session's log, and into view."""
         for band in self.facts.bands:
             if band.log.session == session:
-                self._go_to_spot(Spot(band, write))
+                self._go_to_spot(Spot.nearest(band, write))
 
     def select(self, point_id: str) -> None:
         """Move the cursor to a point, and into view; what is picked stays so."""

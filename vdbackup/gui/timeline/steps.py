@@ -68,7 +68,8 @@ def _along(
     many = band.log.writes if by_write else len(band.log.moments)
     far = direction * (max(1, many // PAGES) if key in _BY_PAGE else 1)
     if by_write:
-        return Spot(band, min(max(write + far, 0), band.log.writes))
+        to = min(max(write + far, 0), band.log.writes)
+        return Spot.nearest(band, to, later=direction > 0)
     to = band.moment_beside(write, far)
     return Spot(band, to if (to > write) == (direction > 0) else write)
 

@@ -229,7 +229,7 @@ class Timeline(PointsView):
         if band.log.problem:
             return written_words.summary(band.log)
         write = band.write_at(self.x_at(at.x()), SNAP / self.room)
-        return written_words.hint(band.log, Spot(band, write).moment)
+        return written_words.hint(band.log, Spot.nearest(band, write).moment)
 
     def focusInEvent(self, event: QEvent) -> None:
         """Show where the keyboard is."""
