@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from PySide6.QtWidgets import QFormLayout, QWidget
+from PySide6.QtWidgets import QFormLayout, QHBoxLayout, QWidget
 
 from vdbackup.errors import UsageError
 from vdbackup.gui import parts, remedies
@@ -54,8 +54,11 @@ class ToldWays(QWidget):
         form.setVerticalSpacing(8)
         form.addRow(name(tr("Mail to")), self.mail_to)
         form.addRow(name(tr("Run")), self.command)
-        form.addRow(name(""), self._test)
-        form.addRow(name(""), self.said)
+        row = QHBoxLayout()  # no button is as wide as a field
+        row.addWidget(self._test)
+        row.addStretch(1)
+        form.addRow(name(""), row)
+        form.addRow(self.said)
 
     @property
     def texts(self) -> tuple[str, str]:
