@@ -270,3 +270,29 @@ def test_a_policy_of_writes_is_shown_asked_about_and_done_with_the_next_backup(
     assert shown["forget_moments_seconds"] == 7 * 86400
     for wrong in ("soon", "0h", "-1s"):
         assert vdbackup("policy", "-r", repository, f"--keep-writes={wrong}").status == 2
+
+
+def test_a_point_of_a_session_is_made_and_what_led_there_is_thinned(
+    vdbackup: Vdbackup, repository: Path, disk: Path, tmp_path: Path
+) -> None:
+    said = vdbackup("boot", 1, "-r", repository, "--protect", "--keep", *WATCHED)
+    assert said.status == 0, said.err
+    (session,) = vdbackup("sessions", "list", "--json").json
+    assert vdbackup("policy", "-r", repository, "--moments-every", "1d", "--yes").status == 0
+    named = ("sessions", "promote", session["id"], "--thin-writes")
+    plan = vdbackup(*named, "--dry-run", "--json").json
+    assert plan["replaces"][-1] == f"writes-{session['id']}.index"
+    assert "consistent moments" in plan["invalidates"][0]
+    result = vdbackup(*named, "--json").json
+    assert result["forgotten_bytes"] > 0
+    assert restored(vdbackup, repository, tmp_path, 2) == expected(disk, 2 * RECORDS)
+    (log,) = vdbackup("moments", "-r", repository, "--json").json
+    there = [each["write"] for each in log["moments"]]
+    assert (there[0], there[-1]) == (0, 2 * RECORDS)
+    assert len(there) in (2, 3), "midnight may lie between"
+    for write in there:
+        assert restored(vdbackup, repository, tmp_path, f"1@w{write}") == expected(disk, write)
+    both = ("sessions", "promote", "x", "--thin-writes", "--forget-writes")
+    assert vdbackup(*both).status == 2
+    planned = vdbackup("promote", f"1@w{there[-1]}", "-r", repository, "--thin-writes", "--dry-run")
+    assert "Nothing of the kept writes" in planned.out

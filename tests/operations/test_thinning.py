@@ -85,7 +85,7 @@ def state(lab: Lab, write: int) -> str:
 
 
 def truth(lab: Lab, write: int, before: int = 0) -> str:
-    (point,) = lab.set.points
+    point = lab.set.points[0]
     raw = lab.moments[point.id].read_bytes()
     return hashlib.sha256(expected(entries(), raw, write + before)).hexdigest()
 

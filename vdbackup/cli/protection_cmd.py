@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from vdbackup.cli.common import (
@@ -31,8 +32,12 @@ from vdbackup.jobs import readable_size as size
 from vdbackup.translation import grouped, tr
 
 if TYPE_CHECKING:
+    from vdbackup.operations.folding import Folded
     from vdbackup.operations.protection import KeptMomentResult, KeptMoments
+    from vdbackup.operations.thinning import ThinPlan
     from vdbackup.recovery.sessions.saved import SavedSession
+    from vdbackup.repository.model import RecoveryPoint
+    from vdbackup.repository.repository import Repository
 
 _NS = 1_000_000_000
 
@@ -330,12 +335,19 @@ def add_promote(subparsers: Subparsers) -> None:
         warned=tr("the point is made, with a warning, such as that it cannot boot as it is"),
     )
     point_options(parser)
+    parser.add_argument(
+        "--thin-writes", action="store_true",
+        help=tr(
+            "of the writes before it keep one moment of each minute, or as the policy says; those "
+            "behind it stay"
+        ),
+    )  # fmt: skip
     changing_options(parser)
 
 
 def promote(options: argparse.Namespace) -> int:
-    """Make a recovery point of a moment; the writes stay."""
-    from vdbackup.operations import protection
+    """Make a recovery point of a moment; the writes stay, or are thinned."""
+    from vdbackup.operations import folding, protection
     from vdbackup.repository.written import is_moment
 
     if not is_moment(options.point):
@@ -346,6 +358,14 @@ def promote(options: argparse.Namespace) -> int:
     repository = open_repository(options.repository, as_json=options.json)
     backup_set, moment = repository.find_state(options.point, options.set)
     plan = protection.plan_point(repository, backup_set.name, moment.id)
+    thins = _folding(repository, backup_set.name, moment) if options.thin_writes else None
+    if thins is not None:
+        plan = replace(
+            plan,
+            summary=f"{plan.summary} {thins.summary}",
+            replaces=thins.replaces,
+            invalidates=thins.invalidates,
+        )
     if not announce(plan, options):
         return DONE
     made: KeptMomentResult = work(
@@ -354,9 +374,16 @@ def promote(options: argparse.Namespace) -> int:
         as_json=options.json,
         wait=options.wait,
     )
+    folded: Folded = work(
+        tr("Thin"),
+        lambda task: folding.after(thins, sessions_folder(), task),
+        as_json=options.json,
+    )
+    trouble = (*made.trouble, *folded.trouble)
     if options.json:
         data = point_json(repository.set(made.set_name), made.point)
-        print_json({"event": "result", "set": made.set_name, **data})
+        freed = folded.freed
+        print_json({"event": "result", "set": made.set_name, **data, "forgotten_bytes": freed})
     else:
         say(
             tr(
@@ -365,8 +392,18 @@ def promote(options: argparse.Namespace) -> int:
                 set_name=made.set_name,
             )
         )
-    warn(said_of(made.trouble))
-    return WARNINGS if made.trouble else DONE
+    warn(said_of(trouble))
+    return WARNINGS if trouble else DONE
+
+
+def _folding(repository: Repository, set_name: str, moment: RecoveryPoint) -> ThinPlan | None:
+    """How the log of a moment is thinned up to it."""
+    from vdbackup.operations import folding
+    from vdbackup.repository.written import WrittenPoint
+
+    if not isinstance(moment, WrittenPoint):
+        return None
+    return folding.plan(repository, set_name, moment.log, sessions_folder(), moment.write)
 
 
 def _time(text: str) -> int:

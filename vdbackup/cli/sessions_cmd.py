@@ -79,9 +79,17 @@ def add_sessions(subparsers: Subparsers) -> None:
             "--not-running", action="store_true",
             help=tr("the machine of another program does not run, where only you can know that"),
         )  # fmt: skip
-    made["promote"].add_argument(
+    writes = made["promote"].add_mutually_exclusive_group()
+    writes.add_argument(
         "--forget-writes", action="store_true",
         help=tr("delete every kept write of its machine, too, and the moments in them"),
+    )  # fmt: skip
+    writes.add_argument(
+        "--thin-writes", action="store_true",
+        help=tr(
+            "of the kept writes of its machine keep one moment of each minute, or as the policy "
+            "says"
+        ),
     )  # fmt: skip
     dry_run_option(made["promote"])
     wait_option(made["promote"])
@@ -246,7 +254,12 @@ def promote(options: argparse.Namespace) -> int:
     repository, _, _ = saved.origin.find()
     finished = finish_merges(repository, machines(), as_json=options.json)
     warn(told_of(finished))  # what could not be relinked is tried again, and said, at the end
-    plan = promote.plan(saved, not_running=options.not_running, forget_writes=options.forget_writes)
+    plan = promote.plan(
+        saved,
+        not_running=options.not_running,
+        forget_writes=options.forget_writes,
+        thin_writes=options.thin_writes,
+    )
     if not announce(plan, options):
         return DONE
     result: PromotionResult = work(

@@ -12,9 +12,10 @@ from pathlib import Path
 from vdbackup.backup import promote
 from vdbackup.errors import NotPromotable, PlanOutdated, VdbackupError, from_os
 from vdbackup.jobs import Plan, Task, readable_size
-from vdbackup.operations import protection
+from vdbackup.operations import folding, protection, thinning
 from vdbackup.operations.changed import Changed
 from vdbackup.operations.relinking import relink
+from vdbackup.operations.thinning import ThinPlan
 from vdbackup.recovery.sessions.elsewhere import name_of
 from vdbackup.recovery.sessions.folder import SessionFolder
 from vdbackup.recovery.sessions.saved import SavedSession
@@ -34,12 +35,14 @@ class PromotionPlan(Plan):
         promotion: the point's part of it.
         forgets: the log of its writes that goes with it, and how long its file is, in bytes; None:
             none does.
+        thins: how the log is thinned once the point is made; None: it is not.
     """
 
     saved: SavedSession
     not_running: bool
     promotion: promote.PromotePlan
     forgets: tuple[KeptLog, int] | None = None
+    thins: ThinPlan | None = None
 
 
 @dataclass(frozen=True)
@@ -50,7 +53,8 @@ class PromotionResult:
         point: holds what the machine wrote.
         changed: what is to be read again.
         trouble: what went wrong after it, and costs no point.
-        forgotten: bytes of storage that its kept writes took, which went with it.
+        forgotten: bytes of storage that its kept writes took, which went with it, or that they
+            take less.
     """
 
     repository: Repository
@@ -62,7 +66,11 @@ class PromotionResult:
 
 
 def plan(
-    saved: SavedSession, *, not_running: bool = False, forget_writes: bool = False
+    saved: SavedSession,
+    *,
+    not_running: bool = False,
+    forget_writes: bool = False,
+    thin_writes: bool = False,
 ) -> PromotionPlan:
     """What making a recovery point of the session would do.
 
@@ -70,9 +78,10 @@ def plan(
         saved: the session.
         not_running: the user says that its machine does not run, or will be asked whether it does.
         forget_writes: its log of every write goes with it, and the moments in that; else they stay.
+        thin_writes: of that log one moment stays of what lies close together (folding.py).
 
     Raises:
-        NotWritten: its writes were to be forgotten, and none are kept.
+        NotWritten: its writes were to be forgotten or thinned, and none are kept.
         RecoveryError: it runs, or may run (MachineRunning, MayRun); what it lies on is not known.
         PointInUse, BackupError: as `backup.promote.plan` does.
     """
@@ -100,16 +109,22 @@ def plan(
     kept = kept_log(backup_set.folder, saved.id) if forget_writes else None
     said = _of_its_writes(repository, backup_set.name, saved.id, goes=kept is not None)
     gone = tuple(each.name for each in (kept.record, kept.path, kept.index)) if kept else ()
+    thins = None
+    if thin_writes:
+        thins = folding.plan(repository, backup_set.name, saved.id, saved.folder.parent)
+        said, gone = f"{said} {thins.summary}", thins.replaces
+    moments = (tr("all moments in its kept writes"),) if kept else ()
     return PromotionPlan(
         summary=f"{summary} {said}".rstrip(),
         bytes_to_copy=promotion.bytes_to_copy,
         creates=promotion.creates,
         replaces=(*promotion.replaces, *gone),
-        invalidates=(tr("all moments in its kept writes"),) if kept else (),
+        invalidates=thins.invalidates if thins else moments,
         saved=saved,
         not_running=not_running,
         promotion=promotion,
         forgets=(kept, kept.path.stat().st_size) if kept else None,
+        thins=thins,
     )
 
 
@@ -161,13 +176,21 @@ def run(plan: PromotionPlan, task: Task) -> PromotionResult:
     unready = for_new_point(repository, name, point.id, sessions_folder, task)
     trouble = (*kept, *unready, *relink(repository.path, sessions_folder))
     forgotten, stays = _forgotten(plan, sessions_folder)
+    folded = folding.after(plan.thins, sessions_folder, task)
     return PromotionResult(
-        repository, name, point, Changed.only(name), (*trouble, *stays), forgotten
+        repository,
+        name,
+        point,
+        Changed.only(name),
+        (*trouble, *stays, *folded.trouble),
+        forgotten + folded.freed,
     )
 
 
 def _check_same_log(plan: PromotionPlan) -> None:
     """Raise PlanOutdated where the log that is to go holds other writes than were shown."""
+    if plan.thins is not None:
+        thinning.check_holds(plan.thins, plan.saved.folder.parent)
     if plan.forgets is None:
         return
     planned, length = plan.forgets

@@ -84,6 +84,7 @@ def plan_by(
     sessions_folder: Path | None,
     rules: MomentRules,
     least: float = 0.0,
+    until: int | None = None,
 ) -> ThinPlan:
     """What thinning a log by some rules would do; raises as `plan`.
 
@@ -94,6 +95,7 @@ def plan_by(
         sessions_folder: where this user's sessions lie; None where nobody looks there.
         rules: what stays.
         least: what part of the log has to be given back at least; else all of it stays.
+        until: number of the write behind which all stays, whatever the rules say; None: of none.
     """
     check_may_go(repository.set(set_name), kept, sessions_folder)
     log = kept.read()
@@ -104,6 +106,8 @@ def plan_by(
             remedy=Remedy.LIST_MOMENTS,
         )
     moments = consistent(log, kept.protection.before)
+    if until is not None:
+        moments = [each for each in moments if each[0] <= until]
     alone = kept_alone(moments, rules, log.thinned_until)
     thinning = Thinning.of(log, [kept.protection.before, *alone]) if alone else None
     if thinning is not None and thinning.length >= log.entries.end * (1 - least):
@@ -176,7 +180,7 @@ def run(plan: ThinPlan, sessions_folder: Path | None, task: Task) -> int:
     doing = tr("thinning the kept writes of {title}", title=kept.protection.title)
     with repository.lock(doing, task.cancel):
         backup_set = repository.set(plan.set_name)
-        _check_holds(plan, thinning, sessions_folder)
+        check_holds(plan, sessions_folder)
         with kept.alone():
             kept.settle()
         check_space(backup_set.folder, thinning.length + RESERVE, tr("Thinning kept writes"))
@@ -195,33 +199,33 @@ def run(plan: ThinPlan, sessions_folder: Path | None, task: Task) -> int:
             for each in (kept.new_log, kept.new_index):
                 give_to_owner_of_folder(each)
             task.check()
-            _put_in_place(plan, thinning, sessions_folder)
+            _put_in_place(plan, sessions_folder)
         except BaseException:
             _clear_away(kept)
             raise
     return thinning.log.entries.end - kept.path.stat().st_size
 
 
-def _check_holds(plan: ThinPlan, thinning: Thinning, sessions_folder: Path | None) -> None:
+def check_holds(plan: ThinPlan, sessions_folder: Path | None) -> None:
     """Raise PlanOutdated where the log is another one by now, and what `check_may_go` raises."""
     backup_set = plan.repository.set(plan.set_name)
     now = kept_log(backup_set.folder, plan.kept.session)
     check_may_go(backup_set, now, sessions_folder)
-    if now != plan.kept or not now.read().is_as(thinning.log):
+    if now != plan.kept or (plan.thinning and not now.read().is_as(plan.thinning.log)):
         raise PlanOutdated(
             tr("The kept writes of {title} are others now.", title=plan.kept.protection.title),
             tr("Look at what would be done now, and decide again."),
         )
 
 
-def _put_in_place(plan: ThinPlan, thinning: Thinning, sessions_folder: Path | None) -> None:
+def _put_in_place(plan: ThinPlan, sessions_folder: Path | None) -> None:
     """Give the new log its name, unless the old one is wanted by now.
 
     To write it may take minutes. Its session may have been opened again meanwhile: what QEMU then
     writes to the old file would be lost with it.
     """
     with plan.kept.alone():
-        _check_holds(plan, thinning, sessions_folder)
+        check_holds(plan, sessions_folder)
         plan.kept.replace_by_new()
 
 
