@@ -79,8 +79,20 @@ def find_state(
     from vdbackup.repository.written import is_moment
 
     if is_moment(reference):
-        return repository.find_state(reference, options.set)
+        return find_moment_or_point(repository, reference, options.set)
     return find(repository, reference, options)
+
+
+def find_moment_or_point(
+    repository: Repository, reference: str, set_name: str | None
+) -> tuple[BackupSet, RecoveryPoint]:
+    """What `Repository.find_state` finds; where a clock leaves it in doubt, that is said."""
+    from vdbackup.repository.written import WrittenPoint
+
+    backup_set, point = repository.find_state(reference, set_name)
+    if isinstance(point, WrittenPoint):
+        warn([point.doubt] if point.doubt else [])
+    return backup_set, point
 
 
 def _is_all(repository: Repository, machine: Machine) -> bool:

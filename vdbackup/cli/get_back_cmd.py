@@ -6,7 +6,14 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from vdbackup.cli.common import DONE, WARNINGS, announce, confirm, open_repository
+from vdbackup.cli.common import (
+    DONE,
+    WARNINGS,
+    announce,
+    confirm,
+    find_moment_or_point,
+    open_repository,
+)
 from vdbackup.cli.console import print_json, say, warn, work
 from vdbackup.cli.json_values import (
     files_plan_json,
@@ -152,7 +159,7 @@ def restore(options: argparse.Namespace) -> int:
             tr("With --machine all disks of a machine are."),
         )
     (target,) = options.targets
-    backup_set, point = repository.find_state(options.point, options.set)
+    backup_set, point = find_moment_or_point(repository, options.point, options.set)
     plan = restore.plan(
         restore.RestoreRequest(
             repository,
@@ -185,7 +192,7 @@ def _restore_files(options: argparse.Namespace) -> int:
 
     _refuse(options, tr("chosen files"), "--delta", "--partition", "--resize", "--grow")
     repository = open_repository(options.repository, as_json=options.json)
-    backup_set, point = repository.find_state(options.point, options.set)
+    backup_set, point = find_moment_or_point(repository, options.point, options.set)
     target = options.targets[0].absolute() if options.targets else restore_files.ORIGIN
     request = restore_files.FilesRequest(
         repository,
@@ -324,7 +331,7 @@ def extract(options: argparse.Namespace) -> int:
     *paths, destination = options.paths
 
     repository = open_repository(options.repository, as_json=options.json)
-    backup_set, point = repository.find_state(options.point, options.set)
+    backup_set, point = find_moment_or_point(repository, options.point, options.set)
     doing = tr("extracting files of point {point}", point=point.sequence)
     keys = keys_of(options)
     with checked.open_point(
@@ -350,7 +357,7 @@ def _put_back(options: argparse.Namespace) -> int:
     from vdbackup.operations import put_back
 
     repository = open_repository(options.repository, as_json=options.json)
-    backup_set, point = repository.find_state(options.point, options.set)
+    backup_set, point = find_moment_or_point(repository, options.point, options.set)
     request = put_back.PutBackRequest(
         repository,
         backup_set.name,

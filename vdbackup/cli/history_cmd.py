@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from vdbackup.cli.common import DONE, WARNINGS, open_repository
+from vdbackup.cli.common import DONE, WARNINGS, find_moment_or_point, open_repository
 from vdbackup.cli.console import print_json, say, table, warn, work
 from vdbackup.cli.keys import key_options, keys_of
 from vdbackup.cli.options import (
@@ -249,8 +249,8 @@ def diff(options: argparse.Namespace) -> int:
     from vdbackup.recovery.history.differences import differences
 
     repository = open_repository(options.repository, as_json=options.json)
-    backup_set, before = repository.find_state(options.before, options.set)
-    _, after = repository.find_state(options.after, options.set)
+    backup_set, before = find_moment_or_point(repository, options.before, options.set)
+    _, after = find_moment_or_point(repository, options.after, options.set)
     ids, keys = (before.id, after.id), keys_of(options)
     found: Differences = work(
         tr("Compare"),
@@ -332,7 +332,7 @@ def size_of(options: argparse.Namespace) -> int:
     from vdbackup.recovery.history.owners import sizes
 
     repository = open_repository(options.repository, as_json=options.json)
-    backup_set, point = repository.find_state(options.point, options.set)
+    backup_set, point = find_moment_or_point(repository, options.point, options.set)
     keys = keys_of(options)
     found: Sizes = work(
         tr("Look through the point"),

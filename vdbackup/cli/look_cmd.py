@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from vdbackup.cli import remedies
-from vdbackup.cli.common import DONE, WARNINGS, open_repository, unread_state
+from vdbackup.cli.common import DONE, WARNINGS, find_moment_or_point, open_repository, unread_state
 from vdbackup.cli.console import print_json, say, table, warn
 from vdbackup.cli.json_values import machine_json, problem_json, set_json
 from vdbackup.cli.keys import key_options, keys_of
@@ -208,7 +208,7 @@ def files(options: argparse.Namespace) -> int:
     from vdbackup.repository import claims
 
     repository = open_repository(options.repository)
-    backup_set, point = repository.find_state(options.point, options.set)
+    backup_set, point = find_moment_or_point(repository, options.point, options.set)
     doing, keys = tr("listing files of point {point}", point=point.sequence), keys_of(options)
     with claims.open_point(repository, backup_set.name, point.id, doing) as chain:
         browser = FileBrowser(chain)

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from vdbackup.cli.common import DONE, open_repository
+from vdbackup.cli.common import DONE, find_moment_or_point, open_repository
 from vdbackup.cli.console import print_json, say, warn
 from vdbackup.cli.keys import key_options, keys_of
 from vdbackup.cli.options import Subparsers, json_option, new_command, state_options
@@ -38,7 +38,7 @@ def add_mount(subparsers: Subparsers) -> None:
 def mount(options: argparse.Namespace) -> int:
     """Show a point as a folder; what it says at once says that the folder is there."""
     repository = open_repository(options.repository, as_json=options.json)
-    backup_set, point = repository.find_state(options.point, options.set)
+    backup_set, point = find_moment_or_point(repository, options.point, options.set)
 
     keys = keys_of(options)
 

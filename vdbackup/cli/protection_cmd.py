@@ -10,6 +10,7 @@ from vdbackup.cli.common import (
     DONE,
     WARNINGS,
     announce,
+    find_moment_or_point,
     open_repository,
     said_of,
     sessions_folder,
@@ -282,6 +283,14 @@ def moments(options: argparse.Namespace) -> int:
                 state=state,
             )
         )
+        if each.set_back:
+            say(
+                tr(
+                    "The clock was set back meanwhile: times up to {until} are in doubt, numbers "
+                    "of writes are not.",
+                    until=_clock_ns(each.set_back),
+                )
+            )
         by_second = {moment.time // _NS: moment for moment in each.moments}
         table(
             (tr("moment"), tr("there by")),
@@ -320,6 +329,7 @@ def _log_json(log: KeptMoments) -> dict[str, Any]:
         ],
         "marks": [{"write": write, "text": text} for write, text in log.marks],
         "trouble": log.trouble or None,
+        "times_in_doubt_until": _iso(log.set_back),
     }
 
 
@@ -356,7 +366,7 @@ def promote(options: argparse.Namespace) -> int:
             tr("Name a moment behind it, such as 3@2026-11-30T06:15 or 3@w1200."),
         )
     repository = open_repository(options.repository, as_json=options.json)
-    backup_set, moment = repository.find_state(options.point, options.set)
+    backup_set, moment = find_moment_or_point(repository, options.point, options.set)
     plan = protection.plan_point(repository, backup_set.name, moment.id)
     thins = _folding(repository, backup_set.name, moment) if options.thin_writes else None
     if thins is not None:

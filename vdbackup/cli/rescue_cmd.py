@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from vdbackup.cli import output, remedies
-from vdbackup.cli.common import DONE, WARNINGS, announce, open_repository
+from vdbackup.cli.common import DONE, WARNINGS, announce, find_moment_or_point, open_repository
 from vdbackup.cli.console import print_json, say, table, warn, work
 from vdbackup.cli.options import Subparsers, dry_run_option, json_option, new_command
 from vdbackup.errors import Cancelled, RepositoryError, VdbackupError
@@ -268,7 +268,7 @@ def _restore(repository: Repository, backup_set: BackupSet) -> None:
     from vdbackup.operations import restore
 
     wanted = _answer(tr("Which point? A number, or Enter for the newest:")) or "latest"
-    _, point = repository.find_state(wanted, backup_set.name)
+    _, point = find_moment_or_point(repository, wanted, backup_set.name)
     target = _chosen_disk(point.virtual_size).path
     plan = restore.plan(
         restore.RestoreRequest(repository, backup_set.name, point.id, target, overwrite=True)

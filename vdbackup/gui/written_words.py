@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
+
 from vdbackup.gui import words
 from vdbackup.operations.written_logs import ReadLog
+from vdbackup.repository.kept_logs import NS
 from vdbackup.repository.near_continuous import NearContinuous
 from vdbackup.repository.written import WrittenPoint
 from vdbackup.text import printable
@@ -31,6 +34,12 @@ def summary(log: ReadLog) -> str:
             until=until,
             count=count,
         )
+    if log.set_back:
+        until = words.when_exactly(datetime.fromtimestamp(log.set_back / NS, UTC).isoformat())
+        doubt = tr(
+            "The clock was set back meanwhile: times up to {until} are in doubt.", until=until
+        )
+        said = f"{doubt} {said}"
     if log.cut_short:  # first, as the end may be cut off
         return f"{printable(log.cut_short)} {said}"
     return f"{said} {printable(kept.why)}".strip()

@@ -238,6 +238,8 @@ class KeptMoments:
         marks: after which write somebody has set a mark, and its text, external.
         trouble: why it cannot be read, and then it has no moments; or what of it is lost; "" where
             all is well.
+        set_back: up to when times are in doubt because the clock was set back, ns since 1970; 0:
+            none are.
     """
 
     set_name: str
@@ -248,6 +250,7 @@ class KeptMoments:
     moments: tuple[KeptMoment, ...]
     marks: tuple[tuple[int, str], ...]
     trouble: str = ""
+    set_back: int = 0
 
 
 def moments(
@@ -299,6 +302,7 @@ def _with_moments(
         moments=moments,
         marks=marks,
         trouble=_trouble(kept, log),
+        set_back=log.index.set_back,
     )
 
 

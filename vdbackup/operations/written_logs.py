@@ -59,6 +59,11 @@ class ReadLog:
         protection = self.kept.protection
         return protection.why if protection.ended_early else ""
 
+    @property
+    def set_back(self) -> int:
+        """Up to when its times are in doubt, as the clock was set back, ns since 1970; 0: none."""
+        return self.log.index.set_back if self.log is not None else 0
+
     @cached_property
     def writes(self) -> int:
         """How many there are, but for what is lost or not to be trusted."""

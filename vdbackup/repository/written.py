@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import re
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
@@ -57,11 +57,13 @@ class WrittenPoint(RecoveryPoint):
         write: the last one that it holds; 0: none.
         flushed: a flush came behind it, and both are surely on the storage. Else it is what a
             power cut might have left.
+        doubt: why it may not be what a time meant, a sentence; "" where it is.
     """
 
     log: str = ""
     write: int = 0
     flushed: bool = True
+    doubt: str = ""
 
     @classmethod
     def of(cls, point: RecoveryPoint, kept: KeptLog, log: WriteLog, write: int) -> Self:
@@ -177,6 +179,7 @@ def moment(set_folder: Path, point: RecoveryPoint, reference: str) -> WrittenPoi
 def _by_then(point: RecoveryPoint, kept: list[KeptLog], reference: str) -> WrittenPoint:
     match = _TIMED.fullmatch(reference)
     until = parse_time(match["time"] if match else reference)
+    in_doubt = False
     best: tuple[int, KeptLog, WriteLog, int] | None = None
     for each in kept:
         try:
@@ -186,6 +189,7 @@ def _by_then(point: RecoveryPoint, kept: list[KeptLog], reference: str) -> Writt
                 raise
             log.warning("%s cannot be read: %s", each.path, error)
             continue
+        in_doubt |= until <= written.index.set_back
         if (write := written.newest_flush(until)) is not None and write >= before:
             came = int(written.flushed[written.flushes == write][0])
         elif (came := since(each)) <= until:
@@ -205,7 +209,17 @@ def _by_then(point: RecoveryPoint, kept: list[KeptLog], reference: str) -> Writt
             ),
             tr("Choose a later moment, or the point itself."),
         )
-    return WrittenPoint.of(point, *best[1:])
+    found = WrittenPoint.of(point, *best[1:])
+    return replace(found, doubt=_clock_set_back(found)) if in_doubt else found
+
+
+def _clock_set_back(found: WrittenPoint) -> str:
+    return tr(
+        "The clock of this computer was set back while writes of point {point} were kept, so what "
+        "had come by that time is not sure. The moment after write {write} is taken.",
+        point=found.sequence,
+        write=grouped(found.write),
+    )
 
 
 def parse_time(text: str) -> int:

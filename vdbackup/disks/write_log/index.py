@@ -6,7 +6,10 @@ Whoever looks after a log looks into it each second, and notes beside it what ha
     each note: `since` and `until` (ns since 1970), number of entries, CRC-32C of all else in the
                note; then the entries' headers, as they stand in the log (structs.py)
 
-All that a note names came after `since` and no later than `until`. The headers are there so that a
+All that a note names came after `since` and no later than `until`. Times never go back: where the
+clock was set back, a note has the newest time so far as both, until the clock has got there again.
+Of what has that time, and of what was noted before as if it came later than it did, nobody knows
+the true time: all up to there is in doubt (`set_back`). The headers are there so that a
 log need not be walked to be read at a moment: of a million writes that took seconds, or minutes
 where the storage has to look for each. A note that was cut off, and whatever is behind it, is as if
 it were not there: the log itself tells what it told, but for the time.
@@ -29,6 +32,8 @@ from vdbackup.disks.write_log.structs import ENTRY
 MAGIC = b"vdbwidx1"
 _NOTE = struct.Struct("<QQQ")
 _SUM = struct.Struct("<I")
+_EXACT = 1_000_000_000
+"""Nanoseconds to which times are exact: by less a clock may be set back, and none are in doubt."""
 _MOST = 1 << 26
 """Entries that a note names at most: what says more, and is as long, would take all memory."""
 
@@ -85,6 +90,12 @@ class Index:
     def count(self) -> int:
         """How many entries are noted."""
         return int(self.ends[-1]) if len(self.ends) else 0
+
+    @property
+    def set_back(self) -> int:
+        """Up to when times are in doubt because the clock was set back, ns since 1970; 0: none."""
+        doubtful = self.until[(self.since == self.until) & (self.until > 0)]
+        return int(doubtful.max()) if len(doubtful) else 0
 
     def first(self, count: int) -> Index:
         """What is noted of the first `count` entries alone."""
@@ -169,6 +180,8 @@ class IndexWriter:
         if not headers:
             return
         since = max(since, self._newest)  # clocks may be set back
+        if since - _EXACT < until < since:  # by less than times are exact to
+            until = since + 1
         until = max(until, since)
         head = _NOTE.pack(since, until, len(headers) // ENTRY.itemsize)
         self._append(head + _SUM.pack(google_crc32c.value(head + headers)) + headers)

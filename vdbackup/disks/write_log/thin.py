@@ -75,7 +75,7 @@ class Thinning:
         log, sector = self.log, self.log.entries.sector_size
         flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
         notes: list[tuple[bytes, int, int]] = []
-        since = 0
+        begin = since = 0
         with (
             closing(HostFile.open(log.path)) as old,
             os.fdopen(os.open(path, flags, 0o600), "w+b") as file,
@@ -89,8 +89,10 @@ class Thinning:
                 mark = (*stations.station(number), b"")
                 count += _put(file, sector, [_FLUSH, mark], own)
                 until = int(log.index.times(np.array([end - 1], np.int64))[1][0]) if end else 0
-                notes.append((bytes(own), since, max(since, until)))
-                since, own = max(since, until), bytearray()
+                doubt = _in_doubt(log, begin, end)
+                until = max(until, since if doubt or not until else since + 1)
+                notes.append((bytes(own), until if doubt else since, until))
+                begin, since, own = end, until, bytearray()
                 task.phase(tr("Thin"), file.tell(), self.length)
             first = self.ends[-1]
             for done in _copied(old, int(log.entries.places[first]), log.entries.end, file):
@@ -105,8 +107,12 @@ class Thinning:
             os.fsync(file.fileno())
         notes += _rest_of_notes(log, first)
         with closing(IndexWriter(index)) as writer:
+            newest = 0
             for headers, begun, ended in notes:
-                writer.note(headers, begun, ended)
+                # two moments may be of one time, and no clock was set back for that
+                in_doubt = begun == ended
+                newest = max(ended, newest if in_doubt else newest + 1)
+                writer.note(headers, newest if in_doubt else begun, newest)
             writer.sync()
 
     def is_kept_by(self, path: Path, index: Path, task: Task) -> bool:
@@ -201,6 +207,12 @@ def _put(file: BinaryIO, sector: int, entries: Iterable[_Piece], to: bytearray) 
         to += header
         count += 1
     return count
+
+
+def _in_doubt(log: WriteLog, begin: int, end: int) -> bool:
+    """Whether of some of these entries the time is in doubt (`Index.set_back`)."""
+    since, until = log.index.times(np.arange(begin, end, dtype=np.int64))
+    return bool(((since == until) & (until > 0)).any())
 
 
 def _asked(entries: Iterable[_Piece], task: Task) -> Iterator[_Piece]:

@@ -107,7 +107,7 @@ class MomentBar(QFrame):
         self._say(band.log, spot)
 
     def _say(self, log: ReadLog, spot: Spot | None) -> None:
-        trouble = log.problem is not None or bool(log.cut_short)
+        trouble = log.problem is not None or bool(log.cut_short or log.set_back)
         self.state.setText(words.breakable_lines(written_words.summary(log)))
         parts.set_role(self.state, "bad" if log.problem else "warning" if trouble else "muted")
         self._row.setVisible(log.problem is None)
