@@ -176,6 +176,100 @@ def test_a_mark_that_a_disk_was_not_well_is_said(vdbackup, tmp_path, repository,
     assert words in in_json.json["warnings"][0]
 
 
+def contradictory(raw: Path, kind: str) -> Path:
+    """A disk whose tables can all be read, and do not agree."""
+    suffix, disk_format = {"vmdk": (".vmdk", "vmdk"), "qcow": (".qcow2", "qcow2")}[kind[:4]]
+    options = ("-o", "subformat=twoGbMaxExtentSparse") if "split" in kind else ()
+    disk = converted(raw, raw.parent / f"disk{suffix}", disk_format, *options)
+    part = disk.with_name("disk-s001.vmdk") if "split" in kind else disk
+    data = part.read_bytes()
+    if disk_format == "vmdk":
+        (directory,) = struct.unpack_from("<Q", data, 56)
+        (table,) = struct.unpack_from("<I", data, directory * 512)
+        grains = struct.unpack_from("<32I", data, table * 512)
+        places = {
+            "vmdk-directory": (directory * 512, bytes(4)),
+            "vmdk-table": (table * 512, bytes(512)),
+            "vmdk-table-split": (table * 512, bytes(512)),
+            "vmdk-entry": (table * 512 + 4 * 9, struct.pack("<I", grains[8])),
+            "vmdk-in-tables": (table * 512 + 4 * 9, struct.pack("<I", table)),
+        }
+    else:
+        (l1,) = struct.unpack_from(">Q", data, 40)
+        table = struct.unpack_from(">Q", data, l1)[0] & (1 << 63) - 1
+        clusters = struct.unpack_from(">32Q", data, table)
+        places = {
+            "qcow2-twice": (table + 8 * 9, struct.pack(">Q", clusters[8])),
+            "qcow2-in-tables": (table + 8 * 9, struct.pack(">Q", table | 1 << 63)),
+        }
+    patched(part, *places[kind])
+    return disk
+
+
+@pytest.mark.parametrize(
+    ("kind", "words"),
+    [
+        ("vmdk-directory", "contradict each other"),
+        ("vmdk-table", "contradict each other"),
+        ("vmdk-table-split", "contradict each other"),
+        ("vmdk-entry", "two things in one place"),
+        ("vmdk-in-tables", "two things in one place"),
+        ("qcow2-twice", "two things in one place"),
+        ("qcow2-in-tables", "two things in one place"),
+    ],
+)
+def test_tables_that_contradict_each_other_are_said_and_not_believed_in_silence(
+    vdbackup, tmp_path, repository, kind, words
+):
+    disk = contradictory(raw_disk(tmp_path), kind)
+    info, backup = vdbackup("info", disk), vdbackup("backup", disk, "-r", repository)
+    assert (info.status, backup.status) == (3, 3)
+    assert words in info.err
+    assert words in backup.err
+
+
+@pytest.mark.parametrize("subformat", ["monolithicSparse", "streamOptimized"])
+def test_a_second_copy_of_the_tables_that_nobody_filled_is_no_contradiction(
+    vdbackup, tmp_path, repository, subformat
+):
+    raw = raw_disk(tmp_path)
+    disk = converted(raw, tmp_path / "disk.vmdk", "vmdk", "-o", f"subformat={subformat}")
+    data = disk.read_bytes()
+    (directory,) = struct.unpack_from("<Q", data, 48)
+    (table,) = struct.unpack_from("<I", data, directory * 512)
+    patched(disk, table * 512, bytes(2048))
+    assert vdbackup("info", disk).status == 0
+    assert vdbackup("backup", disk, "-r", repository).status == 0
+    assert restored(vdbackup, repository) == raw.read_bytes()
+
+
+def test_snapshots_inside_a_disk_are_said_to_be_in_no_backup(vdbackup, tmp_path, repository):
+    disk = converted(raw_disk(tmp_path), tmp_path / "disk.qcow2", "qcow2")
+    subprocess.run(["qemu-img", "snapshot", "-c", "before the update", disk], check=True)
+    qemu.io(disk, "write -P 7 1M 64k", disk_format="qcow2")
+    now = tmp_path / "now.raw"
+    subprocess.run(["qemu-img", "convert", "-O", "raw", disk, now], check=True)
+    for said in (vdbackup("info", disk), vdbackup("backup", disk, "-r", repository)):
+        assert said.status == 3
+        assert "keeps snapshots inside itself (1)" in said.err
+    assert restored(vdbackup, repository) == now.read_bytes()
+    subprocess.run(["qemu-img", "snapshot", "-d", "before the update", disk], check=True)
+    assert vdbackup("backup", disk, "-r", repository).status == 0
+
+
+@pytest.mark.parametrize("last", [b"\0", b"\xce"])
+def test_a_fixed_disk_of_an_old_virtual_pc_is_known_whatever_its_last_byte_is(
+    vdbackup, tmp_path, repository, last
+):
+    raw = raw_disk(tmp_path)
+    patched(raw, SIZE - 1, last)
+    options = ("-o", "subformat=fixed,force_size=on")
+    disk = converted(raw, tmp_path / "disk.vhd", "vpc", *options)
+    disk.write_bytes(disk.read_bytes()[:-1])  # its footer had 511 bytes
+    assert vdbackup("backup", disk, "-r", repository).status == 0
+    assert restored(vdbackup, repository) == raw.read_bytes()
+
+
 def test_a_mark_of_a_parent_is_said_too(vdbackup, tmp_path, repository):
     base = flagged(raw_disk(tmp_path), "corrupt")
     child = tmp_path / "child.qcow2"

@@ -341,6 +341,84 @@ def test_what_has_become_a_disk_with_partitions_is_kept_whole(tmp_path, maker):
     assert of(disk).sentences[0].endswith("it has a partition table, too.")
 
 
+def empty_ext4(image: Path, offset: int, size: int) -> None:
+    """One whose maps call everything free but its own first and last few MiB."""
+    part = image.with_name("part.img")
+    with part.open("wb") as file:
+        file.truncate(size)
+    run("mkfs.ext4", "-q", "-F", "-b", "4096", part)
+    run("dd", f"if={part}", f"of={image}", "bs=1M", f"seek={offset // MIB}", "conv=notrunc,sparse")
+
+
+def entry(slot: int, kind: int, start: int, size: int) -> tuple[int, bytes]:
+    """Where an entry of an MBR stands, and what it is; start and size in bytes."""
+    fields = struct.pack("<BBBBBBBBII", 0, 0, 2, 0, kind, 0, 0, 0, start // 512, size // 512)
+    return 446 + 16 * slot, fields
+
+
+@pytest.mark.parametrize("kind", ["GPT beside an MBR", "hybrid MBR", "volume behind an MBR"])
+def test_what_another_table_or_mark_has_there_is_free_in_no_partition(tmp_path, kind):
+    image = tmp_path / "disk.img"
+    with image.open("wb") as file:
+        file.truncate(256 * MIB)
+    start, size = MIB, 240 * MIB
+    if kind == "volume behind an MBR":
+        start, size = 64 * MIB, 180 * MIB
+        run("mkfs.ext4", "-q", "-F", image)
+        places = [entry(0, 0x83, start, size), (510, b"\x55\xaa")]
+    elif kind == "GPT beside an MBR":
+        run("sfdisk", "--quiet", image, stdin="label: gpt\nsize=20M\nstart=128M, size=100M\n")
+        places = [entry(0, 0x83, start, size)]
+    else:
+        run("sfdisk", "--quiet", image, stdin="label: gpt\nsize=240M\n")
+        places = [entry(1, 0x0C, 128 * MIB, 100 * MIB)]
+    empty_ext4(image, start, size)
+    if kind != "GPT beside an MBR":  # its first partition is not the file system's
+        assert len(of(image).ranges)
+    with image.open("r+b") as file:
+        for place, data in places:
+            file.seek(place)
+            file.write(data)
+    found = of(image)
+    assert not len(found.ranges)
+    assert any("something else lies there" in sentence for sentence in found.sentences)
+
+
+def test_a_hybrid_mbr_that_names_the_same_partitions_contradicts_nothing(tmp_path):
+    image = tmp_path / "disk.img"
+    with image.open("wb") as file:
+        file.truncate(256 * MIB)
+    run("sfdisk", "--quiet", image, stdin="label: gpt\nstart=1M, size=240M\n")
+    empty_ext4(image, MIB, 240 * MIB)
+    with image.open("r+b") as file:
+        place, data = entry(1, 0x83, MIB, 240 * MIB)
+        file.seek(place)
+        file.write(data)
+    assert len(of(image).ranges)
+
+
+@pytest.mark.parametrize(
+    ("place", "mark"),
+    [
+        (1 << 20, b"\x0d\xd0\x01\xc0"),
+        (2 << 20, b"\x5e\xf1\xab\x2f"),
+        (516, b"!Stra0tis\x86\xff\x02^\x41rh"),
+        (8192, b"OCFSV2"),
+    ],
+    ids=["VMFS member", "VMFS", "Stratis", "OCFS2"],
+)
+def test_what_was_made_over_an_old_file_system_is_kept_whole(tmp_path, place, mark):
+    image = tmp_path / "disk.img"
+    with image.open("wb") as file:
+        file.truncate(64 * MIB)
+    run("mkfs.ext4", "-q", "-F", image)
+    assert len(of(image).ranges)
+    with image.open("r+b") as file:
+        file.seek(place)
+        file.write(mark)
+    assert not len(of(image).ranges)
+
+
 def test_swap_that_bears_another_mark_is_kept_whole(tmp_path):
     """What was made over it may begin behind its header."""
     image = tmp_path / "swap"

@@ -6,6 +6,7 @@ wipefs is asked whether the superblocks that are made here are where Linux has t
 from __future__ import annotations
 
 import struct
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,9 @@ import pytest
 from tests.volumes import volumes
 from tests.volumes.test_partitions import write
 from tests.volumes.volumes import MIB, browsing
+from vdbackup.disks.chain import Chain
+from vdbackup.disks.names import DiskFormat
+from vdbackup.volumes import allocation
 
 MEMBER = 16 * MIB
 DATA = MIB
@@ -162,3 +166,43 @@ def test_disks_that_a_pcs_firmware_joins_are_not_read_one_by_one(
     with browsing(disk) as browser:
         (volume,) = browser.volumes()
     assert "Intel" in volume.problem
+
+
+def silicon() -> bytes:
+    sector = bytearray(512)
+    struct.pack_into("<I", sector, 0x60, 0x2F000000)
+    struct.pack_into("<H", sector, 0x13E, -sum(struct.unpack("<159H", sector[:0x13E])) & 0xFFFF)
+    return bytes(sector)
+
+
+MAKERS = {
+    "Promise": (63, b"Promise Technology, Inc."),
+    "LSI": (1, b"$XIDE$"),
+    "NVIDIA": (2, b"NVIDIA  " + struct.pack("<II", 30, 0)),
+    "HighPoint": (11, struct.pack("<I", 0x5A7816F3)),
+    "Silicon Image": (1, silicon()),
+    "VIA": (1, b"\x55\xaa\1" + bytes(47) + b"\0"),
+}
+
+
+@pytest.mark.parametrize("maker", MAKERS)
+def test_a_member_of_an_array_of_any_firmware_is_neither_read_nor_left_out_in_part(
+    maker: str, tmp_path: Path
+) -> None:
+    """wipefs names it; the file system that begins on it has its free space anywhere."""
+    image = tmp_path / "disk"
+    volumes.blank(image, 32 * MIB)
+    volumes.run("mkfs.ext4", "-q", "-F", image, "31M")
+    with Chain.open(image, DiskFormat.RAW) as disk:
+        assert len(allocation.left_out(disk, allocation.MountedAreas()).ranges)
+    sectors, mark = MAKERS[maker]
+    if maker == "VIA":
+        mark = mark[:50] + bytes([sum(mark[:50]) & 0xFF])
+    write(image, 32 * MIB - 512 * sectors, mark)
+    seen = subprocess.run(["wipefs", image], capture_output=True, text=True, check=True).stdout
+    assert "_raid_member" in seen
+    with browsing(image) as browser:
+        (volume,) = browser.volumes()
+    assert maker in volume.problem
+    with Chain.open(image, DiskFormat.RAW) as disk:
+        assert not len(allocation.left_out(disk, allocation.MountedAreas()).ranges)

@@ -129,6 +129,7 @@ class Chain:
         self.map = flat or flatten(layer.block_map() for layer in self.layers)
         self.size = self.layers[-1].info.virtual_size
         self.sector_size = self.layers[-1].info.sector_size
+        self._doubts: list[str] | None = None
 
     @classmethod
     def open(
@@ -226,10 +227,17 @@ class Chain:
     def doubts(self) -> list[str]:
         """What is wrong with its files or doubtful in how they are read, a sentence each.
 
-        Raises OSError.
+        They are looked for once. Raises OSError.
         """
-        unclean = [f"{each.path} {each.info.unclean}." for each in self.layers if each.info.unclean]
-        return [*_not_raw(self.layers), *unclean]
+        if self._doubts is None:
+            of_files = [
+                f"{each.path} {doubt}."
+                for each in self.layers
+                for doubt in (each.info.unclean, *each.doubts())
+                if doubt
+            ]
+            self._doubts = [*_not_raw(self.layers), *of_files]
+        return self._doubts
 
     def close(self) -> None:
         """Close all files."""

@@ -106,6 +106,13 @@ class VirtualDisk(Protocol):
         Raises DiskFormatError where a table names what is not there.
         """
 
+    def doubts(self) -> tuple[str, ...]:
+        """What contradicts itself in the file, or is not read of it, beside what `info` says.
+
+        Each follows the file's name in a sentence. It reads all tables. Raises OSError, and
+        DiskFormatError as `block_map` does.
+        """
+
     def read_host(self, host: int, view: memoryview) -> None:
         """Fill `view` from `host` on, a place in the file (within one run of `block_map`).
 

@@ -105,7 +105,7 @@ def format_by_content(file: HostFile, head: bytes, foot: bytes) -> DiskFormat | 
     """
     start = head[:PROBE_BYTES]
     found = next((name for name, each in FORMATS.items() if each.magic.match(start)), None)
-    if found or not foot.startswith((b"conectix", b"\0conectix")):
+    if found or b"conectix" not in (foot[:8], foot[1:9]):
         return found
     from vdbackup.disks.vhd.fixed import ends_as_vhd
 

@@ -42,6 +42,10 @@ class OneFileDisk(ABC):
         """The file."""
         return (self._file,)
 
+    def doubts(self) -> tuple[str, ...]:
+        """Nothing that is known of."""
+        return ()
+
     def read_host(self, host: int, view: memoryview) -> None:
         """Fill `view` from byte `host` of the file on."""
         self._file.readinto(host, view)

@@ -100,14 +100,33 @@ def left_out(disk: Disk, in_use: MountedAreas) -> LeftOut:
     """
     try:
         _, volumes = places.find(disk)
+        contested = union(_contested(disk), NOTHING)
     except (RecoveryError, Unreadable):
         return LeftOut()
-    found = [each for place in volumes for each in _look(disk, place, in_use)]
+    found = [
+        _uncontested(each, contested) for place in volumes for each in _look(disk, place, in_use)
+    ]
     pieces = [(each, _apart(each, volumes, disk.size)) for each in found]
     ranges = _longest(_all(free for _, free in pieces))
     swap = _all(overlap(ranges, free) for each, free in pieces if each.is_swap)
     sentences = (_sentence(each, total(overlap(ranges, free))) for each, free in pieces)
-    return LeftOut(ranges, swap, tuple(filter(None, sentences)))
+    return LeftOut(ranges, swap, tuple(dict.fromkeys(filter(None, sentences))))
+
+
+def _contested(disk: Disk) -> Ranges:
+    """What two tables, or a table and a volume, say different things of; of an array's, nothing."""
+    try:
+        return places.contested(disk)
+    except RecoveryError:
+        return NOTHING
+
+
+def _uncontested(found: _Found, contested: Ranges) -> _Found:
+    """What was found out, or that nothing is sure where something else could lie."""
+    if found.kept or not len(overlap(_all([as_ranges(found.place.runs)]), contested)):
+        return found
+    kept = tr("by another mark on the disk, something else lies there")
+    return _Found(found.place, found.name, kept=kept)
 
 
 def _look(disk: Disk, place: Place, in_use: MountedAreas) -> Iterator[_Found]:

@@ -91,19 +91,33 @@ def read_table(disk: io.BufferedReader, size: int, sector_size: int) -> Table:
     if any(entry.kind == _PROTECTIVE for entry in entries.values()):
         return _gpt(disk, size, sizes, entries)
     unit = _unit(disk, size, sizes[:2], entries)
-    found: list[Partition] = []
-    for slot, entry in entries.items():
-        if entry.kind in _EXTENDED:
-            first = min(_LOGICAL[0] + sum(each.number >= 5 for each in found), _LOGICAL[-1] + 1)
-            found += _logical(disk, entry, unit, first)
-        else:
-            found.append(entry.partition(slot + 1, 0, unit))
+    found = _of_mbr(disk, entries, unit)
     if not any(part.offset < size for part in found):
         if _is_volume(disk):
             return Table(sector_size)
         if not found and (unprotected := _unprotected_gpt(disk, sizes)):
             return unprotected
     return Table(unit, tuple(sorted(found, key=lambda part: part.number)), "dos" if found else "")
+
+
+def contradicting(disk: io.BufferedReader, size: int, table: Table) -> list[Partition]:
+    """What else lies on a disk by other marks than the table that Linux goes by.
+
+    Partitions of an MBR beside a GPT, as hybrids have them; those of a GPT beside an MBR that does
+    not protect it, which firmware and other systems may go by; and the disk as a whole, where more
+    than a boot sector says that it is one volume.
+    """
+    own = {(each.offset, each.size) for each in table.partitions}
+    others: list[Partition] = []
+    if table.scheme == "gpt":
+        entries = {n: e for n, e in _entries(disk).items() if e.kind != _PROTECTIVE}
+        others = _of_mbr(disk, entries, table.sector_size)
+    elif table.scheme == "dos":
+        if beside := _unprotected_gpt(disk, list(dict.fromkeys((table.sector_size, 512, 4096)))):
+            others = list(beside.partitions)
+        if signatures.lie_behind_boot_sector(_read(disk, 0, signatures.HEAD)):
+            others.append(Partition(0, 0, size))
+    return [each for each in others if (each.offset, each.size) not in own]
 
 
 def partitions(disk: io.BufferedReader, size: int, sector_size: int) -> list[Partition]:
@@ -159,6 +173,18 @@ def _table_in(sector: bytes) -> _Entries:
 def _used(sector: bytes) -> _Entries:
     every = enumerate(_ENTRY.iter_unpack(sector[_TABLE:510]))
     return {slot: _Entry(*rest) for slot, (_, *rest) in every if rest[2]}
+
+
+def _of_mbr(disk: io.BufferedReader, entries: _Entries, unit: int) -> list[Partition]:
+    """The partitions that an MBR's entries name, and the logical ones in them."""
+    found: list[Partition] = []
+    for slot, entry in entries.items():
+        if entry.kind in _EXTENDED:
+            first = min(_LOGICAL[0] + sum(each.number >= 5 for each in found), _LOGICAL[-1] + 1)
+            found += _logical(disk, entry, unit, first)
+        else:
+            found.append(entry.partition(slot + 1, 0, unit))
+    return found
 
 
 def _is_boot_sector(disk: io.BufferedReader, sector: bytes) -> bool:

@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
-from vdbackup.disks.extents import Ranges, overlap, union
+from vdbackup.disks.extents import Ranges, as_ranges, overlap, union
 from vdbackup.errors import RecoveryError
 from vdbackup.translation import tr
 from vdbackup.volumes import lvm, raid
-from vdbackup.volumes.partitions import Partition, Table, read_table
+from vdbackup.volumes.partitions import Partition, Table, contradicting, read_table
 
 if TYPE_CHECKING:
     from collections.abc import Buffer
@@ -113,6 +113,17 @@ def find(chain: Disk) -> tuple[int, list[Place]]:
     if not logical:
         found = [_without_volumes(place) if place in members else place for place in found]
     return table.sector_size, [*found, *logical]
+
+
+def contested(chain: Disk) -> Ranges:
+    """Stretches of the disk, in bytes, that are something else by marks which `find` passes over.
+
+    Raises what `find` raises.
+    """
+    disk = Window.opened(chain, ((0, chain.size),))
+    table = read_table(disk, chain.size, chain.sector_size)
+    others = contradicting(disk, chain.size, table)
+    return as_ranges([(each.offset, each.size) for each in others if each.offset < chain.size])
 
 
 def _table(disk: io.BufferedReader, chain: Disk, array: raid.Member | None) -> Table:

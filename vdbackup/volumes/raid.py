@@ -7,7 +7,7 @@ the volume's first bytes tells of it.
 
 Structures: include/uapi/linux/raid/md_p.h; where they lie: super_90_load and super_1_load in
 drivers/md/md.c. Intel's and DDF: libblkid's superblocks/isw_raid.c and ddf_raid.c, super-intel.c
-of mdadm.
+of mdadm. Of other firmware only the marks are known: libblkid's superblocks/*_raid.c.
 """
 
 from __future__ import annotations
@@ -15,6 +15,8 @@ from __future__ import annotations
 import io
 import struct
 from dataclasses import dataclass
+
+import numpy as np
 
 from vdbackup.translation import tr
 
@@ -31,6 +33,13 @@ _ACTIVE_IN_SYNC = 0b110
 _NAMES = {-4: "multipath", -1: "linear", 0: "0", 4: "4", 5: "5", 6: "6", 10: "10"}
 _INTEL = b"Intel Raid ISM Cfg Sig. "
 _DDF = (b"\xde\x11\xde\x11", b"\x11\xde\x11\xde")
+_VIA = b"\x55\xaa"
+_ADAPTEC = b"\x37\xfc\x4d\x1e"
+_SILICON = 0x2F000000
+_HIGHPOINT_37, _HIGHPOINT_45 = (0x5A7816F0, 0x5A7816FD), (0x5A7816F3, 0x5A7816FD)
+_PROMISE = b"Promise Technology, Inc."
+_PROMISE_AT = (63, 255, 256, 16, 399, 591, 675, 735, 911, 974, 991, 951, 3087)
+"""Sectors before the end."""
 
 
 @dataclass(frozen=True)
@@ -62,8 +71,41 @@ def of_firmware(disk: io.BufferedReader, size: int) -> Member | None:
     if tail.startswith(_INTEL):
         return _of_intel(_read(disk, size - 2 * _SECTOR, _SECTOR))
     if tail[_SECTOR:].startswith(_DDF):
-        return Member(problem=_built("It is a part of a RAID of the kind DDF"))
+        return Member(problem=_built(tr("It is a part of a RAID of the kind DDF")))
+    if maker := _maker(disk, size, tail):
+        return Member(
+            problem=_built(tr("It is a part of a RAID of {maker}'s firmware", maker=maker))
+        )
     return None
+
+
+def _maker(disk: io.BufferedReader, size: int, tail: bytes) -> str:
+    """Who made the firmware that joins this disk to others; "" where there is no mark of any.
+
+    Whether such a member could be read alone, as one of a mirror could, is known of none of them.
+    """
+    last = tail[_SECTOR:]
+    (silicon,) = struct.unpack_from("<I", last, 0x60)
+    (highpoint,) = struct.unpack_from("<I", _read(disk, 9 * _SECTOR + 32, 4))
+    (highpoint_45,) = struct.unpack_from("<I", _read(disk, size - 11 * _SECTOR, 4))
+    has_mark = {
+        "NVIDIA": tail.startswith(b"NVIDIA"),
+        "LSI": last.startswith(b"$XIDE$"),
+        "Adaptec": last.startswith(_ADAPTEC),
+        "Silicon Image": silicon == _SILICON and _adds_up(last[:0x140]),
+        "VIA": last.startswith(_VIA) and last[2] <= 2 and sum(last[:50]) & 0xFF == last[50],
+        "HighPoint": highpoint in _HIGHPOINT_37 or highpoint_45 in _HIGHPOINT_45,
+        "Promise": any(
+            _read(disk, size - sector * _SECTOR, len(_PROMISE)) == _PROMISE
+            for sector in _PROMISE_AT
+        ),
+    }
+    return next((maker for maker, is_there in has_mark.items() if is_there), "")
+
+
+def _adds_up(data: bytes) -> bool:
+    """Whether words of 16 bits give 0 with the checksum that the last one is."""
+    return int(np.frombuffer(data, "<u2").sum(dtype=np.uint16)) == 0
 
 
 def _offset_of_1_0(size: int) -> int:
@@ -126,7 +168,7 @@ def _of_intel(block: bytes) -> Member:
         (first,) = struct.unpack_from("<I", block, at)
         if (first, block[at + 15], block[at + 16]) == (0, _MIRROR, 2):
             return Member(0, struct.unpack_from("<I", block, at + 4)[0] * _SECTOR)
-    return Member(problem=_built("It is a part of a RAID of Intel's firmware"))
+    return Member(problem=_built(tr("It is a part of a RAID of {maker}'s firmware", maker="Intel")))
 
 
 def _built(what: str) -> str:

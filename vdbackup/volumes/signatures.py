@@ -12,7 +12,7 @@ from vdbackup.translation import tr
 
 HEAD = 128 << 10
 """Bytes in which nearly every file system says what it is."""
-LONG_HEAD = 1 << 20
+LONG_HEAD = (2 << 20) + 4096
 """... and all of them."""
 
 _READABLE = (
@@ -49,6 +49,12 @@ _OTHERS = (
     (0, b"dmvdo001", "VDO", _BUILT.format("VDO")),
     (0, b"SnAp", "snapshot", _BUILT.format(tr("a snapshot of LVM"))),
     (0, b"integrt\0", "dm-integrity", _BUILT.format("dm-integrity")),
+    (0, b"verity\0\0", "dm-verity", _BUILT.format("dm-verity")),
+    *(
+        (sector * 512 + 4, b"!Stra0tis\x86\xff\x02^\x41rh", "Stratis", _BUILT.format("Stratis"))
+        for sector in (1, 9)
+    ),
+    (1 << 20, b"\x0d\xd0\x01\xc0", "VMFS", _BUILT.format("VMFS")),
     *(
         (offset, magic, name, _FOREIGN.format(name))
         for offset, magic, name in (
@@ -68,6 +74,9 @@ _OTHERS = (
             (0x10000, b"ReIsEr4", "Reiser4"),
             (1030, b"\x34\x34", "NILFS2"),
             (0x10000, b"\x01\x16\x19\x70", "GFS2"),
+            (2 << 20, b"\x5e\xf1\xab\x2f", "VMFS"),
+            *((place << 10, b"OCFSV2", "OCFS2") for place in (1, 2, 4, 8)),
+            (544, b"1SFB", "BeFS"),
             (0x1055C, b"\x19\x01\x54\x19", "UFS"),
             (0x255C, b"\x19\x01\x54\x19", "UFS"),
         )
@@ -110,6 +119,14 @@ def _all_unreadable(head: bytes) -> Iterator[tuple[str, str]]:
             yield name, problem
     if any(head[at : at + 8] in _ZFS_MAGIC for at in _ZFS_RING if at < len(head)):
         yield "ZFS", _FOREIGN.format("ZFS")
+
+
+def lie_behind_boot_sector(head: bytes) -> bool:
+    """Whether anything in `head` but its first sector says that it is a volume.
+
+    What a boot sector says can be read in that alone: whoever reads tables has asked it.
+    """
+    return any(name for name in marks(bytes(512) + head[512:]))
 
 
 def holds_hibernated_system(head: bytes) -> bool:

@@ -20,6 +20,7 @@ import numpy as np
 
 from vdbackup.disks.at_once import Part
 from vdbackup.disks.disk import NOT_CLOSED, SECTOR, DiskInfo, ParentRef
+from vdbackup.disks.doubts import SHARED, any_shared
 from vdbackup.disks.extents import UNALLOCATED, ZERO, BlockMap, Int64s
 from vdbackup.disks.host_file import HostFile
 from vdbackup.disks.names import DiskFormat
@@ -157,6 +158,15 @@ class Qcow2Disk(WrittenInUnits):
         """The disk's facts; ids are those of our extension, None and "" without it."""
         return self._info
 
+    def doubts(self) -> tuple[str, ...]:
+        """What contradicts itself in the tables, and what is not read; see VirtualDisk."""
+        found = []
+        if count := self._first.header.snapshots:
+            found.append(_snapshots(count))
+        if any_shared(self.block_map(), self._mapping.structures(), COMPRESSED_FROM):
+            found.append(SHARED)
+        return tuple(found)
+
     def block_map(self) -> BlockMap:
         """The disk's own clusters; raises DiskFormatError where a table names what is not there."""
         # without a parent there is nothing to fall through to: what is not here reads as zeros
@@ -277,6 +287,14 @@ def _with_parent(
     return (
         named.with_extension(BACKING_FORMAT, backing_format_name(parent.disk_format)),
         replace(identity, parent_id=parent.disk_id, parent_content_id=parent.content_id),
+    )
+
+
+def _snapshots(count: int) -> str:
+    return tr(
+        "keeps snapshots inside itself ({count}): only its present state is read, and none of them "
+        "is in a backup of it",
+        count=count,
     )
 
 

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 import numpy as np
 from numpy.typing import NDArray
 
-from vdbackup.disks.extents import UNALLOCATED, ZERO, BlockMap, Int64s
+from vdbackup.disks.extents import UNALLOCATED, ZERO, BlockMap, Int64s, Ranges, as_ranges
 from vdbackup.disks.host_file import HostFile
 from vdbackup.disks.qcow2.structs import COMPRESSED, COPIED, OFFSET, ZERO_FLAG, Header
 from vdbackup.errors import DiskFormatError
@@ -87,6 +87,19 @@ class MappingTables:
             problem = tr("two L2 tables share a place")
             raise DiskFormatError(self._file.path, self.header.l1_offset, problem)
         return numbers, places
+
+    def structures(self) -> Ranges:
+        """Where header and tables lie: offset and length in bytes."""
+        header = self.header
+        _, places = self.table_places(self.l1()[: header.tables])
+        size = header.cluster_size
+        own = [
+            (0, size),
+            (header.l1_offset, header.l1_size * 8),
+            (header.refcount_table_offset, header.refcount_table_clusters * size),
+        ]
+        tables = np.stack([places, np.full(len(places), size, np.int64)], axis=1)
+        return np.concatenate([as_ranges(own), tables])
 
     def _batches(self) -> Iterator[tuple[Int64s, Entries]]:
         """The L2 entries that are not 0: ascending numbers of clusters, and entries[n, words]."""

@@ -199,9 +199,13 @@ class VhdDisk(WrittenInUnits):
         return self._header.bitmap_size + np.minimum(size, self.info.virtual_size - blocks * size)
 
     def _check_places(self, blocks: Int64s, places: Int64s) -> None:
-        """Every block lies inside the file."""
-        file_size = self._file.size
-        wrong = np.flatnonzero((places + self._lengths(blocks) > file_size) | (places < SECTOR))
+        """Every block lies inside the file, and none in header or table."""
+        file_size, table = self._file.size, self._header.table_offset
+        ends = places + self._lengths(blocks)
+        outside = (ends > file_size) | (places < SECTOR)
+        table_end = table + 4 * -(-self.info.virtual_size // self._header.block_size)
+        in_table = (places < table_end) & (ends > table)
+        wrong = np.flatnonzero(outside | in_table)
         if len(wrong):
             first = int(wrong[0])
             problem = tr(

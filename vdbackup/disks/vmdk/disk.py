@@ -167,6 +167,10 @@ class VmdkDisk(WrittenInUnits):
         whole = self._tables.block_map(entries, fill)
         return whole.part(0, self._descriptor.virtual_size)
 
+    def doubts(self) -> tuple[str, ...]:
+        """What contradicts itself in the tables; see VirtualDisk."""
+        return self._tables.doubts(self._tables.entries(self._header.directory))
+
     # ------------------------------------------------------------------ writing
 
     def _prepare_writing(self) -> None:

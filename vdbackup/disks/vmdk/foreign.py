@@ -81,6 +81,11 @@ class ForeignVmdk(ReadOnlyDisk):
         """The disk's own stretches; a host is a place in one of several files, see `read_host`."""
         return self._map
 
+    def doubts(self) -> tuple[str, ...]:
+        """What contradicts itself in its parts; see VirtualDisk."""
+        found = [doubt for each in self._extents.sparse_ones for doubt in each.doubts()]
+        return tuple(dict.fromkeys(found))
+
     def read_host(self, host: int, view: memoryview) -> None:
         """Fill `view` from a host of the map on; compressed grains are inflated for it."""
         number, place = divmod(host, 1 << _READER_SHIFT)
@@ -112,6 +117,7 @@ class _Extents:
 
     Attributes:
         readers: what the maps' hosts are places in.
+        sparse_ones: those of them that have tables.
         block_size: in bytes, of the sparse extents.
         unclean: whether one of those was not closed.
     """
@@ -122,6 +128,7 @@ class _Extents:
         self._flat: dict[Path, int] = {}
         self._named: Counter[Path] = Counter()  # bytes of each flat file
         self.readers: list[_Reader] = []
+        self.sparse_ones: list[SparseExtent] = []
         self.block_size = SECTOR
         self.unclean = False
 
@@ -160,6 +167,7 @@ class _Extents:
         self.block_size = extent.grain
         self.unclean |= extent.unclean
         self.readers.append(extent)
+        self.sparse_ones.append(extent)
         return extent.block_map(fill), len(self.readers) - 1
 
     def _flat_part(self, line: ExtentLine) -> _Part:

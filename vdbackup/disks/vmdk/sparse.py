@@ -10,11 +10,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vdbackup.disks.disk import SECTOR
-from vdbackup.disks.extents import ZERO, BlockMap, Int64s
+from vdbackup.disks.doubts import SHARED, any_shared
+from vdbackup.disks.extents import ZERO, BlockMap, Int64s, Ranges, as_ranges
 from vdbackup.disks.host_file import HostFile
 from vdbackup.disks.vmdk.structs import (
     AT_END,
     FLAG_MARKERS,
+    FLAG_REDUNDANT_TABLE,
     FLAG_ZERO_GRAINS,
     FOOTER_FROM_END,
     TABLE_ENTRIES,
@@ -27,6 +29,9 @@ from vdbackup.translation import tr
 
 TABLE_BYTES = TABLE_ENTRIES * 4
 _ZERO_ENTRY = 1
+_CONTRADICTED = tr(
+    "has two copies of its tables, which contradict each other: what is read may be wrong, or zeros"
+)
 _CHECKED = 1 << 20
 """Grains that are looked at together."""
 
@@ -113,6 +118,44 @@ class GrainTables:
             np.concatenate([places for _, places in found]),
         )
 
+    def doubts(self, entries: Entries) -> tuple[str, ...]:
+        """What contradicts itself, each to follow the file's name in a sentence."""
+        found = [_CONTRADICTED] if self.are_contradicted(entries) else []
+        if not self._header.compressed and any_shared(
+            self.block_map(entries, ZERO), self.structures()
+        ):
+            found.append(SHARED)
+        return tuple(found)
+
+    def structures(self) -> Ranges:
+        """Where header, descriptor and tables lie: offset and length in bytes."""
+        header = self._header
+        directory, text = header.directory * SECTOR, header.descriptor_offset * SECTOR
+        tables = self.runs(header.directory)
+        places = [(place, count * TABLE_BYTES) for _, place, count in tables]
+        own = [(0, SECTOR), (directory, header.tables * 4)]
+        described = [(text, header.descriptor_size * SECTOR)] if header.descriptor_size else []
+        return as_ranges([*own, *described, *places])
+
+    def are_contradicted(self, entries: Entries) -> bool:
+        """Whether the second copy of the tables has grains that `entries` lack, or elsewhere.
+
+        Only that is asked: some programs leave the second copy empty.
+        """
+        header = self._header
+        if not header.flags & FLAG_REDUNDANT_TABLE or not header.redundant_directory:
+            return False
+        try:
+            grains, places = self.entries(header.redundant_directory)
+        except DiskFormatError:
+            return True
+        if not len(grains):
+            return False
+        at = np.searchsorted(entries[0], grains)
+        if at[-1] == len(entries[0]):
+            return True
+        return bool(((entries[0][at] != grains) | (entries[1][at] != places)).any())
+
     def runs(self, directory: int) -> list[tuple[int, int, int]]:
         """Grain tables that lie side by side: (first table, place in bytes, tables).
 
@@ -180,6 +223,10 @@ class SparseExtent:
     def block_map(self, fill: int) -> BlockMap:
         """Its own grains; in a compressed one a grain's host is its place in this part's bytes."""
         return self._tables.block_map(self._entries, fill).part(0, self.size)
+
+    def doubts(self) -> tuple[str, ...]:
+        """What contradicts itself in its tables; see VirtualDisk."""
+        return self._tables.doubts(self._entries)
 
     def readinto(self, host: int, view: memoryview) -> None:
         """Fill `view` from byte `host` of the map on."""
