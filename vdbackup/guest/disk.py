@@ -18,7 +18,9 @@ from vdbackup.guest.tree import Tree
 from vdbackup.volumes.volumes import Volume, Volumes
 
 _ON_ANOTHER = re.compile(r"disk(\d+):")
-_PARTITION = re.compile(r"/dev/(?:(?:[shv]|xv)d[a-z]+|(?:nvme\d+n|mmcblk)\d+p)(\d+)")
+_PARTITION = re.compile(
+    r"/dev/(?:(?:[shv]|xv)d(?P<letter>[a-z]+)|nvme(?P<number>\d+)n\d+p|mmcblk(?P<card>\d+)p)(?P<part>\d+)"
+)
 
 
 def disk_of(volume: str) -> int:
@@ -27,10 +29,21 @@ def disk_of(volume: str) -> int:
     return int(found[1]) - 1 if found else 0
 
 
+def name_on_disk(volume: str) -> str:
+    """The same volume's name among those of its own disk."""
+    return _ON_ANOTHER.sub("", volume, count=1)
+
+
+def partition_of(volume: str) -> int:
+    """Its partition's number on its own disk; 0: it is all of that. Of no logical volume."""
+    return int(name_on_disk(volume).removeprefix("p") or 0)
+
+
 class Disk:
     """A disk, its volumes, and their files.
 
     Attributes:
+        count: how many disks the machine has.
         size: in bytes.
         sector_size: that its tables count in, in bytes.
         volumes: all of them, by name.
@@ -46,6 +59,7 @@ class Disk:
             others: the machine's other disks.
         """
         self._chain = chain
+        self.count = 1 + len(others)
         self._volumes = Volumes(chain)
         self._heads: dict[str, Callable[[], bytes]] = {}
         self.size = chain.size
@@ -92,7 +106,9 @@ class Disk:
         if system.logical:
             return name in (f"/dev/mapper/{system.volume}", f"/dev/{system.logical}")
         match = _PARTITION.fullmatch(name)
-        return match is not None and system.volume == f"p{match[1]}"
+        if match is None or name_on_disk(system.volume) != f"p{match['part']}":
+            return False
+        return disk_of(system.volume) == (0 if self.count == 1 else _order(match))
 
     def _add(self, volumes: Volumes, on_its_disk: str, name: str) -> None:
         volume, root = volumes.open(on_its_disk)
@@ -114,3 +130,10 @@ class Disk:
         if root is not None:
             folds_case = volume.filesystem.startswith("FAT") or volume.filesystem == "NTFS"
             self.trees[name] = Tree(name, root, folds_case=folds_case)
+
+
+def _order(partition: re.Match[str]) -> int:
+    """As which of a machine's disks its system would most likely find one of that name, from 0."""
+    if letters := partition["letter"]:
+        return ord(letters[0]) - ord("a") if len(letters) == 1 else -1
+    return int(partition["number"] or partition["card"])

@@ -162,11 +162,8 @@ def run(plan: MachinePlan, machines: Machines, task: Task) -> MachineResult:
             stack.enter_context(disk.source)
         made = machine_capture.run(plan, task)
     repository, folder = plan.repository, machines.sessions_folder
-    unready = [
-        error
-        for disk in made.disks
-        for error in for_new_point(repository, disk.set_name, disk.point.id, folder, task)
-    ]
+    first = made.disks[0]  # with which the others are made ready
+    unready = for_new_point(repository, first.set_name, first.point.id, folder, task)
     at = datetime.now(UTC)
     doubt = any(each.confirmed for each in plan.disks)
     names = made.machine.sets if plan.merges and not doubt else ()

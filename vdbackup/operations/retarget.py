@@ -42,4 +42,4 @@ def run(plan: RetargetPlan, sessions_folder: Path, task: Task) -> RetargetResult
     from vdbackup.recovery.retarget import retarget  # late: it takes long to import
 
     report = retarget.run(plan, sessions_folder, task)
-    return RetargetResult(report, Changed.only(plan.set_name))
+    return RetargetResult(report, Changed.only(*plan.sets))

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from vdbackup.errors import GuestUnreadable, NoDriver, NotRetargeted, RecoveryError, Remedy
-from vdbackup.guest.disk import Disk
+from vdbackup.guest.disk import Disk, disk_of, partition_of
 from vdbackup.guest.hardware import Hardware
 from vdbackup.guest.linux import initramfs
 from vdbackup.guest.linux.inspect import environment_blocks
@@ -87,12 +87,18 @@ Wanted = Callable[[Kernel, Tree], tuple[str, ...]]
 """The drivers that have to be there early, of a kernel whose modules lie in that tree's /lib."""
 
 
-def find(disk: Disk, guest: Guest, hardware: Hardware) -> Edits:
+def find(disk: Disk, guest: Guest, hardware: Hardware, sources: Sequence[str] = ()) -> Edits:
     """What has to be changed for `hardware`.
+
+    Args:
+        disk: with the machine's other disks.
+        guest: what lies there.
+        hardware: what the machine gets.
+        sources: what each of its disks was called when it was backed up, where that is known.
 
     Raises RecoveryError where it cannot be done: a driver is nowhere, or a file cannot be read.
     """
-    system = _System(disk, guest)
+    system = _System(disk, guest, sources)
     found = _rewriting(system, lambda *_: hardware.edit.drivers)
     if not found.writes:
         return Edits()
@@ -182,7 +188,7 @@ class _System:
         names: what its names of devices mean here.
     """
 
-    def __init__(self, disk: Disk, guest: Guest) -> None:
+    def __init__(self, disk: Disk, guest: Guest, sources: Sequence[str] = ()) -> None:
         if guest.root is None or guest.kernel is None:
             raise NotRetargeted(tr("This recovery point holds no Linux that could be changed."))
         self.disk, self.guest, self.root = disk, guest, guest.root
@@ -193,7 +199,7 @@ class _System:
                 tr("The root of the system in this recovery point cannot be read.")
             )
         self.tree: Tree = tree
-        self.names = self._names()
+        self.names = self._names(sources)
 
     def file_system(self, volume: str) -> FileSystem:
         return self.disk.file_systems[volume]
@@ -233,16 +239,21 @@ class _System:
                 if path.startswith("/boot") and real and tree.is_file(path.removeprefix("/boot")):
                     yield File(volume, real)
 
-    def _names(self) -> Names:
-        volumes, others = {}, []
+    def _names(self, sources: Sequence[str]) -> Names:
+        disks: list[dict[int, Known]] = [{} for _ in range(self.disk.count)]
+        logical = []
         for name, each in self.disk.file_systems.items():
             known = Known(each.kind.lower(), each.uuid, each.label)
             if each.logical:
-                others.append(known)
+                logical.append(known)
             else:
-                volumes[int(name.removeprefix("p") or 0)] = known
-        root = int(self.root.volume.removeprefix("p") or 0) if not self.root.logical else None
-        return Names.told_from(self._uses(), volumes, root, tuple(others))
+                disks[disk_of(name)][partition_of(name)] = known
+        root = None
+        if not self.root.logical:
+            root = disk_of(self.root.volume), partition_of(self.root.volume)
+        file = self.in_root("/etc/fstab")
+        by_uuid = fstab.by_uuid(self.text(file)) if file else frozenset()
+        return Names.told_from(self._uses(), disks, root, tuple(logical), sources, by_uuid)
 
     def _uses(self) -> Iterator[Use]:
         if file := self.in_root("/etc/fstab"):

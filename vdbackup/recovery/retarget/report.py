@@ -7,7 +7,7 @@ overlay need not know of reports. What is read back is hostile until checked (re
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from vdbackup import records
@@ -49,6 +49,9 @@ class FileChange:
 class RetargetReport:
     """What was found out about a point's machine, and what was done to its overlay.
 
+    A machine of several disks has one, which lies beside the overlay of each: volumes of its second
+    disk are "disk2:p1".
+
     Attributes:
         version: of vdbackup.
         made: when, UTC, ISO 8601.
@@ -59,6 +62,7 @@ class RetargetReport:
         hardware: what the machine boots on now, and why.
         changes: the files that were changed, in the overlay alone.
         notes: what else was done, or was left, a sentence each.
+        disks: how many the machine has.
     """
 
     version: str
@@ -70,6 +74,7 @@ class RetargetReport:
     hardware: Hardware
     changes: tuple[FileChange, ...] = ()
     notes: tuple[records.OurWords, ...] = ()
+    disks: int = field(default=1, metadata=records.LATER)
 
 
 def report_path(backup_set: BackupSet, point: RecoveryPoint) -> Path:
@@ -103,6 +108,8 @@ def chosen_hardware(
     report = load(backup_set, point)
     if report is None or any(problem.blocks for problem in report.hardware.problems):
         return None
+    if point.moment is not None and report.disks != len(point.moment.sets):
+        return None  # an earlier version looked at each of a machine's disks alone
     return replace(report.hardware, memory_mib=wish.memory_mib or report.hardware.memory_mib)
 
 

@@ -3,13 +3,13 @@
 A plan says what would be done, `run` does it under the repository's lock: the edits are made on a
 scratch disk above the point's layers, which are only read; what they come to becomes the new
 overlay (overlay.py), and a report is put beside it (report.py). Whatever the old overlay held goes:
-retargeting begins with an empty one.
+retargeting begins with an empty one. Of a machine's moment all disks are retargeted together.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -17,23 +17,20 @@ from pathlib import Path
 
 from vdbackup import __version__
 from vdbackup.disks.chain import Chain
-from vdbackup.disks.formats import open_disk
 from vdbackup.errors import NoDriver, NotRetargeted, RecoveryError, UsageError
 from vdbackup.guest.choice import choose, edited
-from vdbackup.guest.disk import Disk
+from vdbackup.guest.disk import Disk, disk_of, name_on_disk
 from vdbackup.guest.hardware import Controller, Hardware, HardwareRequest
 from vdbackup.guest.inspect import inspect
 from vdbackup.guest.model import FileSystem, Guest, System
 from vdbackup.jobs import Plan, Task
-from vdbackup.recovery.retarget import edits, identity, outcome, virt_v2v
+from vdbackup.recovery.retarget import edits, outcome, virt_v2v
+from vdbackup.recovery.retarget.disks import PointDisk, claimed, disks_of, new_identity, opened
 from vdbackup.recovery.retarget.edits import Edits
 from vdbackup.recovery.retarget.linux import appliance
-from vdbackup.recovery.retarget.overlay import publish_overlay, scratched
-from vdbackup.recovery.retarget.report import FileChange, RetargetReport, report_path, save
+from vdbackup.recovery.retarget.overlay import scratched
+from vdbackup.recovery.retarget.report import FileChange, RetargetReport, save
 from vdbackup.recovery.retarget.windows import edits as windows
-from vdbackup.repository import claims, holds
-from vdbackup.repository.backup_set import BackupSet
-from vdbackup.repository.files import remove, sync_folder
 from vdbackup.repository.model import RecoveryPoint
 from vdbackup.repository.repository import Repository
 from vdbackup.translation import tr
@@ -51,6 +48,7 @@ class RetargetPlan(Plan):
     Attributes:
         wish: one of WISHES.
         drivers: a folder with drivers for a Windows.
+        sets: whose overlays it changes: of a machine those of all its disks.
         guest: what lies on the disk.
         hardware: what the machine would get; None where the overlay is emptied.
         edits: what would be changed on the overlay.
@@ -59,6 +57,7 @@ class RetargetPlan(Plan):
     repository: Repository
     set_name: str
     point_id: str
+    sets: tuple[str, ...]
     wish: str
     drivers: Path | None
     guest: Guest
@@ -93,23 +92,23 @@ def plan(
         UsageError: there is no such wish.
         RecoveryError: the guest cannot be made to boot on that hardware.
     """
-    backup_set = repository.set(set_name)
-    point = backup_set.point(point_id)
     _check_wish(wish)
-    doing = tr("planning to retarget point {point}", point=point.sequence)
-    with claims.open_point(repository, set_name, point_id, doing) as chain:
+    disks = disks_of(repository, set_name, point_id)
+    with claimed(repository, disks) as chains:
         target = (
-            _Target(inspect(chain), Hardware(), Edits())
+            _Target(inspect(chains[0], chains[1:]), Hardware(), Edits())
             if wish == NONE
-            else _find(chain, wish, drivers)
+            else _find(disks, chains, wish, drivers)
         )
+    points = [each.point for each in disks]
     return RetargetPlan(
-        summary=_summary(point, target, wish),
-        creates=() if wish == NONE else (point.report,),
-        replaces=(point.overlay,),
+        summary=_summary(points, target, wish),
+        creates=() if wish == NONE else tuple(point.report for point in points),
+        replaces=tuple(point.overlay for point in points),
         repository=repository,
         set_name=set_name,
         point_id=point_id,
+        sets=tuple(each.backup_set.name for each in disks),
         wish=wish,
         drivers=drivers,
         guest=target.guest,
@@ -156,97 +155,98 @@ def retarget(
     started = time.monotonic()
     _check_wish(wish)
     with repository.lock(tr("retargeting a point of {set_name}", set_name=set_name), task.cancel):
-        backup_set = repository.set(set_name)
-        point = backup_set.point(point_id)
-        holds.check_free(backup_set, [point])  # what a session wrote fits this overlay alone
+        disks = disks_of(repository, set_name, point_id)
+        for each in disks:
+            each.check_free()
         if wish == NONE:
-            _forget_boot_test(repository, backup_set, point)
-            _empty(backup_set, point, task)
+            for each in disks:
+                each.forget_boot_test(repository)
+                each.empty(task)
             return None
-        with backup_set.open_chain(point) as chain:
-            target = _find(chain, wish, drivers)
-            patches = _patches(chain, target)
+        with opened(disks) as chains:
+            target = _find(disks, chains, wish, drivers)
+            patches = _patches(chains, target)
         with ExitStack() as stack:
-            scratch: Path | None
+            scratches: Mapping[int, Path]
             if wish == virt_v2v.VIRT_V2V:
-                scratch, target = _converted(stack, backup_set, point, target, task)
+                scratches, target = _converted(stack, disks, target, task)
             else:
-                scratch = _scratch(stack, backup_set, point, target, sessions_folder, task)
-            overlay = "" if scratch or patches else _overlay_of(backup_set, point)
-            holds.check_free(backup_set, [point])  # one that began meanwhile
-            _forget_boot_test(repository, backup_set, point)
-            if not overlay:
-                overlay = publish_overlay(backup_set, point, scratch, patches, task)
-        made = _report(target, wish, overlay, started)
-        save(backup_set, point, made)
-        return made
+                scratches = _scratches(stack, disks, target, sessions_folder, task)
+            for each in disks:
+                each.check_free()  # of one that began meanwhile
+            reports = {}
+            for number, each in enumerate(disks):
+                each.forget_boot_test(repository)
+                overlay = each.publish(scratches.get(number), patches.get(number, {}), task)
+                made = replace(_report(target, wish, len(disks), started), overlay=overlay)
+                save(each.backup_set, each.point, made)
+                reports[each.backup_set.name] = made
+        return reports[set_name]
 
 
-def _forget_boot_test(repository: Repository, backup_set: BackupSet, point: RecoveryPoint) -> None:
-    """What was proven, was proven of the overlay and the hardware that there were until now."""
-    if point.boot_tested:
-        repository.save_point(backup_set.name, replace(point, boot_tested=None))
-    remove(backup_set.folder / point.picture)
+def _patches(chains: Sequence[Chain], target: _Target) -> Mapping[int, Mapping[int, bytes]]:
+    """By the disk's number, what is written over blocks of it as they are."""
+    edits_ = target.edits
+    if edits_.windows is not None:
+        return {disk_of(_root(target.guest).volume): edits_.windows.patches}
+    if not edits_.new_identity or edits_.errand is None:
+        return {}
+    sector_size = target.guest.sector_size
+    return {n: new_identity(chains[n], sector_size) for n in edits_.errand.on_each_disk()}
 
 
-def _patches(chain: Chain, target: _Target) -> Mapping[int, bytes]:
-    """What is written over blocks of the disk as they are."""
-    if target.edits.windows is not None:
-        return target.edits.windows.patches
-    if target.edits.new_identity and not target.guest.alone:
-        return identity.new_disk_identity(_reader(chain), chain.size, target.guest.sector_size)
-    return {}
-
-
-def _scratch(
+def _scratches(
     stack: ExitStack,
-    backup_set: BackupSet,
-    point: RecoveryPoint,
+    disks: Sequence[PointDisk],
     target: _Target,
     sessions_folder: Path,
     task: Task,
-) -> Path | None:
-    """The disk on which files were changed, and that they were; None where none are to be."""
-    disk_format, edits_ = backup_set.settings.format, target.edits
+) -> Mapping[int, Path]:
+    """By the disk's number, those on which files were changed, and that they were."""
+    edits_, found = target.edits, {}
     if edits_.errand is not None:
-        scratch = stack.enter_context(
-            appliance.edited(
-                backup_set.disk_path(point),
-                disk_format,
-                edits_.errand,
-                sessions_folder=sessions_folder,
-                sector_size=target.guest.sector_size,
-                task=task,
+        for number, errand in edits_.errand.on_each_disk().items():
+            disk = disks[number]
+            found[number] = stack.enter_context(
+                appliance.edited(
+                    disk.backup_set.disk_path(disk.point),
+                    disk.backup_set.settings.format,
+                    errand,
+                    sessions_folder=sessions_folder,
+                    sector_size=target.guest.sector_size,
+                    task=task,
+                )
             )
-        )
-        _check_written(backup_set, point, scratch, edits_.errand)
-        return scratch
-    if edits_.windows is not None and edits_.windows.needs_tools:
+            disk.check_written(found[number], errand)
+    elif edits_.windows is not None and edits_.windows.needs_tools:
+        number, volume = _own(_root(target.guest))
+        backup_set, point = disks[number].backup_set, disks[number].point
         chain = stack.enter_context(backup_set.open_chain(point))
-        volume = _root(target.guest)
-        scratch = stack.enter_context(
-            windows.edited(edits_.windows, chain, disk_format, volume, task.cancel)
+        found[number] = stack.enter_context(
+            windows.edited(edits_.windows, chain, backup_set.settings.format, volume, task.cancel)
         )
-        with scratched(backup_set, point, scratch) as above:
+        with scratched(backup_set, point, found[number]) as above:
             windows.check_starts(Disk(above).trees[volume.volume], target.hardware.controller)
-        return scratch
-    return None
+    return found
 
 
 def _converted(
-    stack: ExitStack,
-    backup_set: BackupSet,
-    point: RecoveryPoint,
-    target: _Target,
-    task: Task,
-) -> tuple[Path, _Target]:
+    stack: ExitStack, disks: Sequence[PointDisk], target: _Target, task: Task
+) -> tuple[Mapping[int, Path], _Target]:
     """The disk on which virt-v2v worked, and what came of it."""
-    below = stack.enter_context(backup_set.open_chain(point))
+    disk = disks[0]
+    below = stack.enter_context(disk.backup_set.open_chain(disk.point))
     scratch, notes = stack.enter_context(virt_v2v.converted(below, task))
-    with scratched(backup_set, point, scratch) as above:
+    with scratched(disk.backup_set, disk.point, scratch) as above:
         hardware = outcome.hardware(above, virt_v2v.VIRT_V2V)
         done = Edits(changes=tuple(outcome.changes(below, above)), notes=notes)
-    return scratch, replace(target, hardware=hardware, edits=done)
+    return {0: scratch}, replace(target, hardware=hardware, edits=done)
+
+
+def _own(volume: FileSystem) -> tuple[int, FileSystem]:
+    """The number of the disk that a volume lies on, and the volume as it is called there."""
+    name = volume.volume
+    return disk_of(name), replace(volume, volume=name_on_disk(name))
 
 
 def _root(guest: Guest) -> FileSystem:
@@ -257,7 +257,8 @@ def _root(guest: Guest) -> FileSystem:
     return guest.root
 
 
-def _report(target: _Target, wish: str, overlay: str, started: float) -> RetargetReport:
+def _report(target: _Target, wish: str, disks: int, started: float) -> RetargetReport:
+    """The report, of no overlay yet."""
     notes = target.edits.notes
     if target.edits.new_identity and not target.guest.alone:
         notes += (tr("The disk has another identity, so that it is not taken for the original."),)
@@ -268,12 +269,13 @@ def _report(target: _Target, wish: str, overlay: str, started: float) -> Retarge
         version=__version__,
         made=datetime.now(UTC).isoformat(timespec="seconds"),
         milliseconds=int((time.monotonic() - started) * 1000),
-        overlay=overlay,
+        overlay="",
         wish=wish,
         guest=target.guest,
         hardware=hardware,
         changes=target.edits.changes,
         notes=notes,
+        disks=disks,
     )
 
 
@@ -291,12 +293,15 @@ def _hardware_wish(wish: str) -> HardwareRequest:
     return HardwareRequest(None if wish == AUTO else Controller(wish))
 
 
-def _find(chain: Chain, wish: str, drivers: Path | None) -> _Target:
-    """What is on the disk, the hardware for it, and what that needs changed."""
-    guest = inspect(chain)
+def _find(
+    disks: Sequence[PointDisk], chains: Sequence[Chain], wish: str, drivers: Path | None
+) -> _Target:
+    """What is on the disks, the hardware for it, and what that needs changed."""
+    guest = inspect(chains[0], chains[1:])
     wanted = _hardware_wish(wish)
     hardware = choose(guest, wanted, sector_size=guest.sector_size)
     if wish == virt_v2v.VIRT_V2V:
+        _check_on_one_disk(guest, len(disks))
         virt_v2v.check_installed()
         return _Target(guest, hardware, Edits())  # it finds out by itself what is to be done
     edit = hardware.edit
@@ -304,7 +309,7 @@ def _find(chain: Chain, wish: str, drivers: Path | None) -> _Target:
     if not (essential if wish == AUTO else edit.needed):
         return _Target(guest, hardware, Edits())
     if guest.system is System.WINDOWS:
-        found = _find_windows(chain, guest, hardware, wish, drivers)
+        found = _find_windows(chains, guest, hardware, wish, drivers)
         services = found.windows.services if found.windows is not None else ()
         after = replace(guest, services=(*guest.services, *services))
         return _Target(guest, choose(after, wanted, sector_size=guest.sector_size), found)
@@ -315,29 +320,50 @@ def _find(chain: Chain, wish: str, drivers: Path | None) -> _Target:
             tr("The system in this recovery point has no driver for {wish}.", wish=wish),
             tr("Choose other hardware, or let it be chosen."),
         )
-    return _Target(guest, hardware, edits.find(Disk(chain), guest, hardware))
+    whole = Disk(chains[0], chains[1:])
+    sources = [each.source for each in disks]
+    return _Target(guest, hardware, edits.find(whole, guest, hardware, sources))
+
+
+def _check_on_one_disk(guest: Guest, disks: int) -> None:
+    """Raise NotRetargeted where virt-v2v, which gets one disk, would not see all of the system."""
+    volumes = [each.volume for each in (guest.root, guest.boot, guest.efi) if each is not None]
+    if disks > 1 and any(disk_of(each) for each in volumes):
+        raise NotRetargeted(
+            tr("virt-v2v changes one disk, and this machine's system lies on several."),
+            tr("Retarget it without virt-v2v."),
+        )
 
 
 def _find_windows(
-    chain: Chain, guest: Guest, hardware: Hardware, wish: str, drivers: Path | None
+    chains: Sequence[Chain], guest: Guest, hardware: Hardware, wish: str, drivers: Path | None
 ) -> Edits:
     """What has to be changed on a Windows; where nothing can be and nothing was asked for, why."""
     try:
-        volume = _root(guest)
-        tree = Disk(chain).trees[volume.volume]
+        number, volume = _own(_root(guest))
+        tree = Disk(chains[number]).trees[volume.volume]
         found = windows.plan_windows(tree, volume, hardware.controller, drivers)
     except RecoveryError as error:
         if wish != AUTO:
             raise
         return Edits(notes=(tr("Nothing was changed. {error}", error=error.title),))
-    changes = (FileChange(volume.volume, f"/{c.path}", c.before, c.after) for c in found.changes)
+    name = _root(guest).volume
+    changes = (FileChange(name, f"/{c.path}", c.before, c.after) for c in found.changes)
     cut = tuple(change.cut() for change in changes)
     return Edits(changes=cut, windows=found, notes=(windows.KEEPS_IDENTITY,))
 
 
-def _summary(point: RecoveryPoint, target: _Target, wish: str) -> str:
+def _summary(points: Sequence[RecoveryPoint], target: _Target, wish: str) -> str:
+    number = points[0].sequence
+    several = points[0].moment if len(points) > 1 else None
     if wish == NONE:
-        return tr("The overlay of point {point} becomes empty again.", point=point.sequence)
+        if several:
+            return tr(
+                "The overlays of moment {moment} of {machine} become empty again.",
+                moment=several.number,
+                machine=several.machine,
+            )
+        return tr("The overlay of point {point} becomes empty again.", point=number)
     name = target.guest.name or tr("The machine")
     count = len(target.edits.changes)
     files = tr("1 file is") if count == 1 else tr("{count} files are", count=count)
@@ -346,69 +372,23 @@ def _summary(point: RecoveryPoint, target: _Target, wish: str) -> str:
     )
     if wish == virt_v2v.VIRT_V2V:
         changed = tr("virt-v2v changes in its overlay what that needs")
+    if several:
+        return tr(
+            "Moment {moment} of {machine}: {name} gets {count} disks on {controller} and starts by "
+            "{firmware}; {changed}.",
+            moment=several.number,
+            machine=several.machine,
+            name=name,
+            count=len(points),
+            controller=target.hardware.controller,
+            firmware=target.hardware.firmware.upper(),
+            changed=changed,
+        )
     return tr(
         "Point {point}: {name} gets a disk on {controller} and starts by {firmware}; {changed}.",
-        point=point.sequence,
+        point=number,
         name=name,
         controller=target.hardware.controller,
         firmware=target.hardware.firmware.upper(),
         changed=changed,
     )
-
-
-def _empty(backup_set: BackupSet, point: RecoveryPoint, task: Task) -> None:
-    """The report goes last: beside an overlay that it does not name it says nothing."""
-    if not _overlay_of(backup_set, point):
-        publish_overlay(backup_set, point, None, {}, task)
-    remove(report_path(backup_set, point))
-    sync_folder(backup_set.folder)
-
-
-def _overlay_of(backup_set: BackupSet, point: RecoveryPoint) -> str:
-    """The identity of the point's overlay, if that is there and empty; else ""."""
-    path = backup_set.overlay_path(point)
-    if not path.exists():
-        return ""
-    overlay = open_disk(path, backup_set.settings.format)
-    try:
-        empty = not len(overlay.block_map().own_ranges())
-        return (overlay.info.disk_id or "") if empty else ""
-    finally:
-        overlay.close()
-
-
-def _reader(chain: Chain) -> identity.Read:
-    def read(offset: int, length: int) -> bytes:
-        data = bytearray(length)
-        chain.readinto(offset, memoryview(data))
-        return bytes(data)
-
-    return read
-
-
-def _check_written(
-    backup_set: BackupSet, point: RecoveryPoint, scratch: Path, errand: appliance.Errand
-) -> None:
-    """Read back what the appliance wrote, by the readers that had read what was there before.
-
-    They do not replay a journal and the guest's kernel did: a file that only the journal had made
-    what it was would come out as a mixture of both.
-    """
-    with scratched(backup_set, point, scratch) as chain, backup_set.open_chain(point) as below:
-        now, then = Disk(chain), Disk(below)
-        for write in errand.writes:
-            before = b""
-            if write.append:
-                before = then.trees[write.volume.volume].read(write.path, 1 << 30) or b""
-            wanted = before + write.content
-            if now.trees[write.volume.volume].read(write.path, len(wanted)) != wanted:
-                raise NotRetargeted(
-                    tr(
-                        "The file {write} is not what it should be after it was changed.",
-                        write=write.path,
-                    ),
-                    tr(
-                        "The overlay is as it was. Choose hardware that needs no changes, or "
-                        "another recovery point."
-                    ),
-                )

@@ -10,7 +10,7 @@ from vdbackup.recovery.retarget.linux.names import Device, Known, Names, Use, de
 
 ROOT, SWAP, HOME = "11111111-aaaa", "22222222-bbbb", "33333333-cccc"
 VOLUMES = {1: Known("ext4", ROOT, "root"), 2: Known("swap", SWAP), 5: Known("ext4", HOME, "home")}
-OURS = Names(VOLUMES, frozenset({"sda"}), (Known("xfs", "44444444-dddd"),))
+OURS = Names([VOLUMES], {"sda": 0}, (Known("xfs", "44444444-dddd"),))
 
 DEBIAN = """\
 # <file system> <mount point>   <type>  <options>       <dump>  <pass>
@@ -125,7 +125,7 @@ def uses(*lines: str) -> list[Use]:
 
 
 @pytest.mark.parametrize(
-    ("found", "disks"),
+    ("found", "called"),
     [
         (uses("/dev/sda1 / ext4", "/dev/sdb1 /srv ext4"), {"sda"}),
         (uses("/dev/sdb1 / ext4", "/dev/sda1 /srv ext4"), {"sdb"}),
@@ -137,9 +137,68 @@ def uses(*lines: str) -> list[Use]:
     ],
 )
 def test_this_disk_is_told_from_what_the_system_does_with_it(
-    found: list[Use], disks: set[str]
+    found: list[Use], called: set[str]
 ) -> None:
-    assert Names.told_from(found, VOLUMES, 1).disks == disks
+    assert set(Names.told_from(found, [VOLUMES], (0, 1)).called) == called
+
+
+DATA, MORE = {1: Known("ext4", "55555555-eeee")}, {1: Known("ext4", "66666666-ffff")}
+MACHINE = [VOLUMES, DATA, MORE]
+
+
+@pytest.mark.parametrize(
+    ("lines", "sources", "called"),
+    [
+        # one that is left
+        (("/dev/sda1 / ext4", "/dev/sdb1 /srv ext4"), ("", ""), {"sda": 0, "sdb": 1}),
+        # either may be meant, and a third is not there
+        (("/dev/sda1 / ext4", "/dev/sdb1 /srv ext4"), ("", "", ""), {"sda": 0}),
+        (("/dev/sda1 / ext4", "/dev/sdb1 /a ext4", "/dev/sdc1 /b ext4"), ("", ""), {"sda": 0}),
+        # as they were called when they were backed up
+        (
+            ("/dev/sda1 / ext4", "/dev/sdc1 /srv ext4"),
+            ("/dev/sda", "/dev/sdb", "/dev/sdc"),
+            {"sda": 0, "sdc": 2},
+        ),
+        (
+            ("/dev/sda1 / ext4", "/dev/sdb1 /a ext4", "/dev/sdc1 /b ext4"),
+            ("/dev/sda", "", "/dev/sdb"),
+            {"sda": 0, "sdb": 2, "sdc": 1},
+        ),
+        (("/dev/sda1 / ext4", "/dev/sdz1 /srv ext4"), ("/dev/sda", "/dev/sdb"), {"sda": 0}),
+        # one disk has names of several kinds
+        (
+            ("/dev/sda1 / ext4", "/dev/disk/by-id/x-part2 none swap"),
+            ("", ""),
+            {"sda": 0, "disk/by-id/x": 0},
+        ),
+        # what another line calls by its UUID is not meant twice
+        (
+            ("/dev/sda1 / ext4", "UUID=55555555-EEEE /home ext4", "/dev/sdc1 /srv ext4"),
+            ("", ""),
+            {"sda": 0},
+        ),
+    ],
+)
+def test_which_of_several_disks_is_meant(
+    lines: tuple[str, ...], sources: tuple[str, ...], called: dict[str, int]
+) -> None:
+    text = "\n".join(lines)
+    names = Names.told_from(
+        uses(*lines), MACHINE[: len(sources)], (0, 1), sources=sources, by_uuid=fstab.by_uuid(text)
+    )
+    assert names.called == called
+
+
+def test_fstab_of_a_machine_names_what_lies_on_its_other_disks() -> None:
+    text = (
+        "/dev/sda1 / ext4\n/dev/sdb1 /srv ext4\nUUID=66666666-ffff /data ext4\n/dev/sdc1 /x xfs\n"
+    )
+    names = Names(MACHINE, {"sda": 0, "sdb": 1})
+    assert fstab.stable_fstab(text, names) == (
+        f"UUID={ROOT} / ext4\nUUID=55555555-eeee /srv ext4\nUUID=66666666-ffff /data ext4\n"
+        "/dev/sdc1 /x xfs defaults,nofail\n"
+    )
 
 
 def test_rules_that_name_the_original_card_are_switched_off() -> None:

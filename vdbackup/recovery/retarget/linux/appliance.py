@@ -18,12 +18,13 @@ import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
 from vdbackup.disks.names import DiskFormat
 from vdbackup.errors import Cancelled, NotRetargeted, RecoveryError, Remedy
+from vdbackup.guest.disk import disk_of, name_on_disk
 from vdbackup.guest.hardware import Controller, Hardware, MachineType
 from vdbackup.guest.model import FileSystem
 from vdbackup.jobs import Task
@@ -117,6 +118,19 @@ class Errand:
     initramfs: bytes
     controller: Controller
     writes: Sequence[Write]
+
+    def on_each_disk(self) -> dict[int, Errand]:
+        """The same for each of a machine's disks that something is written to, by its number.
+
+        The volumes have the names that they have on it: the appliance has one disk at a time,
+        because which of two a kernel finds first is its own to say.
+        """
+        found: dict[int, list[Write]] = {}
+        for each in self.writes:
+            volume = replace(each.volume, volume=name_on_disk(each.volume.volume))
+            on_it = found.setdefault(disk_of(each.volume.volume), [])
+            on_it.append(replace(each, volume=volume))
+        return {number: replace(self, writes=writes) for number, writes in found.items()}
 
 
 def controllers() -> dict[Controller, tuple[str, ...]]:

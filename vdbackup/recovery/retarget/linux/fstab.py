@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from vdbackup.recovery.retarget.linux.names import Names, Use, device_of
 
 _FIELD = re.compile(r"(\S+)(\s*)")
+_UUID = re.compile(r"(?:UUID=|/dev/disk/by-uuid/)\"?([^\"]+)\"?", re.IGNORECASE)
 _CALM = ("nofail", "noauto")
 
 
@@ -23,8 +24,14 @@ def uses(fstab: str) -> Iterator[Use]:
             yield Use(device, fields[2], fields[1] == "/")
 
 
+def by_uuid(fstab: str) -> frozenset[str]:
+    """The UUIDs by which fstab calls volumes, in lower case."""
+    names = (fields[0] for line in fstab.splitlines() if (fields := _fields(line)))
+    return frozenset(match[1].lower() for name in names if (match := _UUID.fullmatch(name)))
+
+
 def stable_fstab(text: str, names: Names) -> str:
-    """The fstab for a machine that has this disk alone, on whatever controller."""
+    """The fstab for a machine that has these disks alone, on whatever controller."""
     return "".join(_fstab_line(line, names) for line in text.splitlines(keepends=True))
 
 

@@ -1,14 +1,17 @@
 """Which device a name of Linux means, where the name depends on the hardware: /dev/sda1.
 
-The disk's own name on its machine is not known: it is told from what the system does with it. The
-disk that the system calls its root is this one; of another one it is told by whether every
-partition that is named of it is here, with the file system that fstab says.
+What the disks are called on their machine is not known: it is told from what the system does with
+them. The disk that it calls its root is the one that its root was found on; of another one it is
+told by whether every partition that is named of it is there, with the file system that fstab says.
+Where that holds of several of a machine's disks, the names that they were backed up by decide; a
+name that may mean either is taken for neither.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections import Counter
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -37,70 +40,87 @@ class Use(NamedTuple):
 
 @dataclass(frozen=True)
 class Known:
-    """A volume of this disk: its kind in lower case, UUID and label, "" where it has none."""
+    """A volume: its kind in lower case, UUID and label, "" where it has none."""
 
     kind: str
     uuid: str
     label: str = ""
 
 
+Volumes = Mapping[int, Known]
+"""Those of a disk, by the partition's number; logical volumes are not among them."""
+
+
 @dataclass(frozen=True)
 class Names:
-    """What the names in a system mean on this disk.
+    """What the names in a system mean on its disks.
 
     Attributes:
-        volumes: those of the disk, by the partition's number; logical volumes not among them.
-        disks: what the system calls this disk.
-        others: UUIDs and labels of logical volumes.
+        disks: the volumes of each of the machine's disks; of most there is one.
+        called: by what the system calls a disk, which of them it is.
+        logical: UUIDs and labels of logical volumes.
     """
 
-    volumes: Mapping[int, Known]
-    disks: frozenset[str] = frozenset()
-    others: tuple[Known, ...] = field(default=())
+    disks: Sequence[Volumes]
+    called: Mapping[str, int] = field(default_factory=dict)
+    logical: tuple[Known, ...] = ()
 
     @classmethod
     def told_from(
         cls,
         uses: Iterable[Use],
-        volumes: Mapping[int, Known],
-        root: int | None,
-        others: tuple[Known, ...] = (),
+        disks: Sequence[Volumes],
+        root: tuple[int, int] | None,
+        logical: tuple[Known, ...] = (),
+        sources: Sequence[str] = (),
+        by_uuid: Collection[str] = (),
     ) -> Names:
         """From all that the system says of its devices.
 
         Args:
             uses: of fstab and the boot loader.
-            volumes: by the partition's number.
-            root: the number of the partition that the system lies on; None if on none.
-            others: logical volumes.
+            disks: the volumes of each.
+            root: which of them the system lies on, and the partition's number; None if on none.
+            logical: logical volumes.
+            sources: what each disk was called when it was backed up, where that is known.
+            by_uuid: of volumes that the system calls by their UUID, in lower case.
         """
         found = list(uses)
         by_disk: dict[str, list[Use]] = {}
         for use in found:
             by_disk.setdefault(use.device.disk, []).append(use)
-        rooted = {use.device.disk for use in found if use.is_root and use.device.number == root}
-        taken = rooted or {d for d, group in by_disk.items() if _fits(group, volumes)}
-        return cls(volumes, frozenset(taken), others)
+        called: dict[str, int] = {}
+        if root is not None:
+            rooted = (use.device for use in found if use.is_root and use.device.number == root[1])
+            called = {device.disk: root[0] for device in rooted}
+        if len(disks) > 1:
+            free = [_without(volumes, by_uuid) for volumes in disks]
+            called |= _assigned(by_disk, free, called, sources)
+        elif not called:
+            called = {name: 0 for name, group in by_disk.items() if _fits(group, disks[0])}
+        return cls(disks, called, logical)
 
     def stable(self, name: str) -> str:
-        """What a device is to be called instead: "UUID=..."; "" if it is not of this disk."""
+        """What a device is to be called instead: "UUID=..."; "" if it is on none of the disks."""
         device = device_of(name)
-        if device is None or device.disk not in self.disks:
-            return ""
-        known = self.volumes.get(device.number)
+        known = self._volume(device) if device else None
         return f"UUID={known.uuid}" if known and known.uuid else ""
 
     def is_elsewhere(self, name: str) -> bool:
-        """Whether a name of fstab (device, UUID= or LABEL=) means what is not on this disk."""
+        """Whether a name of fstab (device, UUID= or LABEL=) means what is on none of the disks."""
         if (device := device_of(name)) is not None:
-            return device.disk not in self.disks or device.number not in self.volumes
+            return self._volume(device) is None
         if (match := _BY.fullmatch(name)) is None:
             return False
-        every = [*self.volumes.values(), *self.others]
+        every = [*(each for disk in self.disks for each in disk.values()), *self.logical]
         wanted = match[2].lower()
         if match[1].lower() == "uuid":
             return all(known.uuid.lower() != wanted for known in every)
         return all(known.label.lower() != wanted for known in every)
+
+    def _volume(self, device: Device) -> Known | None:
+        which = self.called.get(device.disk)
+        return None if which is None else self.disks[which].get(device.number)
 
 
 def device_of(name: str) -> Device | None:
@@ -112,7 +132,57 @@ def device_of(name: str) -> Device | None:
     return Device(match["letters"] or match["digits"] or match["link"], int(number[:6]))
 
 
-def _fits(uses: Iterable[Use], volumes: Mapping[int, Known]) -> bool:
+def _without(volumes: Volumes, uuids: Collection[str]) -> Volumes:
+    return {number: each for number, each in volumes.items() if each.uuid.lower() not in uuids}
+
+
+def _assigned(
+    by_disk: Mapping[str, Sequence[Use]],
+    disks: Sequence[Volumes],
+    known: Mapping[str, int],
+    sources: Sequence[str],
+) -> dict[str, int]:
+    """Which of several disks each name means: one that it alone fits, until no more is told so."""
+    found = dict(known)
+    devices = [device_of(each) for each in sources]
+    backed_up = {device.disk: number for number, device in enumerate(devices) if device}
+    while True:
+        open_ = {name: uses for name, uses in by_disk.items() if name not in found}
+        wanted = {
+            name: fitting[0]
+            for name, uses in open_.items()
+            if len(fitting := _fitting(name, uses, disks, found, backed_up)) == 1
+        }
+        claims = Counter((_kind(name), which) for name, which in wanted.items())
+        told = {name: which for name, which in wanted.items() if claims[_kind(name), which] == 1}
+        if not told:
+            return found
+        found |= told
+
+
+def _fitting(
+    name: str,
+    uses: Sequence[Use],
+    disks: Sequence[Volumes],
+    found: Mapping[str, int],
+    backed_up: Mapping[str, int],
+) -> list[int]:
+    """The disks that a name may mean."""
+    if name in backed_up:
+        possible = {backed_up[name]}
+    else:
+        told = {**backed_up, **found}
+        possible = set(range(len(disks)))
+        possible -= {which for other, which in told.items() if _kind(other) == _kind(name)}
+    return [which for which in sorted(possible) if _fits(uses, disks[which])]
+
+
+def _kind(disk: str) -> str:
+    """One disk has no two names of a kind: the kernel's own, by its identity, by its place."""
+    return disk.rpartition("/")[0]
+
+
+def _fits(uses: Iterable[Use], volumes: Volumes) -> bool:
     return all(
         use.device.number in volumes and _agrees(use.kind, volumes[use.device.number].kind)
         for use in uses
