@@ -263,7 +263,7 @@ NOT_NOTICED = {
         "a rename from folder to folder happens as a whole, and the fsync of the new one has made "
         "it durable; were the old name there, too, the next repair would put it aside"
     ),
-    "recovery.retarget.retarget:_empty": (
+    "recovery.retarget.disks:PointDisk.empty": (
         "a report that is there again says nothing beside an overlay that it does not name"
     ),
     "recovery.retarget.overlay:publish_overlay": (

@@ -69,7 +69,7 @@ def boot(options: argparse.Namespace) -> int:
     from vdbackup.errors import NotReached
     from vdbackup.records import to_json
     from vdbackup.recovery.boot_test import boot_test
-    from vdbackup.recovery.retarget.report import chosen_hardware, wish_for
+    from vdbackup.recovery.retarget.report import machines_hardware, wish_for
     from vdbackup.recovery.sessions.protection import LIMIT
     from vdbackup.recovery.sessions.vm import start_from_point
     from vdbackup.repository.model import BootTest
@@ -85,7 +85,7 @@ def boot(options: argparse.Namespace) -> int:
             backup_set,
             point,
             sessions_folder=sessions_folder(),
-            hardware=chosen_hardware(backup_set, point, wanted),
+            hardware=machines_hardware(repository, backup_set, point, wanted),
             request=wish_for(backup_set, point, wanted),
             display=not options.headless,
             keep_writes=LIMIT if options.protect else None,

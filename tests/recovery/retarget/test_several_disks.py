@@ -21,6 +21,7 @@ from vdbackup.disks.formats import open_disk
 from vdbackup.errors import NotRetargeted
 from vdbackup.jobs import Task
 from vdbackup.recovery.retarget import report, retarget
+from vdbackup.recovery.retarget.overlay import publish_overlay
 from vdbackup.recovery.retarget.policy import for_new_point
 from vdbackup.recovery.sessions import vm
 from vdbackup.repository.machine import MomentPoints
@@ -140,12 +141,18 @@ def test_one_report_lies_beside_each_disk_and_any_of_the_points_boots_by_it(
     found = [each for each in beside.values() if each is not None]
     assert [(each.disks, each.changes) for each in found] == [(2, ()), (2, ())]
     hardware = {
-        report.chosen_hardware(repository.set(name), point) for name, point in moment.points.items()
+        report.machines_hardware(repository, repository.set(name), point)
+        for name, point in moment.points.items()
     }
     (one,) = hardware
     assert one is not None
     assert one.direct is not None
     assert one.direct.kernel.volume == "disk2:p1"
+
+    # converted, its disk has an overlay in which nothing was changed
+    other = moment.points["root"]
+    publish_overlay(repository.set("root"), other, None, {}, Task())
+    assert report.machines_hardware(repository, repository.set("home"), first) is None
 
     # as earlier versions have left it, which looked at each disk alone
     report.save(repository.set("home"), first, replace(found[0], disks=1))
@@ -154,7 +161,7 @@ def test_one_report_lies_beside_each_disk_and_any_of_the_points_boots_by_it(
 
 def split(folder: Path) -> dict[str, Path]:
     """A Debian with systemd-boot on three disks: what starts it, with its kernel; root; /home."""
-    image = debian.image(Debian(boot="systemd-boot", init="systemd"))
+    image = debian.image(Debian(boot="systemd-boot", init="systemd", lab=True))
     disks = {name: folder / f"{name}.img" for name in ("start", "system", "home")}
     for name, number in (("start", 1), ("system", 2)):
         subprocess.run(["cp", "--sparse=always", image, disks[name]], check=True)
@@ -202,7 +209,7 @@ def test_a_debian_that_starts_from_one_disk_and_lies_on_two_others_boots_on_virt
     places = {
         f"{each.volume}:{each.path.rpartition('/')[2].partition('-')[0]}" for each in made.changes
     }
-    assert places == {"disk2:p1:fstab", "p2:debian", "p2:initrd.img"}
+    assert places == {"disk2:p1:fstab", "disk2:p1:initrd.img", "p2:debian", "p2:initrd.img"}
     for name, point in moment.points.items():
         beside = report.load(repository.set(name), point)
         assert beside == replace(made, overlay=beside.overlay if beside else "")
@@ -212,7 +219,7 @@ def test_a_debian_that_starts_from_one_disk_and_lies_on_two_others_boots_on_virt
         home,
         point,
         sessions_folder=tmp_path / "sessions",
-        hardware=report.chosen_hardware(home, point),
+        hardware=report.machines_hardware(repository, home, point),
     ) as session:
         assert session.wait_for_text(f"{ALIVE} count=", LIMIT), session.console_text()
         said = session.console_text()

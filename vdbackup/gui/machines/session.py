@@ -14,7 +14,7 @@ from PySide6.QtCore import QObject, QThread, Signal
 
 from vdbackup.errors import RecoveryError, VdbackupError, from_os
 from vdbackup.guest.hardware import ANYTHING, HardwareRequest
-from vdbackup.recovery.retarget.report import chosen_hardware, wish_for
+from vdbackup.recovery.retarget.report import machines_hardware, wish_for
 from vdbackup.recovery.sessions import vm
 from vdbackup.recovery.sessions.saved import SavedSession
 from vdbackup.recovery.sessions.session import GRACE, Session
@@ -154,7 +154,7 @@ class SessionThread(QThread):
             point,
             sessions_folder=boot.sessions_folder,
             display=boot.display,
-            hardware=chosen_hardware(backup_set, point, boot.hardware),
+            hardware=machines_hardware(repository, backup_set, point, boot.hardware),
             request=wish_for(backup_set, point, boot.hardware),
             keep_writes=boot.keep_writes,
         )

@@ -289,7 +289,7 @@ def _started(
     (backup_set, point), *beside = found
     others = [other_disk(repository, *each) for each in beside]
     overlay, disk_format = backup_set.overlay_path(point), backup_set.settings.format
-    chosen = chosen_hardware(backup_set, point, request.hardware)
+    chosen = chosen_hardware(backup_set, point, request.hardware, beside)
     with Chain.open(overlay, disk_format) as chain, opened(others) as chains:
         sector_size = launch.sector_size_for(chain)
         if chosen is None:

@@ -7,6 +7,7 @@ overlay need not know of reports. What is read back is hostile until checked (re
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -17,7 +18,9 @@ from vdbackup.guest.hardware import ANYTHING, Hardware, HardwareRequest
 from vdbackup.guest.model import Guest
 from vdbackup.repository.backup_set import BackupSet
 from vdbackup.repository.files import read_json, write_json
+from vdbackup.repository.machine import points_together
 from vdbackup.repository.model import RecoveryPoint
+from vdbackup.repository.repository import Repository
 from vdbackup.translation import original
 
 MAX_SHOWN = 16 << 10
@@ -96,12 +99,16 @@ def load(backup_set: BackupSet, point: RecoveryPoint) -> RetargetReport | None:
 
 
 def chosen_hardware(
-    backup_set: BackupSet, point: RecoveryPoint, wish: HardwareRequest = ANYTHING
+    backup_set: BackupSet,
+    point: RecoveryPoint,
+    wish: HardwareRequest = ANYTHING,
+    beside: Sequence[tuple[BackupSet, RecoveryPoint]] = (),
 ) -> Hardware | None:
     """What the report says that the point boots on; None where it is to be found out anew.
 
-    That is where there is no report, where the wish is for something else, and where the machine
-    was found not to boot: whoever finds out again says why.
+    That is where there is no report, on another disk of the machine (`beside`) neither, where the
+    wish is for something else, and where the machine was found not to boot: whoever finds out again
+    says why.
     """
     if wish.controller is not None or wish.firmware is not None:
         return None
@@ -110,7 +117,23 @@ def chosen_hardware(
         return None
     if point.moment is not None and report.disks != len(point.moment.sets):
         return None  # an earlier version looked at each of a machine's disks alone
+    if any(load(*each) is None for each in beside):
+        return None  # it is not that overlay any more with which this one starts
     return replace(report.hardware, memory_mib=wish.memory_mib or report.hardware.memory_mib)
+
+
+def machines_hardware(
+    repository: Repository,
+    backup_set: BackupSet,
+    point: RecoveryPoint,
+    wish: HardwareRequest = ANYTHING,
+) -> Hardware | None:
+    """The same of a point that boots with all disks of its machine; raises NotWhole."""
+    together = points_together(repository, backup_set, point)
+    others = [
+        (repository.set(name), each) for name, each in together.items() if name != backup_set.name
+    ]
+    return chosen_hardware(backup_set, point, wish, others)
 
 
 def wish_for(
