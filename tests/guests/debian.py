@@ -223,12 +223,15 @@ class Debian:
 def image(debian: Debian = Debian()) -> Path:
     """The raw image of a Debian, built if it is not in the cache. Copy it before you change it."""
     _check_tools()
+    system = _place(debian)
+    code = cache.recipe(Path(__file__).read_bytes(), Path(lvm.__file__).read_bytes())
+    folder = cache.folder() / f"{system.name}-disks-{code}"
+    built = folder / f"{debian.name}.img"
+    if built.exists():  # whoever builds another one, for many minutes, is not waited for
+        return built
     with cache.locked("debian"):
-        system = _system(debian)
-        code = cache.recipe(Path(__file__).read_bytes(), Path(lvm.__file__).read_bytes())
-        folder = cache.folder() / f"{system.name}-disks-{code}"
-        built = folder / f"{debian.name}.img"
         if not built.exists():
+            _install(debian, system)
             folder.mkdir(exist_ok=True)
             with tempfile.TemporaryDirectory(dir=folder) as work:
                 disk = _disk(debian, system, Path(work))
@@ -260,18 +263,21 @@ def _check_tools() -> None:
 # ---------------------------------------------------------------------------------- the system
 
 
-def _system(debian: Debian) -> Path:
+def _place(debian: Debian) -> Path:
     """The folder of the installed Debian; what differs between disks is not in it yet."""
-    packages = debian.packages
-    code = cache.recipe(_CUSTOMIZE.encode(), " ".join([_SUITE, *packages]).encode())
-    system = cache.folder() / f"debian-{code}"
+    code = cache.recipe(_CUSTOMIZE.encode(), " ".join([_SUITE, *debian.packages]).encode())
+    return cache.folder() / f"debian-{code}"
+
+
+def _install(debian: Debian, system: Path) -> None:
+    """Make that, if it is not there."""
     if not system.exists():
         with tempfile.TemporaryDirectory(dir=cache.folder()) as work:
             archive, tree = Path(work, "system.tar"), Path(work, "tree")
             run(
                 "mmdebstrap",
                 "--variant=essential",
-                f"--include={','.join(packages)}",
+                f"--include={','.join(debian.packages)}",
                 *(f"--dpkgopt=path-exclude=/usr/share/{name}/*" for name in _LEFT_OUT),
                 f"--customize-hook={_CUSTOMIZE}",
                 _SUITE,
@@ -283,7 +289,6 @@ def _system(debian: Debian) -> Path:
             owners = () if os.getuid() == 0 else ("--no-same-owner",)
             run("tar", "-xf", archive, "-C", tree, "--exclude=./dev/*", *owners)
             tree.rename(system)
-    return system
 
 
 def _sources(other: str) -> list[str]:
