@@ -174,14 +174,16 @@ def retarget(
                 scratches = _scratches(stack, disks, target, sessions_folder, task)
             for each in disks:
                 each.check_free()  # of one that began meanwhile
-            reports = {}
+            overlays = {}
             for number, each in enumerate(disks):
                 each.forget_boot_test(repository)
                 overlay = each.publish(scratches.get(number), patches.get(number, {}), task)
-                made = replace(_report(target, wish, len(disks), started), overlay=overlay)
-                save(each.backup_set, each.point, made)
-                reports[each.backup_set.name] = made
-        return reports[set_name]
+                overlays[each.backup_set.name] = overlay
+            made = _report(target, wish, len(disks), started)
+            for each in disks:
+                own = replace(made, overlay=overlays[each.backup_set.name])
+                save(each.backup_set, each.point, own)
+        return replace(made, overlay=overlays[set_name])
 
 
 def _patches(chains: Sequence[Chain], target: _Target) -> Mapping[int, Mapping[int, bytes]]:
