@@ -8,7 +8,8 @@ As root. FOLDER holds sparse images and repositories: some 2 GiB. Three pieces o
 - `writer`: what a writer's own writes cost while its disk is tracked, against the same without, in
   turn: a process's processor time for writes past the page cache (the tracker's program runs in the
   context of who writes), and what the kernel itself counts of the program.
-- `freeze`: how long file systems are frozen, over how many programs write.
+- `freeze`: how long ext4, XFS and Btrfs are frozen while nobody writes, while two programs write
+  now and then, and while they write as fast as they can.
 - `size`: an incremental of a fixed change (64 MiB) over the size of the disk: of what is tracked,
   of the same where nothing is and all blocks are compared (`scan`), and by borg and restic where
   they are installed, which read the device, too. Each in a process of its own.
@@ -29,17 +30,18 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, suppress
+from itertools import product
 from pathlib import Path
 
 from tests.agent.mounts import MIB, image
 from tests.agent.trackers import own_trackers
-from tests.backup.in_use.devices import WRITER, back_up_used
 from tests.backup.in_use.devices import back_up as back_up_all
+from tests.backup.in_use.devices import back_up_used, written_to
 from tests.sources.loops import loop, mounted, run
 from vdbackup.agent import bpf, pins, tracking
-from vdbackup.consistency import How
+from vdbackup.consistency import Consistency, How
 from vdbackup.errors import NotFrozen
 from vdbackup.repository.repository import Repository
 from vdbackup.sources.moment import Wanted
@@ -48,7 +50,10 @@ WRITES = 3_000
 DISK = 256
 """MiB of the disk, in memory, whose writer is measured: no storage is waited for."""
 CHANGE = 64 * MIB
-LOADS = (0, 1, 2, 4)
+LOADS = {"idle": None, "medium": 0.1, "full": 0.0}
+"""How long each of two programs that write rests between two steps, in seconds; None: none does."""
+KINDS = ("ext4", "xfs", "btrfs")
+OPTIONS = {"ext4": ("-o", "nodiscard"), "xfs": (), "btrfs": ("-o", "nodiscard")}
 SPARSE = ("mkfs.ext4", "-q", "-E", "nodiscard,lazy_itable_init=1,lazy_journal_init=1")
 _PROG_GET_FD_BY_ID = 13
 """A command of bpf(2)."""
@@ -158,46 +163,51 @@ def _fields(fd: int) -> dict[str, str]:
 
 
 def freezes(folder: Path, rounds: int) -> list[Row]:
-    """How long a file system is frozen while so many programs write to it."""
-    rows: list[Row] = []
-    for load in LOADS:
+    """How long a file system is frozen while programs write to it, of each kind and load."""
+    rows = []
+    for kind, (load, pause) in product(KINDS, LOADS.items()):
         with tempfile.TemporaryDirectory(dir=folder) as name, ExitStack() as stack:
             here = Path(name)
-            device = stack.enter_context(loop(image(here / "disk.img", 768, "ext4")))
-            place = stack.enter_context(mounted(device, here / "mount", "-o", "nodiscard"))
+            device = stack.enter_context(loop(image(here / "disk.img", 768, kind)))
+            place = stack.enter_context(mounted(device, here / "mount", *OPTIONS[kind]))
             tracking.track(device).close()
             stack.callback(tracking.untrack, device)
             repository = Repository.create(here / "repository")
-            for number in range(load):
-                own = place / str(number)
-                own.mkdir()
-                command = [sys.executable, "-c", WRITER, str(own), "wal", "0"]
-                writer = stack.enter_context(subprocess.Popen(command, stdout=subprocess.PIPE))
-                stack.callback(writer.kill)
-                assert writer.stdout is not None
-                writer.stdout.readline()
-            held, counts, given_up = [], [], 0
-            for _ in range(rounds):
-                try:
-                    point = back_up_used(repository, device, consistency=Wanted.FROZEN).point
-                except NotFrozen:
-                    given_up += 1
-                    continue
-                assert point.reading is not None
-                assert point.reading.consistency.how is How.FROZEN
-                held.append(point.reading.consistency.frozen_ms)
-                counts.append(point.reading.consistency.rounds)
+            if pause is not None:
+                stack.enter_context(written_to(place, pause))
+            begun, before = time.monotonic(), _written(device)
+            held = list(frozen(repository, device, rounds))
+            took, written = time.monotonic() - begun, _written(device) - before
+        times = [each.frozen_ms or 0 for each in held]
         rows.append(
             {
                 "work": "freeze",
-                "writers": load,
-                "median_ms": round(statistics.median(held)) if held else None,
-                "most_ms": max(held, default=None),
-                "rounds": counts,
-                "given_up": given_up,
+                "file_system": kind,
+                "load": load,
+                "written_mib_s": round(written / MIB / took, 1),
+                "median_ms": round(statistics.median(times)) if times else None,
+                "most_ms": max(times, default=None),
+                "rounds": [each.rounds for each in held],
+                "given_up": rounds - len(held),
             }
         )
+        sys.stderr.write(f"{rows[-1]}\n")
     return rows
+
+
+def frozen(repository: Repository, device: Path, times: int) -> Iterator[Consistency]:
+    """Back a device up so many times; how each point is of one moment, where it is."""
+    for _ in range(times):
+        with suppress(NotFrozen):
+            point = back_up_used(repository, device, consistency=Wanted.FROZEN).point
+            assert point.reading is not None
+            assert point.reading.consistency.how is How.FROZEN
+            yield point.reading.consistency
+
+
+def _written(device: Path) -> int:
+    """Bytes that the kernel has counted."""
+    return int(Path(f"/sys/class/block/{device.name}/stat").read_text().split()[6]) * 512
 
 
 def over_size(folder: Path, gib: int, rounds: int, *, scans: bool) -> list[Row]:
