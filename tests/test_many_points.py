@@ -14,9 +14,10 @@ from contextlib import closing
 
 import pytest
 
-from tests.backup.lab import Lab, noise
+from tests.backup.lab import Lab
 from tests.backup.long_sets import SAID, lengthen, said
 from tests.guests import boot_sector
+from tests.noise import noise
 from vdbackup.qemu.gathering import OTHER_FILES
 
 MIB = 1 << 20

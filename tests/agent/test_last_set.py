@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from tests.backup.lab import noise
+from tests.noise import noise
 from vdbackup.agent import last_set
 from vdbackup.agent.freezing import Freeze
 from vdbackup.agent.last_set import LastSet, Read

@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.backup.lab import SIZE, Lab, noise
+from tests.backup.lab import SIZE, Lab
+from tests.noise import noise
 
 
 @pytest.fixture

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import random
 import shutil
 from collections.abc import Callable, Container
 from contextlib import nullcontext, suppress
@@ -34,11 +33,6 @@ SIZE = 20 * BLOCK + 8 * 512
 
 Reading = tuple[Path, list[Path]]
 """What a disk is to hold, raw, and the files of its chain, itself first."""
-
-
-def noise(length: int, seed: int) -> bytes:
-    """Random bytes, the same for the same seed."""
-    return random.Random(seed).randbytes(length)
 
 
 def sha256(path: Path) -> str:

@@ -13,7 +13,8 @@ from unittest.mock import patch
 
 import numpy as np
 
-from tests.backup.lab import Lab, noise
+from tests.backup.lab import Lab
+from tests.noise import noise
 from vdbackup.repository.backup_set import BackupSet
 from vdbackup.repository.digests import BLOCK, digest_blocks
 from vdbackup.repository.draft import Draft

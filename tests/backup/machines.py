@@ -6,7 +6,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from tests.backup.lab import noise
+from tests.noise import noise
 from tests.sources.opened import open_path
 from vdbackup.backup import machine_capture
 from vdbackup.backup.machine_capture import MachineResult

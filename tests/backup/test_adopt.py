@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.backup.lab import fingerprint, noise
+from tests.backup.lab import fingerprint
 from tests.backup.sharing import shared_bytes, sharing_storage
+from tests.noise import noise
 from tests.oracles import qemu, readers
 from tests.sources.opened import open_path
 from vdbackup.backup import adopt, capture, merge

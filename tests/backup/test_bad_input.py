@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.backup.lab import Lab, noise
+from tests.backup.lab import Lab
+from tests.noise import noise
 from tests.sources.opened import open_path
 from tests.sources.ordinary_user import as_an_ordinary_user, open_folder
 from vdbackup.backup import capture

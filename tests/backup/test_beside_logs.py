@@ -15,12 +15,13 @@ from pathlib import Path
 
 import pytest
 
-from tests.backup.lab import Lab, noise
+from tests.backup.lab import Lab
 from tests.backup.machines import Disks
 from tests.backup.merge_cut_off import cut_off_before
 from tests.backup.once import once
 from tests.backup.sessions import begin, promoted, writes
 from tests.disks.write_log.logs import Entry
+from tests.noise import noise
 from tests.repository import kept as spoilt
 from tests.repository.kept import SESSION, expected, keep, some_writes
 from vdbackup.backup import convert, delete, merge, repair

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.backup.lab import SIZE, Lab, noise
+from tests.backup.lab import SIZE, Lab
 from tests.disks.shelf import Shelf
+from tests.noise import noise
 from tests.oracles import qemu, readers
 from tests.sources.opened import open_path
 from vdbackup.backup import capture, repair

@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.backup.lab import SIZE, Lab, noise
+from tests.backup.lab import SIZE, Lab
 from tests.crash.faults import counted, power_cut, storage_error
+from tests.noise import noise
 from tests.oracles import readers
 from tests.sources.opened import open_path
 from vdbackup.backup import capture, convert

@@ -12,8 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.backup.lab import Lab, noise
+from tests.backup.lab import Lab
 from tests.backup.once import once
+from tests.noise import noise
 from vdbackup import cli
 from vdbackup.backup import repair
 from vdbackup.backup.quarantine import QUARANTINE

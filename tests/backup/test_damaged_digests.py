@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.backup.lab import Lab, noise
+from tests.backup.lab import Lab
 from tests.backup.once import once
+from tests.noise import noise
 from vdbackup.backup import repair
 from vdbackup.errors import Damaged, DamagedDigests, Remedy
 from vdbackup.jobs import Task

@@ -6,8 +6,9 @@ import shutil
 
 import pytest
 
-from tests.backup.lab import Lab, noise
+from tests.backup.lab import Lab
 from tests.backup.once import once
+from tests.noise import noise
 from vdbackup.backup import delete, merge
 from vdbackup.errors import BackupError, Cancelled, ChangedMeanwhile, NoSpace, PointNotFound
 from vdbackup.jobs import CancelToken, Task

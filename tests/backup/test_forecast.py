@@ -11,7 +11,8 @@ from pathlib import Path
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
-from tests.backup.lab import Lab, noise
+from tests.backup.lab import Lab
+from tests.noise import noise
 from vdbackup.backup import whole_chains
 from vdbackup.backup.forecast import Outcome, Outlook
 from vdbackup.jobs import Task

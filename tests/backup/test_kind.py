@@ -6,7 +6,8 @@ import os
 
 import pytest
 
-from tests.backup.lab import Lab, noise
+from tests.backup.lab import Lab
+from tests.noise import noise
 from tests.sources.opened import open_path
 from vdbackup.backup import capture, kind
 from vdbackup.disks.chain import Chain

@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.backup.lab import Lab, noise
+from tests.backup.lab import Lab
 from tests.backup.long_sets import lengthen
 from tests.backup.operations_counted import Counts, assert_linear, operations_counted
+from tests.noise import noise
 from tests.sources.opened import open_path
 from vdbackup.backup import adopt, convert, delete, retention
 from vdbackup.jobs import Task

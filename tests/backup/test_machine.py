@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 
 from tests.agent.mounts import image
-from tests.backup.lab import noise
 from tests.backup.machines import SIZE, Disks
 from tests.crash.kept import ended_before_each_change
+from tests.noise import noise
 from tests.sources.opened import open_path
 from vdbackup.backup import capture, convert, machine_capture, merge, repair
 from vdbackup.errors import (

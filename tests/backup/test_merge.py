@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.backup.lab import Lab, noise
+from tests.backup.lab import Lab
 from tests.backup.once import once
+from tests.noise import noise
 from tests.oracles import distribution, qemu, readers
 from vdbackup.backup import merge
 from vdbackup.backup.merged_layer import RESERVE

@@ -9,9 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.backup.lab import SIZE, Lab, noise, sha256
+from tests.backup.lab import SIZE, Lab, sha256
 from tests.backup.once import once
 from tests.backup.sharing import SHARING, shared_bytes, sharing_storage
+from tests.noise import noise
 from vdbackup import durable
 from vdbackup.backup import merge, merged_layer
 from vdbackup.backup.merge import Way

@@ -10,9 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.backup.lab import Lab, noise
+from tests.backup.lab import Lab
 from tests.backup.merge_cut_off import cut_off_before
 from tests.backup.once import once
+from tests.noise import noise
 from vdbackup.backup import merge, merge_steps
 from vdbackup.backup.merge_steps import STEPS, Merging
 from vdbackup.errors import Damaged

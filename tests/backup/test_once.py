@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from tests.backup.lab import Lab, fingerprint, noise
+from tests.backup.lab import Lab, fingerprint
 from tests.backup.once import once
+from tests.noise import noise
 from vdbackup.disks.formats import FORMATS
 from vdbackup.repository.digests import BLOCK
 from vdbackup.repository.model import PointType

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.backup.lab import Lab, noise
+from tests.backup.lab import Lab
+from tests.noise import noise
 from tests.sources.ordinary_user import NOBODY, as_an_ordinary_user, open_folder
 from vdbackup.backup import repair
 from vdbackup.backup.quarantine import QUARANTINE

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from tests.backup import sessions
-from tests.backup.lab import Lab, noise, sha256
+from tests.backup.lab import Lab, sha256
+from tests.noise import noise
 from vdbackup.backup import promote
 from vdbackup.backup.convert import plan as plan_conversion
 from vdbackup.backup.convert import run as convert

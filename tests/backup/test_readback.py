@@ -9,8 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.backup.lab import Lab, noise
+from tests.backup.lab import Lab
 from tests.crash.storage import storage
+from tests.noise import noise
 from vdbackup.backup.readback import check_layer
 from vdbackup.errors import Damaged
 from vdbackup.jobs import Task

@@ -11,8 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.backup.lab import SIZE, Lab, noise
+from tests.backup.lab import SIZE, Lab
 from tests.backup.once import once
+from tests.noise import noise
 from vdbackup.backup import repair
 from vdbackup.backup.quarantine import QUARANTINE
 from vdbackup.disks.chain import Chain

@@ -11,8 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.backup.lab import Lab, noise
+from tests.backup.lab import Lab
 from tests.crash.storage import MIB, storage
+from tests.noise import noise
 from vdbackup.backup import forecast, merge, retention
 from vdbackup.backup.forecast import Outlook
 from vdbackup.disks import formats

@@ -12,7 +12,8 @@ from random import Random
 import numpy as np
 import pytest
 
-from tests.backup.lab import SIZE, Lab, noise
+from tests.backup.lab import SIZE, Lab
+from tests.noise import noise
 from tests.sources.opened import open_path
 from vdbackup.backup import capture
 from vdbackup.consistency import Consistency, How

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.backup import sparse
-from tests.backup.lab import noise
+from tests.noise import noise
 
 PAGE = sparse.PAGE
 STRETCHES = {

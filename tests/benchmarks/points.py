@@ -16,9 +16,10 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from tests.backup.lab import Lab, noise
+from tests.backup.lab import Lab
 from tests.backup.long_sets import lengthen
 from tests.benchmarks.measured import Measured, measured
+from tests.noise import noise
 from vdbackup.disks.formats import FORMATS
 
 MIB = 1 << 20

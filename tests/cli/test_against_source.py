@@ -11,8 +11,8 @@ import pytest
 
 from tests.agent.mounts import MIB, image
 from tests.agent.trackers import own_trackers
-from tests.backup.lab import noise
 from tests.cli.conftest import Vdbackup
+from tests.noise import noise
 from tests.sources.loops import loop, mounted
 from vdbackup.agent import marking
 from vdbackup.agent.changes import BLOCK

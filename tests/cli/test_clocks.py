@@ -15,8 +15,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.backup.lab import Lab, noise
+from tests.backup.lab import Lab
 from tests.gui.points import point
+from tests.noise import noise
 from vdbackup.gui.timeline.layout import arrange
 
 CLOCKS = [

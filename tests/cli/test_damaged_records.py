@@ -17,8 +17,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tests.backup.lab import noise, sha256
+from tests.backup.lab import sha256
 from tests.cli.conftest import Vdbackup
+from tests.noise import noise
 from vdbackup import cli
 from vdbackup.repository.digests import BLOCK
 

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.backup.lab import noise
 from tests.cli.conftest import Vdbackup
+from tests.noise import noise
 from vdbackup.backup import merge
 from vdbackup.disks.formats import open_disk
 from vdbackup.errors import Remedy, SessionUnusable

@@ -10,8 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.backup.lab import Lab, noise
+from tests.backup.lab import Lab
 from tests.cli.conftest import Vdbackup
+from tests.noise import noise
 from tests.sources.loops import loop
 from vdbackup.locations import Locations
 from vdbackup.rescue import ending, finding

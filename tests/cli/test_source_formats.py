@@ -12,7 +12,8 @@ import pytest
 
 from tests.cli.conftest import Vdbackup
 from tests.disks.seals import seal_vhd
-from tests.disks.shelf import MIB, noise
+from tests.disks.shelf import MIB
+from tests.noise import noise
 from tests.oracles import qemu
 
 SIZE = 2 * MIB

@@ -18,7 +18,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.backup.lab import Lab, noise
+from tests.backup.lab import Lab
+from tests.noise import noise
 from tests.oracles import qemu
 from tests.repository.computers import held
 from vdbackup.jobs import Task

@@ -37,7 +37,7 @@ from pathlib import Path
 
 import numpy as np
 
-from tests.backup.lab import Lab, noise
+from tests.backup.lab import Lab
 from tests.crash import damage, overlays
 from tests.crash.folders import copy_tree, shared_files_kept
 from tests.crash.record import SECTOR, Change, Choice, Kept, Record, Sync, Write
@@ -45,6 +45,7 @@ from tests.crash.remains import Figures, Wrong
 from tests.crash.states import States
 from tests.crash.stories import Story
 from tests.crash.telling import Telling
+from tests.noise import noise
 from tests.sources.opened import open_path
 from vdbackup.backup import adopt, merge, repair
 from vdbackup.disks.formats import FORMATS

@@ -21,10 +21,11 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from tests.backup.lab import Lab, noise
+from tests.backup.lab import Lab
 from tests.crash.damage import lose_the_catalogue
 from tests.crash.remains import Figures, Remains, Wrong, sets_of
 from tests.crash.watch import Watch
+from tests.noise import noise
 from tests.oracles import readers
 from vdbackup.disks.formats import FORMATS
 from vdbackup.repository.files import PARTIAL

@@ -8,9 +8,10 @@ from collections.abc import Callable
 from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 
-from tests.backup.lab import Lab, noise
+from tests.backup.lab import Lab
 from tests.backup.once import once
 from tests.crash.damage import lose_the_catalogue
+from tests.noise import noise
 from tests.sources.opened import open_path
 from vdbackup.backup import adopt, convert, merge, repair
 from vdbackup.disks.formats import FORMATS

@@ -6,10 +6,11 @@ import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-from tests.backup.lab import SIZE, Lab, noise
+from tests.backup.lab import SIZE, Lab
 from tests.backup.once import once
 from tests.crash import damage, overlays
 from tests.crash.folders import copy_tree
+from tests.noise import noise
 from tests.sources.opened import open_path
 from vdbackup.backup import adopt, convert, merge, repair
 from vdbackup.disks.formats import FORMATS

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.backup.lab import Lab, noise
+from tests.backup.lab import Lab
 from tests.backup.merge_cut_off import cut_off_before
 from tests.crash.faults import power_cut
 from tests.crash.test_interrupted_merge import (
@@ -24,6 +24,7 @@ from tests.crash.test_interrupted_merge import (
     sharing_lab,
     xfs,
 )
+from tests.noise import noise
 from vdbackup.backup import merge, repair
 from vdbackup.backup.quarantine import QUARANTINE
 from vdbackup.disks.chain import Chain

@@ -12,10 +12,11 @@ from pathlib import Path
 
 import pytest
 
-from tests.backup.lab import SIZE, Lab, noise
+from tests.backup.lab import SIZE, Lab
 from tests.crash.faults import counted, storage_error
 from tests.crash.kept import each_or_some, ended_before_each_change
 from tests.crash.operations import two_points
+from tests.noise import noise
 from tests.sources.opened import open_path
 from vdbackup.backup import capture, repair
 from vdbackup.errors import Cancelled, NoSpace, SourceError

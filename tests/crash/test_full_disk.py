@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.backup.lab import Lab, noise
+from tests.backup.lab import Lab
 from tests.crash.operations import captured, job, point
 from tests.crash.storage import fill, storage
+from tests.noise import noise
 from vdbackup.backup import merge
 from vdbackup.backup.merged_layer import RESERVE
 from vdbackup.errors import NoSpace

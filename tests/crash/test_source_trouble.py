@@ -13,7 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.backup.lab import SIZE, Lab, noise
+from tests.backup.lab import SIZE, Lab
+from tests.noise import noise
 from tests.sources.opened import open_path
 from vdbackup import cli
 from vdbackup.backup import adopt, convert, forecast, repair

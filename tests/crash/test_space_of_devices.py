@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.backup.lab import noise
+from tests.noise import noise
 from tests.sources.loops import detach, unmount
 from tests.sources.opened import open_path
 from vdbackup.backup import capture

@@ -15,7 +15,8 @@ from typing import Literal
 from hypothesis import strategies as st
 
 from tests.disks.seals import Seal, no_checksums
-from tests.disks.shelf import MIB, Shelf, noise
+from tests.disks.shelf import MIB, Shelf
+from tests.noise import noise
 from vdbackup.disks.chain import Chain
 from vdbackup.disks.disk import UNIT
 from vdbackup.disks.names import DiskFormat

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 from contextlib import closing
 from pathlib import Path
 
@@ -16,11 +15,6 @@ MIB = 1 << 20
 
 Write = tuple[int, bytes | int]
 """Where, and what: bytes, or a number of bytes to zero."""
-
-
-def noise(length: int, seed: int) -> bytes:
-    """Bytes without zeros among them for long, the same for the same seed."""
-    return random.Random(seed).randbytes(length)
 
 
 def contents(path: Path, disk_format: str | None = "vmdk") -> bytes:

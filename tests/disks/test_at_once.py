@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.backup.lab import noise
 from tests.crash.storage import storage
+from tests.noise import noise
 from vdbackup.disks import at_once, transfer
 from vdbackup.disks.at_once import DEPTH, Part
 from vdbackup.disks.host_file import HostFile

@@ -12,7 +12,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.disks.shelf import GRAIN, MIB, Shelf, contents, noise, reference
+from tests.disks.shelf import GRAIN, MIB, Shelf, contents, reference
+from tests.noise import noise
 from tests.oracles import qemu
 from vdbackup.disks.chain import Chain, read_pieces
 from vdbackup.disks.disk import ParentRef

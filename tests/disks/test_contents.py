@@ -20,7 +20,8 @@ from pathlib import Path
 import pytest
 import zstandard
 
-from tests.disks.shelf import MIB, Shelf, contents, noise
+from tests.disks.shelf import MIB, Shelf, contents
+from tests.noise import noise
 from tests.oracles import qemu
 from tests.sources.loops import loop
 from vdbackup.disks.contents import Decision, UnclearFormat, decide

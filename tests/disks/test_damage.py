@@ -14,8 +14,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.disks.damage import Sound, no_more_memory, outcome
-from tests.disks.shelf import noise, opened, put, reference
+from tests.disks.shelf import opened, put, reference
 from tests.disks.specimens import SPECIMENS
+from tests.noise import noise
 from tests.oracles import qemu
 from vdbackup.disks.disk import UNIT
 from vdbackup.disks.formats import FORMATS, open_disk, probe

@@ -18,7 +18,8 @@ from hypothesis import strategies as st
 from tests.crash.faults import storage_error
 from tests.disks.damage import few_calls, little_memory
 from tests.disks.everybody import QEMU_NAMES, assert_everybody_reads
-from tests.disks.shelf import MIB, Shelf, Write, change, contents, noise, opened, put, reference
+from tests.disks.shelf import MIB, Shelf, Write, change, contents, opened, put, reference
+from tests.noise import noise
 from tests.oracles import qemu, readers
 from vdbackup.disks.chain import Chain
 from vdbackup.disks.disk import UNIT

@@ -7,7 +7,8 @@ import uuid
 import pytest
 
 from tests.disks.everybody import assert_everybody_reads
-from tests.disks.shelf import MIB, Shelf, noise, opened, put, reference
+from tests.disks.shelf import MIB, Shelf, opened, put, reference
+from tests.noise import noise
 from vdbackup.disks.chain import Chain
 from vdbackup.disks.disk import UNIT, ParentRef
 from vdbackup.disks.formats import create_disk

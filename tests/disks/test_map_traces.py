@@ -12,7 +12,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.disks.shelf import MIB, noise
+from tests.disks.shelf import MIB
+from tests.noise import noise
 from vdbackup.disks.contents import Decision, UnclearFormat, decide
 
 LOST = 64 << 10

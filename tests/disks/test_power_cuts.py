@@ -9,7 +9,8 @@ import pytest
 
 from tests.disks.everybody import assert_everybody_reads
 from tests.disks.recorder import SECTOR, recorded
-from tests.disks.shelf import MIB, Shelf, Write, change, contents, noise, opened, put, reference
+from tests.disks.shelf import MIB, Shelf, Write, change, contents, opened, put, reference
+from tests.noise import noise
 from tests.oracles import readers
 from vdbackup.disks.disk import UNIT
 from vdbackup.disks.formats import FORMATS

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.disks.shelf import MIB, contents, noise
+from tests.disks.shelf import MIB, contents
+from tests.noise import noise
 from vdbackup.disks.disk import ParentRef
 from vdbackup.disks.formats import create_disk, open_disk
 from vdbackup.disks.raw import RawDisk

@@ -9,7 +9,8 @@ import pytest
 
 from tests.disks.everybody import assert_everybody_reads
 from tests.disks.recorder import recorded
-from tests.disks.shelf import MIB, Shelf, Write, change, contents, noise, opened, put
+from tests.disks.shelf import MIB, Shelf, Write, change, contents, opened, put
+from tests.noise import noise
 from vdbackup.disks.disk import UNIT
 from vdbackup.disks.formats import create_disk, open_disk
 from vdbackup.disks.vmdk import disk as vmdk

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.disks.shelf import noise
+from tests.noise import noise
 from vdbackup.disks.disk import UNIT
 from vdbackup.disks.extents import Int64s, Ranges, total
 from vdbackup.disks.host_file import HostFile

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tests.disks.seals import Seal, no_checksums, seal_vhd, seal_vhdx
-from tests.disks.shelf import GRAIN, Shelf, noise
+from tests.disks.shelf import GRAIN, Shelf
+from tests.noise import noise
 from tests.oracles import qemu
 
 SIZE = 3 * (1 << 20) + 512

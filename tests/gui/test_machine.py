@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.backup.lab import noise
 from tests.gui.user import User
+from tests.noise import noise
 from tests.sources.loops import loop
 from tests.sources.opened import open_path
 from vdbackup.backup import machine_capture

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.backup.lab import Lab, noise
+from tests.backup.lab import Lab
+from tests.noise import noise
 from vdbackup.errors import BackupError, Remedy, RepositoryError
 from vdbackup.jobs import CancelToken, Task
 from vdbackup.operations import backup

@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from tests.backup.lab import Lab, noise
+from tests.backup.lab import Lab
+from tests.noise import noise
 from tests.operations.test_promote import saved
 from vdbackup.errors import Remedy, SessionUnusable, VdbackupError
 from vdbackup.jobs import Task

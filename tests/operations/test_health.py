@@ -9,9 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.backup.lab import Lab, noise
+from tests.backup.lab import Lab
 from tests.backup.machines import Disks
 from tests.backup.sessions import SESSION
+from tests.noise import noise
 from vdbackup.errors import ScheduleNotFound
 from vdbackup.operations import health
 from vdbackup.operations.health import Concern, Moment, SetHealth

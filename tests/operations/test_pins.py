@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from tests.backup.lab import Lab, noise
+from tests.backup.lab import Lab
+from tests.noise import noise
 from vdbackup.backup import convert, repair
 from vdbackup.errors import PointNotFound, PointPinned, UsageError
 from vdbackup.jobs import Task

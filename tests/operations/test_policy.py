@@ -6,7 +6,8 @@ from dataclasses import replace
 
 import pytest
 
-from tests.backup.lab import Lab, fingerprint, noise
+from tests.backup.lab import Lab, fingerprint
+from tests.noise import noise
 from vdbackup.backup.forecast import Outcome
 from vdbackup.errors import BackupError, UsageError
 from vdbackup.jobs import Task

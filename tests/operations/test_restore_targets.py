@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.backup.lab import Lab, noise
+from tests.backup.lab import Lab
+from tests.noise import noise
 from tests.sources.loops import loop, mounted, run
 from tests.sources.opened import open_path
 from vdbackup.backup import capture

@@ -12,8 +12,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.backup.lab import Lab, noise
+from tests.backup.lab import Lab
 from tests.backup.machines import Disks
+from tests.noise import noise
 from vdbackup.backup import merge as one_merge
 from vdbackup.disks.host_file import can_clone
 from vdbackup.errors import (

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from tests.backup import sessions
-from tests.backup.lab import Lab, noise
+from tests.backup.lab import Lab
+from tests.noise import noise
 from tests.repository.computers import held
 from tests.repository.test_lease import leave, of_another_computer
 from vdbackup.backup import promote

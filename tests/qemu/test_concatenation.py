@@ -13,7 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.disks.damage import few_calls
-from tests.disks.shelf import GRAIN, MIB, Shelf, noise, reference
+from tests.disks.shelf import GRAIN, MIB, Shelf, reference
+from tests.noise import noise
 from vdbackup.disks.chain import Chain
 from vdbackup.disks.extents import ZERO, BlockMap
 from vdbackup.disks.formats import FORMATS, create_disk

@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.disks.shelf import GRAIN, Shelf, noise
+from tests.disks.shelf import GRAIN, Shelf
+from tests.noise import noise
 from vdbackup.disks.chain import Chain
 from vdbackup.errors import RecoveryError
 from vdbackup.qemu import concatenation, gathering

@@ -8,7 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.backup.lab import Lab, noise
+from tests.backup.lab import Lab
+from tests.noise import noise
 from tests.recovery.mount.points import SET, back_up, shown
 from tests.volumes import volumes
 from vdbackup.errors import Damaged, NothingExtracted

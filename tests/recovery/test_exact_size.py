@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.backup.lab import Lab, noise
+from tests.backup.lab import Lab
+from tests.noise import noise
 from tests.oracles import qemu
 from tests.sources.opened import open_path
 from vdbackup.backup import adopt, convert, repair

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.backup.lab import Lab, noise
+from tests.backup.lab import Lab
+from tests.noise import noise
 from vdbackup.disks.extents import total
 from vdbackup.errors import Damaged
 from vdbackup.jobs import Progress, Task

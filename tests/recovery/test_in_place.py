@@ -13,7 +13,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.backup.lab import Lab, noise
+from tests.backup.lab import Lab
+from tests.noise import noise
 from tests.sources.loops import attached, loop, own_name
 from vdbackup.disks.host_file import HostFile
 from vdbackup.errors import Cancelled, Damaged, TargetUnsound, UnfitTarget

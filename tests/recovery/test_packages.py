@@ -15,8 +15,9 @@ from xml.etree import ElementTree as ET
 
 import pytest
 
-from tests.backup.lab import Lab, noise
+from tests.backup.lab import Lab
 from tests.guests import systems, tiny_linux
+from tests.noise import noise
 from tests.oracles import distribution, libvhdi, libvmdk, qemu
 from tests.volumes import volumes
 from vdbackup.disks.formats import open_disk

@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.backup.lab import Lab, noise
+from tests.backup.lab import Lab
+from tests.noise import noise
 from tests.sources.loops import add_partition, delete_partition, loop, mounted, run
 from vdbackup.errors import Cancelled, NotInPoint, RecoveryError, TargetInUse, UnfitTarget
 from vdbackup.jobs import CancelToken, Progress, Task

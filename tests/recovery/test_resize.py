@@ -11,8 +11,9 @@ from typing import Any
 
 import pytest
 
-from tests.backup.lab import Lab, noise
+from tests.backup.lab import Lab
 from tests.guests.lilo import LILO
+from tests.noise import noise
 from tests.sources.loops import loop, run
 from vdbackup.errors import Cancelled, Damaged, NotResized, ProgramMissing
 from vdbackup.jobs import CancelToken, Progress, Task

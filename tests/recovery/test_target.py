@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.backup.lab import Lab, noise
+from tests.backup.lab import Lab
+from tests.noise import noise
 from tests.sources.loops import attached, loop, mounted, own_name, unmount
 from tests.sources.opened import open_path
 from vdbackup.agent import stacking

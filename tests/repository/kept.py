@@ -13,6 +13,7 @@ from typing import Any
 from tests.backup.lab import Lab
 from tests.disks.write_log import logs
 from tests.disks.write_log.logs import Entry
+from tests.noise import noise
 from vdbackup.disks.write_log.index import IndexWriter
 from vdbackup.disks.write_log.log import WriteLog
 from vdbackup.repository.kept_logs import KeptLog, Protection
@@ -90,7 +91,7 @@ def torn(path: Path) -> None:
 
 
 def garbled(path: Path) -> None:
-    path.write_bytes(random.Random(5).randbytes(path.stat().st_size))
+    path.write_bytes(noise(path.stat().st_size, 5))
 
 
 def made_newer(path: Path) -> None:

@@ -12,8 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.backup.lab import Lab, noise, sha256
+from tests.backup.lab import Lab, sha256
 from tests.backup.once import once
+from tests.noise import noise
 from vdbackup.backup import delete, merge
 from vdbackup.backup import repair as repairing
 from vdbackup.disks import qemu_locks

@@ -10,10 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from tests.backup.lab import Lab, noise
+from tests.backup.lab import Lab
 from tests.backup.merge_cut_off import cut_off_before
 from tests.backup.once import once
 from tests.backup.sharing import sharing_storage
+from tests.noise import noise
 from vdbackup.backup import delete, merge
 from vdbackup.errors import PointInUse, Remedy
 from vdbackup.jobs import Progress, Task, Waiting, retry_when_cleared

@@ -22,7 +22,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from tests.backup.lab import Lab, noise
+from tests.backup.lab import Lab
+from tests.noise import noise
 from tests.repository.computers import held, mounted
 from vdbackup.backup import convert, delete, merge, readback, repair
 from vdbackup.disks import transfer

@@ -14,8 +14,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.backup.lab import Lab, noise
+from tests.backup.lab import Lab
 from tests.backup.once import once
+from tests.noise import noise
 from tests.oracles import qemu
 from vdbackup.backup import delete, merge, repair
 from vdbackup.disks.qemu_locks import is_open as used_by_vm

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.backup.lab import Lab, noise
+from tests.backup.lab import Lab
 from tests.crash.faults import power_cut
+from tests.noise import noise
 from vdbackup.repository.digests import BLOCK
 from vdbackup.repository.model import RecoveryPoint
 

@@ -12,8 +12,9 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from tests.backup.lab import Lab, noise
+from tests.backup.lab import Lab
 from tests.backup.once import once
+from tests.noise import noise
 from vdbackup.backup import repair
 from vdbackup.errors import Damaged, PointNotFound, Remedy, RepositoryError, VdbackupError
 from vdbackup.jobs import Task

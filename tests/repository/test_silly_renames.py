@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.backup.lab import Lab, noise
+from tests.backup.lab import Lab
+from tests.noise import noise
 from vdbackup.backup import repair
 from vdbackup.jobs import Task
 from vdbackup.recovery import verify

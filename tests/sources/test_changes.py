@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.backup.lab import noise
+from tests.noise import noise
 from tests.oracles import qemu
 from tests.sources.loops import loop, mounted, run
 from tests.sources.opened import open_path

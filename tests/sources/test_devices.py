@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import fcntl
 import os
-import random
 import subprocess
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -15,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.noise import noise
 from tests.sources.loops import add_partition, delete_partition, loop, mounted, run
 from tests.sources.opened import open_path
 from vdbackup.agent.stacking import lies_on, mounts_of
@@ -42,9 +42,9 @@ def image(tmp_path: Path) -> Path:
     """8 MiB of noise with a hole in it."""
     path = tmp_path / "disk.img"
     with path.open("wb") as file:
-        file.write(random.Random(1).randbytes(3 * MIB))
+        file.write(noise(3 * MIB, 1))
         file.seek(5 * MIB)
-        file.write(random.Random(2).randbytes(3 * MIB))
+        file.write(noise(3 * MIB, 2))
     return path
 
 
@@ -91,7 +91,7 @@ if ROOT:
         device = stack.enter_context(loop(image))
         run("mkfs.ext2", "-q", "-F", "-b", "4096", device)
         folder = stack.enter_context(mounted(device, tmp_path / "mount"))
-        contents = random.Random(3).randbytes(4 * MIB)
+        contents = noise(4 * MIB, 3)
         disk = folder / "disk.img"
         disk.write_bytes(contents)
         os.sync()

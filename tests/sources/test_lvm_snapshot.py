@@ -19,7 +19,7 @@ import pytest
 from tests.agent.mounts import MIB, image
 from tests.agent.trackers import own_trackers
 from tests.backup.in_use.devices import back_up_used, digest, restored
-from tests.backup.lab import noise
+from tests.noise import noise
 from tests.sources.loops import loop, mounted
 from vdbackup.agent.block_devices import Disk
 from vdbackup.consistency import How

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from tests.agent.trackers import own_trackers
-from tests.backup.lab import noise
+from tests.noise import noise
 from tests.sources.loops import loop, mounted, run
 from tests.sources.opened import open_path
 from vdbackup.agent import stacking

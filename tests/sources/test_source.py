@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.disks.shelf import GRAIN, MIB, Shelf, noise
+from tests.disks.shelf import GRAIN, MIB, Shelf
+from tests.noise import noise
 from tests.oracles import qemu
 from tests.sources.opened import open_path
 from tests.sources.ordinary_user import as_an_ordinary_user, open_folder

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 import shutil
 import subprocess
 from pathlib import Path
@@ -11,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.noise import noise
 from tests.sources.opened import open_path
 from vdbackup.errors import SourceError
 from vdbackup.sources.written_ids import Written, written_ids
@@ -115,9 +115,9 @@ def test_a_copy_has_the_same_ids(tmp_path):
 
 def test_noise_and_zeros_have_no_ids(tmp_path):
     zeros = empty(tmp_path / "zeros.img", MIB)
-    noise = tmp_path / "noise.img"
-    noise.write_bytes(random.Random(4).randbytes(MIB))
-    assert found(zeros) == found(noise) == Written()
+    random = tmp_path / "noise.img"
+    random.write_bytes(noise(MIB, 4))
+    assert found(zeros) == found(random) == Written()
 
 
 def test_a_disk_whose_first_sector_cannot_be_read_has_no_ids():

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.backup.lab import noise
+from tests.noise import noise
 from tests.sources.loops import loop, mounted
 from tests.volumes.volumes import MIB, run
 from vdbackup.disks.extents import total

@@ -10,7 +10,7 @@ import pytest
 
 from tests.agent.mounts import MAKERS, MIB, image
 from tests.backup.in_use.devices import back_up, digest, reading, restored, use, written_to
-from tests.backup.lab import noise
+from tests.noise import noise
 from tests.sources.loops import loop, run, two_partitions
 from vdbackup.agent import tracking
 from vdbackup.agent.changes import BLOCK

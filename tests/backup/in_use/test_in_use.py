@@ -26,7 +26,7 @@ from tests.backup.in_use.devices import (
     use,
     written_to,
 )
-from tests.backup.lab import noise
+from tests.noise import noise
 from tests.sources.loops import loop, mounted, run, two_partitions
 from tests.sources.opened import open_path
 from vdbackup.agent import file_systems, in_use, pins, tracking

@@ -21,7 +21,7 @@ import pytest
 from tests.agent.agents import agents_for
 from tests.agent.mounts import MIB, image
 from tests.backup.in_use.devices import Frozen, digest, reading, restored, use, written_to
-from tests.backup.lab import noise
+from tests.noise import noise
 from tests.sources.loops import loop
 from tests.sources.ordinary_user import as_an_ordinary_user, open_folder
 from vdbackup.agent import client, tracking

@@ -11,7 +11,7 @@ import pytest
 
 from tests.agent.mounts import image, is_frozen
 from tests.backup.in_use.devices import restored, use
-from tests.backup.lab import noise
+from tests.noise import noise
 from tests.sources.loops import loop
 from tests.sources.opened import open_path
 from vdbackup.agent import in_use

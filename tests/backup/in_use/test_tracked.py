@@ -9,7 +9,7 @@ import pytest
 
 from tests.agent.mounts import MIB, image
 from tests.backup.in_use.devices import back_up, digest, reading, restored, use, written_to
-from tests.backup.lab import noise
+from tests.noise import noise
 from tests.sources.loops import loop
 from tests.sources.opened import open_path
 from vdbackup.agent import tracking

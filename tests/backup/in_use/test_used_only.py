@@ -13,7 +13,7 @@ import pytest
 
 from tests.agent.mounts import MIB, image
 from tests.backup.in_use.devices import back_up, back_up_used, digest, restored, use, written_to
-from tests.backup.lab import noise
+from tests.noise import noise
 from tests.sources.loops import add_partition, delete_partition, loop, mounted, run
 from tests.sources.opened import open_path
 from vdbackup.agent import tracking

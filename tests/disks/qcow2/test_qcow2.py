@@ -12,7 +12,8 @@ import pytest
 
 from tests.disks.everybody import assert_everybody_reads
 from tests.disks.recorder import recorded
-from tests.disks.shelf import GRAIN, MIB, Shelf, change, contents, noise, opened, put, reference
+from tests.disks.shelf import GRAIN, MIB, Shelf, change, contents, opened, put, reference
+from tests.noise import noise
 from tests.oracles import libqcow, qemu
 from vdbackup.disks.chain import Chain
 from vdbackup.disks.disk import ParentRef

@@ -13,13 +13,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.disks.damage import Sound, little_memory, outcome
-from tests.disks.shelf import GRAIN, MIB, change, contents, noise
+from tests.disks.shelf import GRAIN, MIB, change, contents
 from tests.disks.specimens import COMPRESSED, COPIED, QCOW2
 from tests.disks.specimens import QCOW2_DATA as DATA
 from tests.disks.specimens import QCOW2_L1 as L1
 from tests.disks.specimens import QCOW2_L2 as L2
 from tests.disks.specimens import QCOW2_REFCOUNT_TABLE as REFCOUNT_TABLE
 from tests.disks.specimens import QCOW2_REFCOUNTS as REFCOUNTS
+from tests.noise import noise
 from vdbackup.disks.chain import Chain
 from vdbackup.disks.qcow2.disk import Qcow2Disk
 from vdbackup.errors import DiskError, DiskFormatError

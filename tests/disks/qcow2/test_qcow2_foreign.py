@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.disks.shelf import GRAIN, MIB, contents, noise
+from tests.disks.shelf import GRAIN, MIB, contents
+from tests.noise import noise
 from tests.oracles import qemu
 from vdbackup.disks.chain import Chain
 from vdbackup.disks.extents import State, total

@@ -14,7 +14,8 @@ import pytest
 
 from tests.disks.everybody import assert_everybody_reads
 from tests.disks.recorder import recorded
-from tests.disks.shelf import MIB, Shelf, contents, noise, opened, put, reference
+from tests.disks.shelf import MIB, Shelf, contents, opened, put, reference
+from tests.noise import noise
 from tests.oracles import qemu, sevenzip
 from vdbackup.disks.chain import Chain
 from vdbackup.disks.disk import UNIT, ParentRef

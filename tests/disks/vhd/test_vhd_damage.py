@@ -8,10 +8,11 @@ from contextlib import closing
 import pytest
 
 from tests.disks.damage import Sound, little_memory
-from tests.disks.shelf import MIB, Shelf, change, noise
+from tests.disks.shelf import MIB, Shelf, change
 from tests.disks.specimens import VHD, VHD_SIZE
 from tests.disks.specimens import VHD_BLOCK as BLOCK
 from tests.disks.specimens import VHD_TABLE as TABLE
+from tests.noise import noise
 from vdbackup.disks.chain import Chain
 from vdbackup.disks.disk import UNIT
 from vdbackup.disks.vhd import disk as vhd

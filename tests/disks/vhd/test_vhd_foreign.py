@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.disks.shelf import MIB, contents, noise, reference
+from tests.disks.shelf import MIB, contents, reference
+from tests.noise import noise
 from tests.oracles import qemu, sevenzip
 from vdbackup.disks.chain import Chain
 from vdbackup.disks.disk import UNIT, ParentRef

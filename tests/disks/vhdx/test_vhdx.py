@@ -15,7 +15,8 @@ import pytest
 from tests.crash.faults import counted, power_cut
 from tests.disks.everybody import assert_everybody_reads
 from tests.disks.recorder import recorded
-from tests.disks.shelf import MIB, Shelf, change, contents, noise, opened, put, reference
+from tests.disks.shelf import MIB, Shelf, change, contents, opened, put, reference
+from tests.noise import noise
 from tests.oracles import libvhdi, qemu, sevenzip
 from vdbackup.disks.disk import UNIT, ParentRef
 from vdbackup.disks.formats import create_disk

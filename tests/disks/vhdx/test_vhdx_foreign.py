@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 
 from tests.crash.faults import counted, power_cut
-from tests.disks.shelf import MIB, Shelf, contents, noise, put, reference
+from tests.disks.shelf import MIB, Shelf, contents, put, reference
+from tests.noise import noise
 from tests.oracles import libvhdi, qemu, sevenzip
 from vdbackup.disks.chain import Chain
 from vdbackup.disks.disk import UNIT

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from tests.disks.everybody import assert_everybody_reads
-from tests.disks.shelf import GRAIN, MIB, Shelf, noise, opened, put, reference
+from tests.disks.shelf import GRAIN, MIB, Shelf, opened, put, reference
+from tests.noise import noise
 from tests.oracles import qemu
 from vdbackup.disks.disk import ParentRef
 from vdbackup.disks.vmdk.disk import MAX_SIZE, VmdkDisk

@@ -18,7 +18,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.disks.shelf import GRAIN, MIB, Shelf, contents, noise, opened, put
+from tests.disks.shelf import GRAIN, MIB, Shelf, contents, opened, put
+from tests.noise import noise
 from tests.oracles import libvmdk, qemu
 from vdbackup.disks.chain import Chain
 from vdbackup.disks.extents import State

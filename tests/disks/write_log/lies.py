@@ -14,6 +14,7 @@ from pathlib import Path
 
 from tests.disks.write_log import logs
 from tests.disks.write_log.logs import Entry, mark
+from tests.noise import noise
 from vdbackup.disks.chain import Chain
 from vdbackup.disks.raw import RawDisk
 from vdbackup.disks.write_log.entries import Entries
@@ -40,7 +41,7 @@ class Subject:
     def __init__(self, folder: Path, *, thinned: bool = False) -> None:
         self._paths = {name: folder / name for name in ("log", "index")}
         self._parent = folder / "parent"
-        self._parent.write_bytes(random.Random(1).randbytes(SIZE))
+        self._parent.write_bytes(noise(SIZE, 1))
         self._entries = _entries()
         logs.make(self._paths["log"], self._entries)
         found = WriteLog.read(self._paths["log"], SIZE).entries

@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 
 from tests.disks.write_log import lies, logs
 from tests.disks.write_log.logs import SIZE, Entry, mark
+from tests.noise import noise
 from vdbackup.disks.chain import Chain
 from vdbackup.disks.raw import RawDisk
 from vdbackup.disks.write_log.entries import Entries
@@ -47,7 +48,7 @@ def new_in(entries: Entries, seen: int = 0) -> bytes:
 def as_entry(sector: int, length: int, kind: int, seed: int) -> Entry:
     length = min(length, SECTORS - sector)
     flags = (0, 0, 0, 1, 2, 4, 5, 16)[kind]
-    data = b"" if flags & 4 else random.Random(seed).randbytes(512 * length)
+    data = b"" if flags & 4 else noise(512 * length, seed)
     return Entry(sector, length, flags, data)
 
 
@@ -102,7 +103,7 @@ def test_any_writes_are_at_any_of_them_what_replaying_makes(
     tmp_path: Path, entries: Sequence[Entry], data: st.DataObject
 ) -> None:
     parent = tmp_path / "parent"
-    parent.write_bytes(random.Random(1).randbytes(512 * SECTORS))
+    parent.write_bytes(noise(512 * SECTORS, 1))
     log = WriteLog.read(logs.make(tmp_path / "log", entries), 512 * SECTORS)
     changing = [at for at, each in enumerate(entries) if each.sectors and not each.flags & 8]
     assert log.writes == len(changing)

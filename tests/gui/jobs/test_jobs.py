@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 import threading
 from pathlib import Path
 
@@ -13,6 +12,7 @@ from PySide6.QtWidgets import QLabel, QPushButton
 from pytestqt.qtbot import QtBot
 
 from tests.gui.user import LONG, User
+from tests.noise import noise
 from vdbackup.errors import BackupError, Remedy, SessionUnusable
 from vdbackup.gui.jobs.outcome import Told
 from vdbackup.gui.jobs.pace import Pace
@@ -152,7 +152,7 @@ def test_a_row_says_how_its_job_ended(qtbot: QtBot) -> None:
 def big_disk(tmp_path: Path) -> Path:
     """128 MiB that take a while to back up."""
     image = tmp_path / "big.img"
-    image.write_bytes(random.Random(7).randbytes(128 << 20))
+    image.write_bytes(noise(128 << 20, 7))
     return image
 
 

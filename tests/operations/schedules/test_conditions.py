@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.backup.lab import Lab, noise
+from tests.backup.lab import Lab
+from tests.noise import noise
 from tests.notified import Shown, desktop
 from tests.operations.schedules.test_run import dated
 from vdbackup.jobs import Task

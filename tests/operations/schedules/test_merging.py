@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.backup.lab import Lab, noise
+from tests.backup.lab import Lab
+from tests.noise import noise
 from tests.operations.schedules.test_run import dated
 from vdbackup.errors import RepositoryError, UsageError
 from vdbackup.jobs import Task

@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.backup.lab import Lab, noise
+from tests.backup.lab import Lab
 from tests.backup.machines import SIZE, Disks
+from tests.noise import noise
 from vdbackup.backup import capture
 from vdbackup.errors import ScheduleNotFound, SourceNotFound, VdbackupError
 from vdbackup.jobs import CancelToken, Task

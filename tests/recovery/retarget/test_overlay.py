@@ -10,8 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.backup.lab import Lab, noise, sha256
+from tests.backup.lab import Lab, sha256
 from tests.backup.once import once
+from tests.noise import noise
 from tests.oracles import qemu as qemu_io
 from tests.oracles import readers
 from vdbackup.errors import Cancelled

@@ -10,9 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.backup.lab import Lab, noise
+from tests.backup.lab import Lab
 from tests.guests import cache
 from tests.guests.debian import ALIVE, Debian
+from tests.noise import noise
 from tests.recovery.retarget.test_machines import Machine, assert_nothing_is_left
 from vdbackup.errors import Cancelled, RecoveryError
 from vdbackup.jobs import CancelToken, Task
