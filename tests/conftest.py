@@ -20,7 +20,7 @@ from tests.guests import cache
 from tests.guests import tiny_linux as builder
 from tests.short_form import leave_to_the_long_form
 from tests.sources.loops import delete_partitions_of_unused
-from vdbackup.agent import connection
+from vdbackup.agent import connection, guardian
 from vdbackup.disks.formats import FORMATS
 
 # Each run of CI tries the same examples; VDBACKUP_LONG=1 tries more, and new ones each time.
@@ -36,6 +36,7 @@ hypothesis.settings.register_profile(
 hypothesis.settings.load_profile("long" if os.environ.get("VDBACKUP_LONG") == "1" else "ci")
 
 MEMORY = 8 << 30  # bytes of its own that the whole run may have: more is a fault of ours
+MCL_ONFAULT = 4  # of mlockall(2)
 GRACE = 30.0  # seconds in which what a test has ended may disappear, on a busy machine
 
 
@@ -105,6 +106,21 @@ def _nobody_waits_for_storage(tmp_path_factory: pytest.TempPathFactory) -> Itera
         if os.environ.get("VDBACKUP_LONG") != "1":
             patch.setattr(os, "fsync", without_waiting)
         yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def locks_all() -> Iterator[int]:
+    """Guardians do not copy all memory of this process; with VDBACKUP_LONG=1 they do. What they do
+    outside the tests: flags of mlockall(2).
+
+    Every backup of a disk in use forks one, which locks all its pages. Of a process that holds the
+    tests those are some 400 MB: to copy them took more than half a second of each backup.
+    """
+    flags = guardian._LOCK_ALL
+    with pytest.MonkeyPatch.context() as patch:
+        if os.environ.get("VDBACKUP_LONG") != "1":
+            patch.setattr(guardian, "_LOCK_ALL", flags | MCL_ONFAULT)
+        yield flags
 
 
 @pytest.fixture(scope="session", autouse=True)

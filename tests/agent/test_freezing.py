@@ -16,6 +16,7 @@ import pytest
 
 from tests.agent.mounts import FREEZABLE, file_system, freeze, is_frozen, opened
 from tests.sources.loops import mounted
+from vdbackup.agent import guardian
 from vdbackup.agent.freezing import FileSystem, frozen
 from vdbackup.agent.guardian import thaw
 from vdbackup.errors import FreezeUndone, FrozenElsewhere, NotFreezable
@@ -50,6 +51,18 @@ def guardians() -> list[int]:
     children = Path(f"/proc/self/task/{threading.get_native_id()}/children").read_text().split()
     mine = Path("/proc/self/cmdline").read_bytes()
     return [int(pid) for pid in children if Path(f"/proc/{pid}/cmdline").read_bytes() == mine]
+
+
+def mappings(pid: int) -> list[dict[str, str]]:
+    """All memory of a process, by proc_pid_smaps(5)."""
+    found: list[dict[str, str]] = []
+    for line in Path(f"/proc/{pid}/smaps").read_text().splitlines():
+        name, colon, value = line.partition(":")
+        if colon and " " not in name:
+            found[-1][name] = value.strip()
+        else:
+            found.append({"access": line.split()[1]})
+    return found
 
 
 @pytest.mark.parametrize("kind", FREEZABLE)
@@ -120,9 +133,9 @@ def test_what_another_program_has_thawed_does_not_count(two):
 
 def test_without_its_guardian_it_is_thawed_and_does_not_count(two):
     def killed() -> None:
-        (guardian,) = guardians()
-        os.kill(guardian, signal.SIGKILL)
-        os.waitid(os.P_PID, guardian, os.WEXITED | os.WNOWAIT)
+        (pid,) = guardians()
+        os.kill(pid, signal.SIGKILL)
+        os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
 
     with pytest.raises(FreezeUndone), frozen(two):
         killed()
@@ -131,23 +144,35 @@ def test_without_its_guardian_it_is_thawed_and_does_not_count(two):
 
 def test_a_guardian_hears_no_signal_and_is_spared_when_memory_is_short(two):
     with frozen(two):
-        (guardian,) = guardians()
+        (pid,) = guardians()
         for each in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT, signal.SIGTSTP):
-            os.kill(guardian, each)
-        place = Path(f"/proc/{guardian}")
+            os.kill(pid, each)
+        place = Path(f"/proc/{pid}")
         status = dict(line.split(":", 1) for line in (place / "status").read_text().splitlines())
         if int(status["CapEff"], 16) >> CAP_SYS_RESOURCE & 1:
             assert (place / "oom_score_adj").read_text() == "-1000\n"
         assert int(status["VmLck"].split()[0]) > 1000
-        assert os.getsid(guardian) == guardian
+        assert os.getsid(pid) == pid
     assert [is_frozen(each) for each in two] == [False, False]
+
+
+def test_a_guardian_waits_for_no_page_of_its_own(two, monkeypatch, locks_all):
+    """What it may write to is in memory, and its own, before anything is frozen."""
+    monkeypatch.setattr(guardian, "_LOCK_ALL", locks_all)
+    with frozen(two):
+        (pid,) = guardians()
+        own = [each for each in mappings(pid) if each["access"] == "rw-p"]
+    assert {each["Rss"] == each["Size"] and "lo" in each["VmFlags"].split() for each in own} == {
+        True
+    }
+    assert {each["Shared_Dirty"] for each in own} == {"0 kB"}
 
 
 def test_a_guardian_keeps_nothing_open_that_is_not_its_own(two):
     """Else a lock that this process has would outlast it, and who reads from it would wait."""
     with frozen(two):
-        (guardian,) = guardians()
-        targets = [str(each.readlink()) for each in Path(f"/proc/{guardian}/fd").iterdir()]
+        (pid,) = guardians()
+        targets = [str(each.readlink()) for each in Path(f"/proc/{pid}/fd").iterdir()]
     pipes = [each for each in targets if each.startswith("pipe:")]
     assert sorted(set(targets) - set(pipes)) == sorted(each.name for each in two)
     assert len(pipes) == 1
