@@ -29,12 +29,8 @@ def bpffs(as_root: None, tmp_path: Path, stack: ExitStack) -> Path:
 
 @pytest.fixture
 def disk(bpffs: Path, tmp_path: Path, stack: ExitStack, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A loop device of 64 MiB over a file on the storage.
-
-    No request is longer there: a program that marks those of 4 GiB is checked by the kernel for
-    0.15 s, each of its three copies.
-    """
-    monkeypatch.setattr(marking, "_MAX_WORDS", 64)
+    """A loop device of 64 MiB over a file on the storage; no request is longer there."""
+    monkeypatch.setattr(marking, "_MAX_WORDS", 64)  # see own_trackers
     image = tmp_path / "disk.img"
     with image.open("wb") as file:
         file.truncate(64 * MIB)

@@ -14,7 +14,6 @@ from tests.agent.trackers import own_trackers
 from tests.cli.conftest import Vdbackup
 from tests.noise import noise
 from tests.sources.loops import loop, mounted
-from vdbackup.agent import marking
 from vdbackup.agent.changes import BLOCK
 
 
@@ -46,11 +45,10 @@ def test_a_source_is_compared_with_one_point_of_its_own_size(
 
 
 @pytest.fixture
-def in_use(as_root: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+def in_use(as_root: None, tmp_path: Path) -> Iterator[Path]:
     """A tracked device, of which an ext4 is mounted."""
-    monkeypatch.setattr(marking, "_MAX_WORDS", 64)  # as in tests/agent
     with ExitStack() as stack:
-        stack.enter_context(own_trackers(tmp_path / "bpf"))
+        stack.enter_context(own_trackers(tmp_path / "bpf", longest=256 * MIB))
         device = stack.enter_context(loop(image(tmp_path / "disk.img", 48, "ext4")))
         stack.enter_context(mounted(device, tmp_path / "mount", "-o", "nodiscard"))
         yield device

@@ -14,7 +14,7 @@ from tests.agent.trackers import own_trackers
 from tests.cli.conftest import Vdbackup
 from tests.sources.loops import loop
 from tests.sources.ordinary_user import as_an_ordinary_user
-from vdbackup.agent import marking, pins
+from vdbackup.agent import pins
 from vdbackup.agent.changes import BLOCK
 
 MIB = 1 << 20
@@ -28,11 +28,10 @@ def own_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def device(as_root: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    monkeypatch.setattr(marking, "_MAX_WORDS", 64)  # as in tests/agent
+def device(as_root: None, tmp_path: Path) -> Iterator[Path]:
     image = tmp_path / "disk.img"
     image.write_bytes(bytes(8 * MIB))
-    with own_trackers(tmp_path / "bpf"), loop(image) as device:
+    with own_trackers(tmp_path / "bpf", longest=256 * MIB), loop(image) as device:
         yield device
 
 

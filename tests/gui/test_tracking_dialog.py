@@ -14,7 +14,7 @@ from tests.agent.trackers import own_trackers
 from tests.gui.user import User
 from tests.noise import noise
 from tests.sources.loops import loop, mounted
-from vdbackup.agent import client, marking
+from vdbackup.agent import client
 from vdbackup.errors import Unauthorized
 from vdbackup.gui.tracking_dialog import TrackingDialog
 from vdbackup.repository.model import ChangesFrom
@@ -22,11 +22,10 @@ from vdbackup.repository.repository import Repository
 
 
 @pytest.fixture
-def device(as_root: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+def device(as_root: None, tmp_path: Path) -> Iterator[Path]:
     """One of which an ext4 is mounted."""
-    monkeypatch.setattr(marking, "_MAX_WORDS", 64)  # as in tests/agent
     with ExitStack() as stack:
-        stack.enter_context(own_trackers(tmp_path / "bpf"))
+        stack.enter_context(own_trackers(tmp_path / "bpf", longest=256 * MIB))
         found = stack.enter_context(loop(image(tmp_path / "disk.img", 48, "ext4")))
         stack.enter_context(mounted(found, tmp_path / "mount"))
         yield found

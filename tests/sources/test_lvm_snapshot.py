@@ -137,7 +137,7 @@ def test_a_snapshot_that_was_full_is_worth_nothing(lvm, tmp_path):
 def test_a_volume_whose_changes_nobody_sees_is_read_from_a_snapshot(
     lvm, stack, tmp_path, monkeypatch, wanted
 ):
-    stack.enter_context(own_trackers(tmp_path / "bpf"))
+    stack.enter_context(own_trackers(tmp_path / "bpf", longest=256 * MIB))
     disk = image(tmp_path / "disk.img", 64, "ext4")
     device = stack.enter_context(loop(disk))
     copy = tmp_path / "then.img"
@@ -163,7 +163,7 @@ def test_a_volume_whose_changes_nobody_sees_is_read_from_a_snapshot(
 def test_a_volume_of_which_there_can_be_no_snapshot_either_is_copied_and_says_both(
     lvm, stack, tmp_path, monkeypatch
 ):
-    stack.enter_context(own_trackers(tmp_path / "bpf"))
+    stack.enter_context(own_trackers(tmp_path / "bpf", longest=256 * MIB))
     device = stack.enter_context(loop(image(tmp_path / "disk.img", 64, "ext4")))
     monkeypatch.setattr(lvm_snapshot, "can_be_of", lambda _: True)
     monkeypatch.setattr(Disk, "hindrance", lambda _: "it lies on a RAID")

@@ -37,7 +37,7 @@ OLD, NEW, SECOND = (noise(3 * MIB, seed) for seed in range(3))
 @pytest.fixture
 def stack(tmp_path: Path) -> Iterator[ExitStack]:
     with ExitStack() as stack:
-        stack.enter_context(own_trackers(tmp_path / "bpf"))
+        stack.enter_context(own_trackers(tmp_path / "bpf", longest=512 * MIB))
         yield stack
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.agent.trackers import own_trackers
+from tests.agent.trackers import MIB, own_trackers
 from tests.backup.in_use.devices import Frozen
 from vdbackup.repository.repository import Repository
 
@@ -17,7 +17,7 @@ from vdbackup.repository.repository import Repository
 def stack(tmp_path: Path) -> Iterator[ExitStack]:
     """What is mounted and attached; of tmp_path, so that it ends before that is deleted."""
     with ExitStack() as stack:
-        stack.enter_context(own_trackers(tmp_path / "bpf"))
+        stack.enter_context(own_trackers(tmp_path / "bpf", longest=1024 * MIB))
         yield stack
 
 
