@@ -26,7 +26,7 @@ from vdbackup.sources.reference import SourceRef
 
 pytestmark = pytest.mark.usefixtures("as_root")
 
-SIZE = 128 * MIB
+SIZE = 64 * MIB
 EVERY_OTHER = Policy(read_all_every=2)
 THREE = "3 blocks of 64 KiB that had changed without being marked"
 PROOF = "every 2nd backup reads everything, as a proof"

@@ -21,7 +21,7 @@ from vdbackup.sources.moment import Wanted
 
 pytestmark = pytest.mark.usefixtures("as_root")
 
-SIZE = 128 * MIB
+SIZE = 64 * MIB
 
 
 @pytest.fixture
@@ -29,7 +29,7 @@ def device(stack: ExitStack, tmp_path: Path) -> Path:
     """A mounted ext4, tracked."""
     device = stack.enter_context(loop(image(tmp_path / "disk.img", SIZE // MIB, "ext4")))
     use(stack, device, tmp_path / "mount", "-o", "nodiscard")
-    (tmp_path / "mount/first").write_bytes(noise(40 * MIB, 1))
+    (tmp_path / "mount/first").write_bytes(noise(20 * MIB, 1))
     tracking.track(device).close()
     return device
 

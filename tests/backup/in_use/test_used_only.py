@@ -29,7 +29,7 @@ from vdbackup.volumes.allocation import NOTHING, LeftOut
 
 pytestmark = pytest.mark.usefixtures("as_root")
 
-SIZE = 512 * MIB
+SIZE = 320 * MIB
 
 
 def reading(point: RecoveryPoint) -> Reading:
@@ -115,19 +115,19 @@ def test_a_chain_of_a_mounted_disk_holds_every_file_and_no_free_space(
     use(stack, device, folder, "-o", "nodiscard")
     tracking.track(device).close()
     (folder / "first").write_bytes(noise(20 * MIB, 1))
-    (folder / "goes").write_bytes(noise(60 * MIB, 2))
+    (folder / "goes").write_bytes(noise(40 * MIB, 2))
     os.sync()
     wanted, points = [sums(folder)], [back_up_used(repository, device).point]
     assert reading(points[0]).consistency.how is How.FROZEN
-    assert reading(points[0]).read_bytes < 200 * MIB
-    assert points[0].stored_bytes < 200 * MIB
+    assert reading(points[0]).read_bytes < SIZE // 5 * 2
+    assert points[0].stored_bytes < SIZE // 5 * 2
 
     (folder / "goes").unlink()  # free, and not needed any more
-    (folder / "second").write_bytes(noise(30 * MIB, 3))
-    (folder / "large").write_bytes(noise(100 * MIB, 4))
+    (folder / "second").write_bytes(noise(20 * MIB, 3))
+    (folder / "large").write_bytes(noise(60 * MIB, 4))
     (folder / "large").unlink()
     fd = os.open(folder / "reserved", os.O_CREAT | os.O_RDWR)
-    os.posix_fallocate(fd, 0, 50 * MIB)  # over what held noise, and is zeros for all who read it
+    os.posix_fallocate(fd, 0, 30 * MIB)  # over what held noise, and is zeros for all who read it
     os.pwrite(fd, noise(MIB, 5), 20 * MIB)
     os.fsync(fd)
     os.close(fd)
@@ -143,7 +143,7 @@ def test_a_chain_of_a_mounted_disk_holds_every_file_and_no_free_space(
         if path.is_file() and path.name != "first":
             path.unlink()
     for number in range(12):  # where others were, and where nothing ever was
-        (folder / f"again {number}").write_bytes(noise(25 * MIB, 10 + number))
+        (folder / f"again {number}").write_bytes(noise(14 * MIB, 10 + number))
     wanted.append(sums(folder))
     points.append(back_up_used(repository, device).point)
     assert reading(points[3]).changes_from == "tracker"
