@@ -252,28 +252,35 @@ def _processes(home: Path, before: set[str]) -> set[str]:
 
 
 def _open_files(temporary: Path) -> set[str]:
-    """Descriptors of files that lie in the tests' folder, or that have been deleted."""
-    found = set()
-    for descriptor in Path("/proc/self/fd").iterdir():
+    """Descriptors of files that lie in the tests' folder, or that have been deleted.
+
+    By plain strings, as in `_devices`: objects of pathlib for each took half of a small test.
+    """
+    found, within = set(), f"{temporary}/"
+    for descriptor in os.listdir("/proc/self/fd"):
         try:
-            target = str(descriptor.readlink())
+            target = os.readlink(f"/proc/self/fd/{descriptor}")
         except FileNotFoundError:  # the one that lists this folder
             continue
-        ours = Path(target).is_relative_to(temporary)
+        ours = f"{target}/".startswith(within)
         deleted = target.endswith(" (deleted)") and not target.startswith(("/memfd:", "/dev/"))
         if ours or deleted:
-            found.add(f"open file {descriptor.name} ({target})")
+            found.add(f"open file {descriptor} ({target})")
     return found
 
 
 def _devices(temporary: Path) -> set[str]:
     """Mounts in the tests' folder, and loop devices over its files."""
-    mounts = Path("/proc/self/mounts").read_text(errors="replace").splitlines()
-    found = {f"mount {line}" for line in mounts if str(temporary) in line}
-    for backing in Path("/sys/block").glob("loop*/loop/backing_file"):
-        try:
-            if backing.read_text().startswith(str(temporary)):
-                found.add(f"loop device {backing.parts[3]}")
-        except OSError:  # detached meanwhile
-            continue
+    place = str(temporary)
+    with open("/proc/self/mounts", errors="replace") as mounts:
+        found = {f"mount {line.rstrip()}" for line in mounts if place in line}
+    for name in os.listdir("/sys/block"):
+        if name.startswith("loop"):
+            try:
+                with open(f"/sys/block/{name}/loop/backing_file") as backing:
+                    ours = backing.read().startswith(place)
+            except OSError:  # it has none, or none any more
+                continue
+            if ours:
+                found.add(f"loop device {name}")
     return found
