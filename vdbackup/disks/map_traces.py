@@ -43,6 +43,8 @@ _TABLE = 4
 _COPIED = np.uint64(1 << 63)
 _FREE = 0xFFFFFFFE
 """In VDI's map, from there on: a block that lies nowhere."""
+_FEW = 1024
+"""Entries of a map that are looked at before all of it is."""
 _MARKER = struct.Struct("<QI")
 """Before a compressed grain: its first sector on the disk, the bytes that follow."""
 _ZLIB = (b"\x78\x01", b"\x78\x5e", b"\x78\x9c", b"\x78\xda")
@@ -86,11 +88,18 @@ def _has_directory(sectors: _Sectors, own: npt.NDArray[np.uint32], end: int) -> 
 
 def _has_table(sectors: _Sectors, own: npt.NDArray[np.uint32], end: int) -> bool:
     """A table is four sectors of grains behind it; who writes much puts those in a row."""
-    used = sectors > 1  # 1 stands for a grain of zeros
+    fits = _grains_fit(sectors[:, :1], own, end)  # the first entry rules most of data out
+    named = fits & sectors.any(1)  # what is all zeros fits, and names nothing
+    fits[named] = _grains_fit(sectors[named], own[named], end)
+    named &= _in_runs(fits, _TABLE)
+    named[named] = (sectors[named] > 1).sum(1) >= _MIN_GRAINS
+    return any(_is_in_a_row(row) for row in sectors[fits & named].astype(np.int64))
+
+
+def _grains_fit(sectors: _Sectors, own: npt.NDArray[np.uint32], end: int) -> npt.NDArray[np.bool_]:
+    """Of which sectors each entry is a grain behind it in the file, or none; 1 is one of zeros."""
     in_file = (sectors % _GRAIN == 0) & (sectors > own[:, None]) & (sectors < end // SECTOR)
-    fits = (~used | in_file).all(1)
-    likely = fits & (used.sum(1) >= _MIN_GRAINS) & _in_runs(fits, _TABLE)
-    return any(_is_in_a_row(row) for row in sectors[likely].astype(np.int64))
+    return np.asarray(((sectors <= 1) | in_file).all(1))
 
 
 def _is_in_a_row(row: npt.NDArray[np.int64]) -> bool:
@@ -128,14 +137,24 @@ def _after_grain(window: bytes, at: int) -> int | None:
 
 def _has_cluster_table(_file: HostFile, window: bytes, end: int) -> bool:
     """An L2 table; with subclusters a bitmap stands behind each entry."""
-    sectors = np.frombuffer(window, ">u8").astype(np.uint64).reshape(-1, SECTOR // 8)
-    return _names_clusters(sectors, end) or _names_clusters(sectors[:, ::2], end)
+    sectors = np.frombuffer(window, ">u8").reshape(-1, SECTOR // 8)
+    # the first entry alone rules most sectors of data out, and what is all zeros names nothing
+    may_be = _in_file(_places(sectors[:, 0]), end)
+    may_be[may_be] = sectors[may_be].any(1)
+    places = _places(sectors[may_be])
+    return _names_clusters(places, end) or _names_clusters(places[:, ::2], end)
 
 
-def _names_clusters(sectors: npt.NDArray[np.uint64], end: int) -> bool:
-    places = (sectors & ~_COPIED).astype(np.int64)
-    in_file = (places % _MIN_CLUSTER == 0) & (places >= 0) & (places < end)
-    likely = in_file.all(1) & ((places > 0).sum(1) >= _MIN_CLUSTERS)
+def _places(entries: npt.NDArray[np.uint64]) -> npt.NDArray[np.int64]:
+    return (entries.astype(np.uint64) & ~_COPIED).astype(np.int64)
+
+
+def _in_file(places: npt.NDArray[np.int64], end: int) -> npt.NDArray[np.bool_]:
+    return np.asarray((places % _MIN_CLUSTER == 0) & (places >= 0) & (places < end))
+
+
+def _names_clusters(places: npt.NDArray[np.int64], end: int) -> bool:
+    likely = _in_file(places, end).all(1) & ((places > 0).sum(1) >= _MIN_CLUSTERS)
     return any(_are_clusters(row) for row in places[likely])
 
 
@@ -187,13 +206,22 @@ def _has_block_map(_file: HostFile, window: bytes, end: int) -> bool:
 
 
 def _ends_with(entries: npt.NDArray[np.uint32], blocks: int, unit: int) -> bool:
-    fits = (entries >= _FREE) | ((entries % unit == 0) & (entries // unit < blocks))
-    known = entries if fits.all() else entries[: int(np.argmin(fits))]
+    known = _that_fit(entries, blocks, unit)
     used = known[(known > 0) & (known < _FREE)] // unit
     # VirtualBox's header and map take two before the data; the quick question comes first
     if len(used) < _MIN_BLOCKS or blocks - int(used.max()) > 3:
         return False
     return _are_distinct(used)
+
+
+def _that_fit(entries: npt.NDArray[np.uint32], blocks: int, unit: int) -> npt.NDArray[np.uint32]:
+    """Those before the first that names no block of the file; in most files that comes soon."""
+    for count in (_FEW, len(entries)):
+        some = entries[:count]
+        fits = (some >= _FREE) | ((some % unit == 0) & (some // unit < blocks))
+        if not fits.all():
+            return some[: int(np.argmin(fits))]
+    return entries
 
 
 def _are_distinct(values: npt.NDArray[np.integer]) -> bool:
