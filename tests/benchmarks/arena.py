@@ -7,6 +7,7 @@ import random
 import shutil
 import subprocess
 import sys
+from functools import cached_property
 from pathlib import Path
 
 MIB = 1 << 20
@@ -56,19 +57,42 @@ class Arena:
         self.out.mkdir(exist_ok=True)
         if not self.source.exists():
             make_source(self.source, gib)
-        self.full = folder / f"full-{disk_format}"
-        self.layer = self.full / f"source/0001-full.{disk_format}"
-        self._back_up(self.source, self.full)
         self.changed = folder / f"changed-{disk_format}.raw"
-        self.before_change = folder / f"before-{disk_format}"
-        if not self.before_change.exists():
+
+    @cached_property
+    def full(self) -> Path:
+        """Made when it is first asked for, as all that not every contest needs."""
+        made = self.folder / f"full-{self.format}"
+        if not made.exists():
+            self._capture(self.source, made)
+        return made
+
+    @property
+    def layer(self) -> Path:
+        """The full's file."""
+        return self.full / f"source/0001-full.{self.format}"
+
+    @cached_property
+    def before_change(self) -> Path:
+        """Made with `changed`."""
+        made = self.folder / f"before-{self.format}"
+        if not made.exists():
             shutil.copy(self.source, self.changed)
-            self._back_up(self.changed, self.before_change)
+            self._capture(self.changed, made)
             change(self.changed, 0.01, 1)
-        self.with_child = folder / f"child-{disk_format}"
-        if not self.with_child.exists():
-            self._make_child()
-        self._make_qcow2_chain()
+        return made
+
+    @cached_property
+    def with_child(self) -> Path:
+        """Made with `moving.raw`, the disk as the child has it."""
+        made = self.folder / f"child-{self.format}"
+        if not made.exists():
+            moving = self.folder / "moving.raw"
+            shutil.copy(self.source, moving)
+            self._capture(moving, made)
+            change(moving, 0.05, 2)
+            self._capture(moving, made)
+        return made
 
     def remove(self) -> None:
         """What no other format needs: all of them at once would take 72 GB for 4 GiB."""
@@ -83,23 +107,13 @@ class Arena:
             with path.open("rb") as file:
                 os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
 
-    def _back_up(self, source: Path, repository: Path) -> None:
-        if not repository.exists():
-            self._capture(source, repository)
-
     def _capture(self, source: Path, repository: Path) -> None:
         run([*OURS, "backup", str(source), "-r", str(repository), "--format", self.format])
-
-    def _make_child(self) -> None:
-        moving = self.folder / "moving.raw"
-        shutil.copy(self.source, moving)
-        self._capture(moving, self.with_child)
-        change(moving, 0.05, 2)
-        self._capture(moving, self.with_child)
 
     def _make_qcow2_chain(self) -> None:
         """The same chain for qemu-img: `rebase` stores only what differs from the base."""
         base, child = self.folder / "base.qcow2", self.folder / "child.qcow2"
+        assert self.with_child.exists()  # it came with the disk that the chain is to hold
         if not base.exists():
             run(["qemu-img", "convert", "-O", "qcow2", str(self.source), str(base)])
         if not child.exists():
@@ -113,6 +127,7 @@ class Arena:
         if disk_format == self.format:
             layers = self.with_child / "moving"
             return [layers / f"{name}.{disk_format}" for name in ("0001-full", "0002-incremental")]
+        self._make_qcow2_chain()
         return [self.folder / "base.qcow2", self.folder / "child.qcow2"]
 
     def clear(self) -> None:

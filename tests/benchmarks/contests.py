@@ -165,8 +165,6 @@ def contests(arena: Arena) -> list[Contest]:
 
     again = [*OURS, "backup", changed, *repository]
     merge = [*OURS, "merge", "2", *repository]
-    verify = [*OURS, "verify", "-r", str(arena.full)]
-    compare = ["qemu-img", "compare", "-F", qemu_name, source, str(arena.layer)]
     reader = "convert of the chain" if arena.format in ("vmdk", "qcow2") else "7-Zip"
     size = arena.source.stat().st_size
     data, child = size // 2, size // 20  # half of the source is zeros
@@ -194,7 +192,8 @@ def contests(arena: Arena) -> list[Contest]:
         ),
         Contest(
             "verify", "compare", 0.15 if arena.format == "vmdk" else 0.5, Moved(data, data),
-            lambda: verify, lambda: compare,
+            lambda: [*OURS, "verify", "-r", str(arena.full)],
+            lambda: ["qemu-img", "compare", "-F", qemu_name, source, str(arena.layer)],
         ),
         borg(arena, Moved(size, data, size // 100), lambda: again),
     ]  # fmt: skip
@@ -209,11 +208,11 @@ def borg(arena: Arena, moved: Moved, again: Callable[[], list[str]]) -> Contest:
     os.environ["BORG_UNKNOWN_UNENCRYPTED_REPO_ACCESS_IS_OK"] = "yes"
     kept = arena.folder / f"borg-{arena.format}"
     create = ["borg", "create", "--read-special", "-C", "lz4"]
-    if not kept.exists():
-        run(["borg", "init", "-e", "none", str(kept)])
-        run([*create, f"{kept}::first", str(arena.source)])
 
     def forget_second_run() -> None:  # which is not there before the first race
+        if not kept.exists():
+            run(["borg", "init", "-e", "none", str(kept)])
+            run([*create, f"{kept}::first", str(arena.source)])
         forget = ["borg", "delete", f"{kept}::second"]
         subprocess.run(forget, check=False, stderr=subprocess.DEVNULL)
 
