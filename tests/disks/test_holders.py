@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
+import threading
 from pathlib import Path
 
 import pytest
 
 from tests.disks.opened import on_loop, opened
 from tests.sources.ordinary_user import as_an_ordinary_user, open_folder
+from vdbackup import durable
+from vdbackup.disks import holders as module
+from vdbackup.disks import qemu_locks
 from vdbackup.disks.holders import Holder, holders, named
 
 
@@ -95,3 +100,42 @@ def test_a_name_that_steers_a_terminal_is_shown_and_not_obeyed(file, tmp_path):
     program.symlink_to("/bin/cat")
     with opened(file, program=str(program)):
         assert [each.program for each in holders([file])] == ["a\\x1b[31m"]
+
+
+def test_of_a_file_that_nobody_has_open_no_process_is_looked_at(file, monkeypatch, tmp_path):
+    monkeypatch.setattr(module, "_PROCESSES", tmp_path / "there is no such folder")
+    assert holders([file]) == []
+    with opened(file), pytest.raises(FileNotFoundError):
+        holders([file])
+
+
+def test_who_has_a_file_open_that_may_not_be_read_any_more_is_seen():
+    with open_folder() as folder, as_an_ordinary_user():
+        file = folder / "0001-full.vhd"
+        file.write_bytes(b"")
+        with opened(file) as process:
+            file.chmod(0o200)
+            assert [each.pid for each in holders([file])] == [process.pid]
+
+
+def test_whoever_opens_a_file_while_it_is_looked_at_gets_it(file):
+    """By a lease for that moment: programs that do not wait for it try again, as open(2) has it."""
+    ended = threading.Event()
+    looks: list[list[Holder]] = []
+
+    def look() -> None:
+        while not ended.is_set():
+            looks.append(holders([file]))
+
+    looking = threading.Thread(target=look)
+    looking.start()
+    try:
+        for _ in range(2_000):
+            os.close(os.open(file, os.O_RDWR))
+            os.close(durable.open_own(file))
+            assert not qemu_locks.is_open(file)
+    finally:
+        ended.set()
+        looking.join()
+    assert looks
+    assert not any(looks)

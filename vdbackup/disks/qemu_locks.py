@@ -34,7 +34,10 @@ def is_open_for_writing(path: Path) -> bool:
 
 def _locked(path: Path, places: list[tuple[int, int]]) -> bool:
     """Whether anybody else has a lock on one of the bytes, each given as (first, how many)."""
-    fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    except BlockingIOError:  # a server here, or who looks for holders, has a lease, and lets go
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
         return any(_is_locked(fd, first, length) for first, length in places)
     finally:
