@@ -30,6 +30,7 @@ from vdbackup.errors import (
 )
 from vdbackup.jobs import CancelToken, Progress, Task
 from vdbackup.operations import protection, thinning
+from vdbackup.operations.written_logs import read_logs
 from vdbackup.repository import holds
 from vdbackup.repository.kept_logs import KeptLog, kept_log
 
@@ -376,3 +377,26 @@ def test_it_can_be_stopped_at_each_of_its_steps(lab: Lab, tmp_path: Path) -> Non
         assert not kept.new_log.exists()
         assert not kept.new_index.exists()
     assert len(offered(lab)) == WRITES // 3 + 1
+
+
+def test_who_draws_it_is_led_to_what_stays_and_has_its_times(lab: Lab) -> None:
+    kept = logged(lab)
+    ((before,), _) = read_logs(lab.set)
+    plan = thinning.plan(lab.repository, "disk", SESSION, lab.folder, within=200, every=100)
+    assert thinning.run(plan, lab.folder, Task()) > 0
+    ((log,), _) = read_logs(lab.set)
+    (point,) = lab.set.points
+    assert (before.thinned_until, log.writes) == (0, before.writes)
+    assert 0 < log.thinned_until < log.writes
+    for write in range(log.writes + 1):
+        assert before.held(write) == write
+        earlier, later = log.held(write), log.held(write, later=True)
+        assert earlier <= write <= later
+        for each in {earlier, later}:
+            assert log.moment(point, each).write == each
+    writes, times = (each.tolist() for each in log.course)
+    assert (writes, times) == (sorted(writes), sorted(times))
+    known = dict(zip(*(each.tolist() for each in before.course), strict=True))
+    assert writes[-1] == max(known)
+    assert times[-1] == max(known.values())
+    assert kept.path.exists()

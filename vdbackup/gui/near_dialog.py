@@ -116,7 +116,7 @@ class NearDialog(parts.Dialog):
     def _show(self, ways: Ways) -> None:
         self.ways = ways
         said = tr("Points are being made: see the jobs.") if self._runs else ways.about_near
-        self.said.say(words.breakable_lines(said), "good" if ways.near else "warning")
+        self.said.say(words.breakable_lines(said), "good" if ways.near else "")
         self.each_write.say(words.breakable_lines(ways.about_each_write), "")
         can = ways.near and not self._runs
         for each in (self.begin_button, self.every, self.hours):
