@@ -7,6 +7,7 @@ import time
 from contextlib import closing
 from dataclasses import replace
 from datetime import UTC, datetime
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -20,10 +21,14 @@ from tests.gui.logs import make_log
 from tests.gui.user import LONG, User
 from vdbackup.disks.write_log.index import IndexWriter
 from vdbackup.guest.hardware import Controller
+from vdbackup.gui import written_words
 from vdbackup.gui.boot_dialog import BootDialog
 from vdbackup.gui.browse_dialog import BrowseDialog
 from vdbackup.gui.help_dialogs import ShortcutsDialog
 from vdbackup.gui.restore_dialog import RestoreDialog
+from vdbackup.gui.timeline.bands import Spot
+from vdbackup.jobs import Task
+from vdbackup.operations import thinning
 from vdbackup.repository import overlays
 from vdbackup.repository.kept_logs import Cause, KeptLog, Protection
 from vdbackup.repository.near_continuous import NearContinuous
@@ -384,3 +389,84 @@ def test_a_near_continuous_set_says_that_it_is_no_log_of_every_write(
     here.save_settings(backup_set.name, replace(backup_set.settings, near=ended))
     with_source.asks_for("actionRefresh")
     with_source.waits_until(lambda: "Its time was over." in bar.state.text())
+
+
+# ------------------------------------------------------------------------- logs that were thinned
+
+
+@pytest.fixture
+def thinned(user: User, repository: Path, tmp_path: Path) -> tuple[User, int, list[bytes]]:
+    """Somebody with a log of ten moments, thinned to a few; how many writes, and each state."""
+    states = [file_system(tmp_path, f"f{number}") for number in range(11)]
+    disk = tmp_path / "laptop.img"
+    disk.write_bytes(states[0])
+    user.window.first_run.form.source_edit.setText(str(disk))
+    user.window.first_run.form.repository_edit.setText(str(repository))
+    user.clicks("startButton")
+    user.agrees()
+    user.sees_points(1)
+    parts = [written(a, b) for a, b in pairwise(states)]
+    kept = keep(repository, [each for part in parts for each in part])
+    kept.index.unlink()
+    raw, at = kept.path.read_bytes(), 512
+    begin = time.time_ns() - 1000 * 10**9
+    with closing(IndexWriter(kept.index)) as index:
+        for turn, part in enumerate(parts):
+            headers = b""
+            for each in part:
+                headers += raw[at : at + 32]
+                at += 512 + len(each.data)
+            now = begin + turn * 90 * 10**9
+            index.note(headers, now - 10**9, now)
+    here = Repository.open(repository)
+    backup_set = here.set()
+    sessions = tmp_path / "sessions"
+    plan = thinning.plan(here, backup_set.name, kept.session, sessions, within=200, every=300)
+    assert thinning.run(plan, sessions, Task()) > 0
+    user.asks_for("actionRefresh")
+    ends = [sum(len(part) - 1 for part in parts[: n + 1]) for n in range(len(parts))]
+    user.waits_until(lambda: user.window.panel.timeline.facts.bands)
+    return user, ends[-1], states
+
+
+def test_of_a_thinned_log_only_what_is_kept_is_gone_to(
+    thinned: tuple[User, int, list[bytes]], qtbot: QtBot, tmp_path: Path
+) -> None:
+    user, writes, states = thinned
+    panel = user.window.panel
+    (band,) = panel.timeline.facts.bands
+    log = band.log
+    assert 0 < log.thinned_until < log.writes == writes
+    assert panel.moments.state.text().startswith("Its storage is full. Thinned: ")
+    x = [float(each) for each in band.ticks]
+    assert x == sorted(x)
+    assert len(set(x)) == len(x)  # each moment has a place of its own, by its time
+    seen = set()
+    for write in range(1, writes + 1, writes // 6):
+        panel.timeline.select_moment(log.session, write)
+        seen.add(panel.selected)
+        panel.moments.write.setValue(write + 1)  # as its arrows do
+        assert written_words.hint(log, Spot.nearest(band, write).moment)
+    assert len(seen) > 2
+    for by_write in (ALT, ALT | SHIFT):
+        qtbot.keyClick(panel.timeline, Qt.Key.Key_Home, ALT)
+        for wanted in log.moments[1:3].tolist():
+            qtbot.keyClick(panel.timeline, Qt.Key.Key_Right, by_write)
+            assert panel.selected.endswith(f".w{wanted}")
+        qtbot.keyClick(panel.timeline, Qt.Key.Key_Left, by_write)
+        assert panel.selected.endswith(f".w{log.moments[1]}")
+    for step in range(60):
+        write = band.write_at(band.left + step * (band.right - band.left) / 60, 0.0)
+        assert log.held(write) == write
+    moment = int(log.moments[1])
+    panel.timeline.select_moment(log.session, moment)
+    assert panel.selected.endswith(f".w{moment}")
+    restored = restores(user, tmp_path / "restored.img")
+    assert restored in states[1:]
+    assert browses(user, tmp_path / "out") >= {"f0", "f1", "lost+found"}
+    user.asks_for("actionBootWith")
+    user.agrees("bootDialog", "bootAccept")
+    (thread,) = user.window.sessions.running
+    user.waits_until(lambda: thread.session is not None or thread.problem)
+    assert thread.problem is None
+    ends(user)
