@@ -16,7 +16,8 @@ from vdbackup.disks.chain import Chain
 from vdbackup.errors import RecoveryError
 from vdbackup.guest import loaders
 from vdbackup.guest.disk import Disk
-from vdbackup.guest.linux import inspect as linux
+from vdbackup.guest.linux import boot_menu, device_names, kernels
+from vdbackup.guest.linux import root as linux_root
 from vdbackup.guest.model import (
     FileSystem,
     Guest,
@@ -95,12 +96,12 @@ def _linux(disk: Disk, found: loaders.Found) -> Guest | None:
     start = _started(disk, found)
     chosen, menu = start.root, start.menu
     root = chosen.tree if chosen else None
-    kernels = linux.kernels(disk, menu, start.places, root) or _unified(disk, found, root)
-    if root is None and not kernels:
+    bootable = kernels.kernels(disk, menu, start.places, root) or _unified(disk, found, root)
+    if root is None and not bootable:
         return None
-    kernel = kernels[0] if kernels else None
-    name, version = linux.release(root) if root else ("Linux", "")
-    architecture = (linux.architecture(root) if root else "") or (
+    kernel = bootable[0] if bootable else None
+    name, version = linux_root.release(root) if root else ("Linux", "")
+    architecture = (linux_root.architecture(root) if root else "") or (
         kernel.architecture if kernel else ""
     )
     described = found.with_menu(menu)
@@ -115,9 +116,9 @@ def _linux(disk: Disk, found: loaders.Found) -> Guest | None:
         efi=found.efi,
         loaders=described,
         firmware_reason=found.reason,
-        kernels=kernels,
-        device_names=tuple(linux.device_names(root, menu, kernel)),
-        graphical=root is not None and linux.is_graphical(root),
+        kernels=bootable,
+        device_names=tuple(device_names.device_names(root, menu, kernel)),
+        graphical=root is not None and linux_root.is_graphical(root),
         alone="" in disk.volumes,
         problems=tuple(_linux_problems(disk, chosen, kernel, described, architecture)),
     )
@@ -128,7 +129,7 @@ def _unified(disk: Disk, found: loaders.Found, root: Tree | None) -> tuple[Kerne
     for loader in found.loaders:
         if loader.program is not None:
             tree = disk.trees[loader.program.volume]
-            if kernel := linux.of_unified(tree, loader.program.path, root):
+            if kernel := kernels.of_unified(tree, loader.program.path, root):
                 return (kernel,)
     return ()
 
@@ -137,37 +138,37 @@ def _unified(disk: Disk, found: loaders.Found, root: Tree | None) -> tuple[Kerne
 class _Start:
     """A root, what is mounted at its /boot, its boot loader's menu, and where that begins paths."""
 
-    root: linux.Root | None
+    root: linux_root.Root | None
     boot: FileSystem | None
-    menu: linux.Menu | None
+    menu: boot_menu.Menu | None
     places: list[Tree]
 
 
 def _started(disk: Disk, found: loaders.Found) -> _Start:
     """The system that starts automatically; of several, the one that the disk's menu names."""
-    starts = [_start(disk, found, root) for root in (*linux.roots(disk), None)]
+    starts = [_start(disk, found, root) for root in (*linux_root.roots(disk), None)]
     for start in starts:
         if start.root and start.menu and _names_root(disk, start.menu, start.root):
             return start
     return starts[0]
 
 
-def _start(disk: Disk, found: loaders.Found, root: linux.Root | None) -> _Start:
+def _start(disk: Disk, found: loaders.Found, root: linux_root.Root | None) -> _Start:
     tree = root.tree if root else None
     boot = _mounted(disk, tree, "/boot") or _boot_volume(disk, tree)
     places = _places(disk, tree, boot, found.efi)
     efi = disk.trees[found.efi.volume] if found.efi else None
     menu = None
     if tree is not None and any(each.kind is LoaderKind.LILO for each in found.loaders[:1]):
-        menu = linux.lilo_menu(tree)
+        menu = boot_menu.lilo_menu(tree)
     if menu is None:
-        menu = next((each for place in places if (each := linux.menu(place, efi))), None)
+        menu = next((each for place in places if (each := boot_menu.menu(place, efi))), None)
     if menu is None and efi is not None:
-        menu = linux.vendors_menu(efi)
+        menu = boot_menu.vendors_menu(efi)
     return _Start(root, boot, menu, places)
 
 
-def _names_root(disk: Disk, menu: linux.Menu, root: linux.Root) -> bool:
+def _names_root(disk: Disk, menu: boot_menu.Menu, root: linux_root.Root) -> bool:
     words = menu.entries[0].command_line.split()
     names = [word.removeprefix("root=") for word in words if word.startswith("root=")]
     system = disk.named(names[-1]) if names else None
@@ -179,7 +180,7 @@ def _names_root(disk: Disk, menu: linux.Menu, root: linux.Root) -> bool:
 
 def _mounted(disk: Disk, root: Tree | None, point: str) -> FileSystem | None:
     """What fstab mounts at `point`, if that is a volume that can be read."""
-    for mount in linux.mounts(root) if root else ():
+    for mount in device_names.mounts(root) if root else ():
         if mount.point.rstrip("/") == point:
             system = disk.named(mount.device)
             return system if system and system.volume in disk.trees else None
@@ -208,7 +209,7 @@ def _places(
 
 def _linux_problems(
     disk: Disk,
-    root: linux.Root | None,
+    root: linux_root.Root | None,
     kernel: Kernel | None,
     found: tuple[Loader, ...],
     architecture: str,

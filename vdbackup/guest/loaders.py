@@ -20,7 +20,7 @@ from vdbackup.text import printable
 from vdbackup.translation import tr
 
 if TYPE_CHECKING:
-    from vdbackup.guest.linux.inspect import Menu
+    from vdbackup.guest.linux.boot_menu import Menu
 
 _FALLBACK = "/EFI/BOOT/BOOTX64.EFI"
 _PROGRAMS = (

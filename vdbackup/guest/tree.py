@@ -10,6 +10,7 @@ import logging
 from collections.abc import Iterator
 
 from vdbackup.errors import RecoveryError
+from vdbackup.guest.model import File
 from vdbackup.translation import tr
 from vdbackup.volumes.filesystems.node import Kind, Node, guarded, reading
 
@@ -64,6 +65,10 @@ class Tree:
         """The path in the volume, from "/" on, of what a path leads to; None if not there."""
         walked = self._walk(path)
         return walked[1] if walked else None
+
+    def file(self, path: str) -> File:
+        """A file by where it really lies in its volume, whether it is there or not."""
+        return File(self.volume, self.real_path(path) or f"{self.path}{path}")
 
     def names(self, path: str) -> list[str]:
         """What a folder holds, sorted; nothing if it is not there."""

@@ -10,7 +10,7 @@ from vdbackup.errors import GuestUnreadable, NoDriver, NotRetargeted, RecoveryEr
 from vdbackup.guest.disk import Disk, disk_of, partition_of
 from vdbackup.guest.hardware import Hardware
 from vdbackup.guest.linux import initramfs
-from vdbackup.guest.linux.inspect import environment_blocks
+from vdbackup.guest.linux.boot_menu import environment_blocks
 from vdbackup.guest.model import File, FileSystem, Guest, Kernel
 from vdbackup.guest.tree import Tree
 from vdbackup.recovery.retarget import identity
