@@ -20,6 +20,7 @@ from pathlib import Path
 
 from vdbackup.errors import NotResized, ProgramMissing
 from vdbackup.recovery import kernel_mount
+from vdbackup.recovery.loop_device import loop_device
 from vdbackup.translation import tr
 
 _EXT_SUPER, _EXT_BLOCK_SIZE = 1024, 24
@@ -95,7 +96,7 @@ def run(*command: str | Path, allowed: tuple[int, ...] = (0,)) -> bytes:
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         check=False,
-        env={**os.environ, "LC_ALL": "C.UTF-8", "MTOOLS_SKIP_CHECK": "1"},
+        env={**os.environ, "LC_ALL": "C.UTF-8", "TZ": "UTC", "MTOOLS_SKIP_CHECK": "1"},
         process_group=0,  # Ctrl-C in our terminal is not for it: half of a change is worse
     )
     if done.returncode not in allowed:
@@ -149,12 +150,11 @@ def _resize_ntfs(file: Path, size: int) -> None:
 @contextmanager
 def _mounted(file: Path) -> Iterator[Path]:
     """Where a file system is mounted meanwhile, as root (kernel_mount)."""
-    device = run("losetup", "--find", "--show", file).decode().strip()
-    try:
-        with kernel_mount.mounted(device, _kind_of(file), run) as folder:
-            yield folder
-    finally:
-        run("losetup", "--detach", device)
+    with (
+        loop_device(file) as device,
+        kernel_mount.mounted(device, _kind_of(file), run) as folder,
+    ):
+        yield folder
 
 
 def _kind_of(file: Path) -> str:
