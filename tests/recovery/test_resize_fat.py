@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.backup.lab import Lab, noise
+from tests.backup.lab import Lab
+from tests.noise import noise
 from tests.recovery.test_resize import identities, part_of, places, planned, restored, sized
 from tests.sources.loops import run
 from vdbackup.errors import NotResized

@@ -2,22 +2,36 @@
 
 No program changes one in its place that takes a file (fatresize 1.1 wants a partition table):
 mkfs.fat makes it anew, and mtools copies what was in it out and in again, without root. So all
-files lie in the folder for temporary files meanwhile. Names, times of change and attributes are
-kept, and the volume's number and label; times of creation and of reading are not.
+files lie in the folder for temporary files meanwhile, and so does the new FAT: only when that was
+read and is found to hold the same is it written over the old one. Names, times of change and
+attributes are kept, and the volume's number and label; times of creation and of reading are not,
+nor are the short names beside long ones.
 """
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import struct
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
 
 from vdbackup.errors import NotResized
 from vdbackup.jobs import readable_size
+from vdbackup.recovery.fat_files import (
+    Kept,
+    check_can_be_carried,
+    check_kept,
+    check_whole,
+    files_of,
+    label_of,
+)
 from vdbackup.recovery.file_system_sizes import FileSystem, check_programs, run
 from vdbackup.translation import tr
 
@@ -29,9 +43,13 @@ _LEAST_CLUSTERS, _MOST_CLUSTERS = 65_600, 0x0FFFFFF0
 3.5), and some more."""
 _SLACK = 8 << 20
 """Bytes that are left free beside what is in it."""
-_SHOWN = re.compile(r"([ADHRS]+) ::(/.+)")
-_KEPT = "HRS"
-"""Attributes that mcopy does not set: hidden, read-only, system (mattrib(1))."""
+_FLAGS = {"r": 0x01, "h": 0x02, "s": 0x04}
+"""What mcopy does not set, as mattrib(1) names it: read-only, hidden, system."""
+_BOOT = 512
+"""Bytes of a boot sector that say something."""
+_FIELDS = ((11, 13), (14, 16), (16, 17))
+"""Where it has a sector's bytes, how many come before the tables, and how many tables there are."""
+_PIECE = 1 << 20
 _AT_ONCE = 100
 """Names that one call is given."""
 
@@ -57,40 +75,109 @@ def make_fat_anew(file: Path, sector_size: int, hidden: int) -> None:
     _make_anew(file, ("-S", str(sector_size), "-h", str(hidden)))
 
 
+def check_can_be_made_anew(file: Path) -> None:
+    """Raise NotResized where not all that is in a FAT could be kept, or has no room meanwhile.
+
+    What `make_fat_anew` would find out too late: by then it is on its target.
+    """
+    check_fat_programs()
+    check_can_be_carried(files_of(file, read=False), starts=False)
+    _check_room(2 * _used(file)[0])
+
+
 def _make_anew(file: Path, shape: tuple[str, ...], size: int | None = None) -> None:
     """With options of mkfs.fat, and a size in bytes if it is not all of the partition."""
+    before = files_of(file, read=True)
+    check_can_be_carried(before, starts=False)
     with file.open("rb") as opened:
-        head = opened.read(512)
-    at = 67 if is_fat32(head) else 39
-    number, label = struct.unpack_from("<I", head, at)[0], head[at + 4 : at + 15].rstrip(b" \0")
-    named = ["-n", label.decode("ascii", "replace")] if label not in (b"", b"NO NAME") else []
-    blocks = [] if size is None else [str(size // 1024)]
+        head = opened.read(_BOOT)
+    at = _names_at(head)
+    number, label = struct.unpack_from("<I", head, at)[0], label_of(file)
+    named = ["-n", "LABEL"] if label else []  # a place for it, in which its own bytes are put
     with _room_for(file) as folder:
-        before, after = Path(folder, "before"), Path(folder, "after")
-        _copy_out(file, before)
-        attributes = _attributes(file)
-        run("mkfs.fat", *shape, "-i", f"{number:08x}", *named, file, *blocks)
-        if top := sorted(before.iterdir()):
-            run("mcopy", "-s", "-Q", "-m", "-i", file, *top, "::/")
-        _set_attributes(file, attributes)
-        run("fsck.fat", "-n", file)
-        _copy_out(file, after)
-        run("diff", "--recursive", before, after)
-        if _attributes(file) != attributes:
-            raise NotResized(tr("Not all attributes of files in a FAT could be kept."), "")
+        files, new = Path(folder, "files"), Path(folder, "new")
+        _copy_out(file, files)
+        with new.open("wb") as made:
+            made.truncate(file.stat().st_size if size is None else size)
+        run("mkfs.fat", *shape, "-i", f"{number:08x}", *named, new)
+        if top := sorted(files.iterdir()):
+            run("mcopy", "-s", "-Q", "-m", "-i", new, *top, "::/")
+        _set_flags(new, before)
+        run("fsck.fat", "-n", new)
+        _name(new, head[at + 4 : at + 15], label)
+        check_kept(before, files_of(new, read=True))
+        _write_over(file, new)
+    check_kept(before, files_of(file, read=True))
+
+
+def _names_at(head: bytes) -> int:
+    """Where a boot sector has the volume's number, and its label behind that."""
+    return 67 if is_fat32(head) else 39
+
+
+def _name(new: Path, in_boot_sector: bytes, in_folder: bytes) -> None:
+    """Give a FAT a label byte by byte: in what letters it is written is known to its system alone.
+
+    A system that changes one may do so in the topmost folder alone.
+    """
+    with new.open("r+b") as opened:
+        head = opened.read(_BOOT)
+        at = _names_at(head) + 4
+        copy = int.from_bytes(head[50:52], "little") if is_fat32(head) else 0
+        for sector in {0, copy}:
+            opened.seek(sector * _sector(new) + at)
+            opened.write(in_boot_sector)
+        if in_folder:
+            opened.seek(_tables_end(head))
+            if opened.read(11).rstrip() != b"LABEL":
+                raise NotResized(tr("Not all that is in a FAT could be kept as it was."), "")
+            opened.seek(_tables_end(head))
+            opened.write(in_folder)
+
+
+def _tables_end(head: bytes) -> int:
+    """Where the topmost folder of a FAT lies that mkfs.fat has made, in bytes."""
+    sector, reserved, count = (int.from_bytes(head[a:b], "little") for a, b in _FIELDS)
+    length = int.from_bytes(head[22:24], "little") or int.from_bytes(head[36:40], "little")
+    return sector * (reserved + count * length)
+
+
+def _write_over(file: Path, new: Path) -> None:
+    """Put a FAT in the place of another: all up to the last cluster that holds something."""
+    with new.open("rb") as source, file.open("r+b") as target:
+        left = _end(source, new.stat().st_size)
+        source.seek(0)
+        while left:
+            piece = source.read(min(left, _PIECE))
+            target.write(piece)
+            left -= len(piece)
+        target.flush()
+        os.fsync(target.fileno())
+
+
+def _end(opened: BinaryIO, size: int) -> int:
+    """Up to where a FAT says something, in bytes; of other kinds than FAT32 all of it."""
+    head = opened.read(_BOOT)
+    if not is_fat32(head):
+        return size
+    sector, reserved, _ = (int.from_bytes(head[a:b], "little") for a, b in _FIELDS)
+    opened.seek(sector * reserved)
+    table = np.frombuffer(opened.read(sector * int.from_bytes(head[36:40], "little")), "<u4")
+    last = int(np.flatnonzero(table)[-1])
+    return min(size, _tables_end(head) + (last - 1) * head[13] * sector)
 
 
 @contextmanager
 def _room_for(file: Path) -> Iterator[str]:
     """A folder that has room for all files of a FAT, twice."""
-    _check_room(_used(file)[0])
+    _check_room(2 * _used(file)[0])
     with tempfile.TemporaryDirectory(prefix="vdbackup-") as folder:
         yield folder
 
 
-def _check_room(used: int) -> None:
-    """Raise NotResized where files of so many bytes have no room twice."""
-    free, needed = shutil.disk_usage(tempfile.gettempdir()).free, 2 * used
+def _check_room(needed: int) -> None:
+    """Raise NotResized where so many bytes have no room."""
+    free = shutil.disk_usage(tempfile.gettempdir()).free
     if needed > free:
         raise NotResized(
             tr(
@@ -110,21 +197,13 @@ def _copy_out(file: Path, folder: Path) -> None:
         run("mcopy", "-s", "-Q", "-n", "-m", "-i", file, "::/*", folder)
 
 
-def _attributes(file: Path) -> dict[str, str]:
-    """Which of _KEPT files have that have any, by path."""
-    found = {}
-    for line in run("mattrib", "-/", "-X", "-i", file, "::/").decode(errors="replace").splitlines():
-        shown = _SHOWN.fullmatch(line.strip())
-        if shown and (kept := "".join(each for each in _KEPT if each in shown[1])):
-            found[shown[2]] = kept
-    return found
-
-
-def _set_attributes(file: Path, wanted: dict[str, str]) -> None:
-    for kept in sorted(set(wanted.values())):
-        # a bracket would be a pattern; deeper ones first: what is hidden is found all the same
-        paths = [path.replace("[", "[[]") for path, each in wanted.items() if each == kept]
-        switches = [f"+{each.lower()}" for each in kept]
+def _set_flags(file: Path, wanted: Mapping[str, Kept]) -> None:
+    for flags in sorted({kept.attributes for kept in wanted.values() if kept.attributes}):
+        # a bracket would be a pattern; what is hidden is found all the same
+        paths = [
+            path.replace("[", "[[]") for path, kept in wanted.items() if kept.attributes == flags
+        ]
+        switches = [f"+{name}" for name, flag in _FLAGS.items() if flags & flag]
         for at in range(0, len(paths), _AT_ONCE):
             named = [f"::{path}" for path in paths[at : at + _AT_ONCE]]
             run("mattrib", *switches, "-i", file, *named)
@@ -143,13 +222,18 @@ def _used(file: Path) -> tuple[int, int]:
 
 
 def _check(file: Path) -> None:
+    """Have it mended where nothing is taken away from what is in it, and see that it is kept."""
+    before = files_of(file, read=False)
     run("fsck.fat", "-a", file, allowed=_CHECKED)
+    check_whole(before, files_of(file, read=False))
+    check_can_be_carried(before, starts=True)
+    _check_room(2 * _used(file)[0])
 
 
 def _least(file: Path) -> int:
     """What is in it, the tables for it, and no fewer clusters than a FAT32 has."""
     used, _ = _used(file)
-    _check_room(used)
+    _check_room(3 * used)  # what is written to the overlay lies there, too
     smallest = _LEAST_CLUSTERS * _sector(file)
     return min(file.stat().st_size, max(used + used // 32, smallest + smallest // 32) + _SLACK)
 

@@ -6,6 +6,7 @@ become is asked of its own program, on an overlay above the point, which nobody 
 
 from __future__ import annotations
 
+import io
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -21,12 +22,13 @@ from vdbackup.qemu import qemu
 from vdbackup.qemu.qemu import Node
 from vdbackup.recovery import loader_files, other_sectors
 from vdbackup.recovery.exporting import above, exported
+from vdbackup.recovery.fat_sizes import check_can_be_made_anew
 from vdbackup.recovery.file_system_sizes import FileSystem
 from vdbackup.recovery.placed import Stretch
 from vdbackup.recovery.volume_sizes import KINDS, may_change
 from vdbackup.sources.inventory import contents_of
 from vdbackup.translation import tr
-from vdbackup.volumes import signatures
+from vdbackup.volumes import lvm, signatures
 from vdbackup.volumes.filesystems import journals
 from vdbackup.volumes.layout import UNIT, DoesNotFit, Place, Volume, fitted
 from vdbackup.volumes.partitions import Partition
@@ -205,6 +207,7 @@ def fit(
     if as_it_was and not converts:
         return None  # as it is, with whatever lies between partitions
     _check_awake(chain, parts, kinds)
+    _check_made_anew(chain, disk_format, found)
     return replace(found, loader=loader_files.after_moves(chain, _changed(found.moves)))
 
 
@@ -237,6 +240,8 @@ def _check_awake(chain: Chain, parts: Sequence[Partition], kinds: Mapping[int, s
                 asleep = journals.warning("ntfs", window) == journals.HIBERNATED
         elif kinds.get(part.number) == "swap":
             asleep = signatures.holds_hibernated_system(window.read(signatures.HEAD))
+        elif kinds.get(part.number) == "LVM":
+            asleep = _sleeps_in_lvm(window)
         if asleep:
             raise NotResized(
                 tr(
@@ -249,6 +254,33 @@ def _check_awake(chain: Chain, parts: Sequence[Partition], kinds: Mapping[int, s
                     "at which the system was shut down."
                 ),
             )
+
+
+def _sleeps_in_lvm(part: io.BufferedReader) -> bool:
+    """Whether swap space in a logical volume of a partition holds a hibernated system."""
+    for volume in lvm.logical_volumes(part, [0]):
+        if volume.runs:
+            part.seek(volume.runs[0][0])
+            if signatures.holds_hibernated_system(part.read(signatures.HEAD)):
+                return True
+    return False
+
+
+def _check_made_anew(chain: Chain, disk_format: DiskFormat, fitting: Fitting) -> None:
+    """Raise NotResized where a FAT could not be made anew: once it is on its target, it is late.
+
+    Whether one that becomes smaller can be has been asked with how small it can become.
+    """
+    fats = [each for each in fitting.moves if each.filesystem == "fat" and not each.shrinks]
+    grown = [each for each in fats if each.changes_size]
+    if not (grown or (fats and fitting.converts)):
+        return
+    with overlaid(chain, disk_format) as (nodes, folder):
+        for each in fats if fitting.converts else grown:
+            with exported(nodes, each.before.start, each.before.size, folder) as file:
+                if each.changes_size:
+                    KINDS[each.filesystem].check(file)
+                check_can_be_made_anew(file)
 
 
 def _check(parts: Sequence[Partition], size: int) -> None:

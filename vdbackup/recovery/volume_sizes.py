@@ -26,6 +26,7 @@ from vdbackup.errors import NotResized
 from vdbackup.recovery.exporting import exported
 from vdbackup.recovery.fat_sizes import FAT, is_fat32
 from vdbackup.recovery.file_system_sizes import FILE_SYSTEMS, FileSystem, run
+from vdbackup.recovery.loop_device import loop_device
 from vdbackup.translation import tr
 from vdbackup.volumes import lvm, signatures
 from vdbackup.volumes.lvm import LogicalVolume
@@ -36,10 +37,15 @@ _EXT = FILE_SYSTEMS["ext"]
 _SECTOR = 512
 _EFI_SYSTEM = ("c12a7328-f81f-11d2-ba4b-00a0c93ec93b", "ef")
 """As a GPT and an MBR have its type."""
+_ALIGNED = 1 << 20
+"""Bytes at whose multiples LVM lets what it places begin, at most."""
+_KNOWS_FS = (2, 3, 17)
+"""The first LVM that reduces no volume that is not active unless told to mind no file system
+(WHATS_NEW): none is ever active here. Earlier ones do not know the option."""
 _NAME = re.compile(r"[a-zA-Z0-9+_.][a-zA-Z0-9+_.-]*")
 """What LVM allows: no option begins so (lvm(8), "Valid names")."""
 _CONFIG = (
-    "global { use_lvmpolld=0 locking_type=1 } devices { use_devicesfile=0 } "
+    'global { use_lvmpolld=0 locking_type=1 } devices { use_devicesfile=0 hints="none" } '
     "activation { udev_sync=0 udev_rules=0 monitoring=0 } backup { backup=0 archive=0 }"
 )
 _TEXT = """\
@@ -75,32 +81,25 @@ class _Group:
         extent: bytes of one.
         first: where the first one begins, in bytes.
         pieces: those that are taken, by where they begin.
+        free: how many are not taken.
+        behind: bytes that it takes behind the last one: a second copy of its metadata.
     """
 
     name: str
     extent: int
     first: int
     pieces: tuple[_Piece, ...]
+    free: int
+    behind: int
 
     def end(self, extents: int) -> int:
         """Bytes of a physical volume with so many."""
-        return self.first + extents * self.extent
+        return self.first + extents * self.extent + self.behind
 
     @property
     def used(self) -> int:
         """Extents up to the end of the last that is taken."""
         return max((piece.start + piece.count for piece in self.pieces), default=0)
-
-
-@contextmanager
-def _device(file: Path, offset: int = 0, size: int = 0) -> Iterator[str]:
-    """A partition, or a stretch of it in bytes, as a device; `size` 0 is up to the end."""
-    part = ("--offset", str(offset), "--sizelimit", str(size))
-    device = run("losetup", "--find", "--show", *part, file).decode().strip()
-    try:
-        yield device
-    finally:
-        run("losetup", "--detach", device)
 
 
 def _lvm(device: str, command: str, *words: str) -> bytes:
@@ -112,7 +111,7 @@ def _group(device: str) -> _Group:
     said = _lvm(
         device, "pvs", "--segments", "--reportformat", "json", "--units", "b", "--nosuffix",
         "-o", "vg_name,vg_missing_pv_count,pv_count,vg_extent_size,pe_start,"
-        "pvseg_start,pvseg_size,lv_name",
+        "pvseg_start,pvseg_size,lv_name,vg_free_count,pv_mda_count,pv_mda_size",
     ).decode(errors="replace")  # fmt: skip
     report, _ = json.JSONDecoder().raw_decode(said[said.index("{") :])
     rows: list[dict[str, Any]] = report["report"][0]["pvseg"]
@@ -130,6 +129,8 @@ def _group(device: str) -> _Group:
         int(rows[0]["vg_extent_size"]),
         int(rows[0]["pe_start"]),
         tuple(sorted(pieces, key=lambda piece: piece.start)),
+        int(rows[0]["vg_free_count"]),
+        int(rows[0]["pv_mda_size"]) + _ALIGNED if int(rows[0]["pv_mda_count"]) > 1 else 0,
     )
 
 
@@ -139,7 +140,7 @@ def _with_ext(file: Path) -> list[LogicalVolume]:
     with file.open("rb") as disk:
         for each in lvm.logical_volumes(disk, [0]):
             named = _NAME.fullmatch(each.group) and _NAME.fullmatch(each.name)
-            if each.problem or each.has_snapshot or not named:
+            if each.problem or each.has_snapshot or not each.is_writable or not named:
                 continue
             disk.seek(each.runs[0][0])
             if signatures.readable(disk.read(signatures.HEAD)) == "ext":
@@ -158,7 +159,7 @@ def _as_file(file: Path, volume: LogicalVolume) -> Iterator[Path]:
         text = Path(own) / "volume.vmdk"
         lines = []
         for at, length in volume.runs:
-            device = stack.enter_context(_device(file, at, length))
+            device = stack.enter_context(loop_device(file, at, length))
             lines.append(f'RW {length // _SECTOR} FLAT "{device}" 0\n')
         text.write_text(_TEXT + "".join(lines))
         inner = {"driver": "file", "filename": str(text)}
@@ -183,7 +184,7 @@ def _last(group: _Group, volumes: Sequence[LogicalVolume]) -> LogicalVolume | No
 
 
 def _check(file: Path) -> None:
-    with _device(file) as device:
+    with loop_device(file) as device:
         group = _group(device)
     last = _last(group, _with_ext(file))
     if last is not None:
@@ -201,42 +202,48 @@ def _spare(file: Path, group: _Group, last: LogicalVolume | None) -> int:
 
 
 def _least(file: Path) -> int:
-    with _device(file) as device:
+    with loop_device(file) as device:
         group = _group(device)
     return group.end(group.used - _spare(file, group, _last(group, _with_ext(file))))
 
 
 def _resize(file: Path, size: int) -> None:
-    with _device(file) as device:
+    with loop_device(file) as device:
         group = _group(device)
     volumes = _with_ext(file)
     if size < group.end(group.used):
         _give_up(file, group, _last(group, volumes), size)
-    with _device(file) as device:
+    with loop_device(file) as device:
         _lvm(device, "pvresize", "--yes", "--setphysicalvolumesize", f"{size}b", device)
-    if size >= file.stat().st_size and volumes:
-        _take(file, group, max(volumes, key=_size))
+        more = _group(device).free - group.free
+    if size >= file.stat().st_size and volumes and more > 0:
+        _take(file, more, max(volumes, key=_size))
 
 
 def _give_up(file: Path, group: _Group, last: LogicalVolume | None, size: int) -> None:
     """Make what lies last smaller, so that no extent lies beyond `size`."""
-    missing = group.used - (size - group.first) // group.extent
+    missing = group.used - (size - group.end(0)) // group.extent
     if last is None or missing > group.pieces[-1].count:
         raise NotResized(tr("What lies last in LVM cannot be made smaller."), "")
     left = _size(last) - missing * group.extent
     with _as_file(file, last) as volume:
         _EXT.check(volume)
         _EXT.resize(volume, left)
-    with _device(file) as device:
+    with loop_device(file) as device:
         name = f"{last.group}/{last.name}"
-        _lvm(device, "lvreduce", "--force", "--yes", "--size", f"{left}b", name)
+        _lvm(device, "lvreduce", "--force", "--yes", *_mind_no_fs(), "--size", f"{left}b", name)
 
 
-def _take(file: Path, group: _Group, volume: LogicalVolume) -> None:
-    """Have a volume take all that is free."""
+def _mind_no_fs() -> tuple[str, ...]:
+    said = re.search(rb"LVM version:\s+(\d+)\.(\d+)\.(\d+)", run("lvm", "version"))
+    return ("--fs", "ignore") if said and tuple(map(int, said.groups())) >= _KNOWS_FS else ()
+
+
+def _take(file: Path, more: int, volume: LogicalVolume) -> None:
+    """Have a volume take so many extents: what was free before stays so, for snapshots perhaps."""
     name = f"{volume.group}/{volume.name}"
-    with _device(file) as device:
-        _lvm(device, "lvextend", "--alloc", "anywhere", "--extents", "+100%FREE", name)
+    with loop_device(file) as device:
+        _lvm(device, "lvextend", "--alloc", "anywhere", "--extents", f"+{more}", name)
     larger = next(each for each in _with_ext(file) if each.name == volume.name)
     with _as_file(file, larger) as shown:
         _EXT.check(shown)

@@ -52,6 +52,8 @@ class LogicalVolume:
         runs: where it lies on the disk, offset and length in bytes; empty if it has a problem.
         problem: a sentence that says why it is not put together; "" if it is.
         has_snapshot: whether another volume reads from it what it held before.
+        is_writable: what a thin volume reads from that was made of it is not (lvmthin(7)), nor what
+            its owner has said so of.
     """
 
     group: str
@@ -59,6 +61,7 @@ class LogicalVolume:
     runs: tuple[tuple[int, int], ...]
     problem: str = ""
     has_snapshot: bool = False
+    is_writable: bool = True
 
     @property
     def mapper_name(self) -> str:
@@ -196,7 +199,13 @@ def _group(top: dict[str, Any], places: dict[str, int]) -> Iterator[LogicalVolum
             if name in stores:
                 raise Damaged(stores[name])
             runs = tuple(_runs(volume, extent, starts))
-            yield LogicalVolume(group, name, runs, has_snapshot=name in originals)
+            yield LogicalVolume(
+                group,
+                name,
+                runs,
+                has_snapshot=name in originals,
+                is_writable="WRITE" in volume["status"],
+            )
         except Damaged as reason:
             problem = tr(
                 "Its logical volume {name} cannot be put together: {reason}",

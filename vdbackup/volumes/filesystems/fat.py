@@ -37,10 +37,10 @@ from vdbackup.volumes.filesystems.node import (
 _ENTRY = 32
 _MAX_FOLDER = 65_536 * _ENTRY
 """Bytes."""
-_READ_ONLY, _LABEL, _FOLDER, _LONG_NAME = 0x01, 0x08, 0x10, 0x0F
+_READ_ONLY, _HIDDEN, _SYSTEM, _LABEL, _FOLDER, _LONG_NAME = 0x01, 0x02, 0x04, 0x08, 0x10, 0x0F
 _LAST, _DELETED = 0x40, 0xE5
 _SMALL_BASE, _SMALL_EXTENSION = 0x08, 0x10
-_ENCODING = "cp437"
+_ENCODING, _OTHER_ENCODING = "cp437", "cp850"
 
 
 def open_root(stream: io.BufferedReader) -> tuple[str, Node]:
@@ -73,6 +73,31 @@ class FatNode(Node):
         if self._raw[11] & _FOLDER:
             return Stat(Kind.FOLDER, 0, modified, 0o777)
         return Stat(Kind.FILE, self._size, modified, mode)
+
+    @property
+    def flags(self) -> int:
+        """Those bits that say who may write, or see, it: read-only, hidden, system."""
+        return self._raw[11] & (_READ_ONLY | _HIDDEN | _SYSTEM)
+
+    @property
+    def depends_on_code_page(self) -> bool:
+        """Whether its name is stored in letters alone that not all programs read alike."""
+        short = _short(self._raw)
+        if self.name != short or short.isascii():
+            return False
+        same = self._raw[:11].decode(_ENCODING) == self._raw[:11].decode(_OTHER_ENCODING)
+        return not same or bool(self._raw[12] & (_SMALL_BASE | _SMALL_EXTENSION))
+
+    def label(self) -> bytes:
+        """The volume's label as the topmost folder has it, 11 bytes; b"" where there is none."""
+        folder = self._folder()
+        for at in range(0, len(folder) - _ENTRY + 1, _ENTRY):
+            raw = folder[at : at + _ENTRY]
+            if not raw[0]:
+                break
+            if raw[0] != _DELETED and raw[11] & 0x3F != _LONG_NAME and raw[11] & _LABEL:
+                return raw[:11]
+        return b""
 
     def children(self) -> Iterator[Node]:
         """In the order in which the folder holds them, without labels."""
