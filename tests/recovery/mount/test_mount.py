@@ -203,13 +203,16 @@ def test_a_dead_folder_is_cleared_though_somebody_is_in_it(image: Path, tmp_path
             os.close(file)
 
 
-def test_a_number_that_is_another_processs_by_now_shows_nothing(tmp_path: Path):
-    other = subprocess.Popen(["sleep", "60"])
-    try:
-        assert table.Shown(tmp_path, "disk#1", other.pid).is_dead
-    finally:
-        other.kill()
-        other.wait()
+def test_whoever_answers_is_not_dead_though_its_process_is_not_seen(image: Path, tmp_path: Path):
+    """As in a container, or where /proc hides others' processes; and a number is given anew."""
+    repository, point = back_up(image, tmp_path / "backups")
+    where = tmp_path / "ours"
+    numbers = (0, os.getpid())  # none, and one who shows nothing
+    with shown(repository, point, where):
+        assert not any(table.Shown(where, "disk#1", each).is_dead for each in numbers)
+        kill_all_behind(where)
+        assert all(table.Shown(where, "disk#1", each).is_dead for each in numbers)
+        mounting.unmount(where)
 
 
 def test_a_folder_is_unmounted_by_any_program(image: Path, tmp_path: Path):

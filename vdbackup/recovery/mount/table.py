@@ -2,12 +2,13 @@
 
 The process behind a folder stands in what mount(8) calls it. Where that was killed, the helper of
 libfuse unmounts, but for once in a while: then the folder stays, and answers "Transport endpoint is
-not connected". That is told without asking the folder: one whose storage does not answer keeps
-whoever asks waiting. Source: proc(5), mountinfo.
+not connected". A folder whose process is there is not asked: one whose storage does not answer
+keeps whoever asks waiting. Source: proc(5), mountinfo.
 """
 
 from __future__ import annotations
 
+import errno
 import os
 from contextlib import suppress
 from dataclasses import dataclass
@@ -38,21 +39,42 @@ class Shown:
 
     @property
     def is_dead(self) -> bool:
-        """Whether the process has ended, or its number is another one's by now."""
+        """Whether nobody answers there.
+
+        Only where its process is not found is the folder asked: that may be one whom we do not see
+        (hidepid of /proc, a container), and who answers.
+        """
+        return not self._is_process_behind and _answers_nobody(self.where)
+
+    @property
+    def _is_process_behind(self) -> bool:
+        """Whether the process is there, and its number is not another one's by now."""
         if start_of(self.process) is None:
-            return True
+            return False
         files = Path(f"/proc/{self.process}/fd")
         try:
             numbers = list(files.iterdir())
         except PermissionError:  # another user's, who alone could tell
-            return False
-        except OSError:  # it ends just now
             return True
+        except OSError:  # it ends just now
+            return False
         for each in numbers:
             with suppress(OSError):
                 if os.readlink(each) == str(DEVICE):
-                    return False
-        return True
+                    return True
+        return False
+
+
+def _answers_nobody(where: Path) -> bool:
+    """Whether the connection behind a folder is gone.
+
+    Of another user's folder the kernel says neither, and gives zeros (fuse_statfs): of those root
+    believes what the processes show, who sees them all.
+    """
+    try:
+        return os.statvfs(where).f_bsize == 0 and os.geteuid() == 0
+    except OSError as error:
+        return error.errno == errno.ENOTCONN
 
 
 def shown() -> list[Shown]:
