@@ -11,8 +11,8 @@ from PySide6.QtWidgets import QPushButton
 
 from tests.agent.mounts import MIB, image
 from tests.agent.trackers import own_trackers
-from tests.backup.lab import noise
 from tests.gui.user import User
+from tests.noise import noise
 from tests.sources.loops import loop, mounted
 from vdbackup.agent import client, marking
 from vdbackup.errors import Unauthorized
