@@ -254,8 +254,13 @@ def test_snapshots_inside_a_disk_are_said_to_be_in_no_backup(vdbackup, tmp_path,
         assert said.status == 3
         assert "keeps snapshots inside itself (1)" in said.err
     assert restored(vdbackup, repository) == now.read_bytes()
+    again = vdbackup("backup", disk, "-r", repository)
+    assert again.status == 0  # it was said, and stays so
+    assert "keeps snapshots inside itself (1)" in again.out + again.err
     subprocess.run(["qemu-img", "snapshot", "-d", "before the update", disk], check=True)
-    assert vdbackup("backup", disk, "-r", repository).status == 0
+    without = vdbackup("backup", disk, "-r", repository)
+    assert without.status == 0
+    assert "keeps snapshots" not in without.out + without.err
 
 
 @pytest.mark.parametrize("last", [b"\0", b"\xce"])

@@ -381,6 +381,10 @@ def settle(plan: CapturePlan, begun: Begun, point: RecoveryPoint) -> Settled:
     about_free = point.reading.about_free if point.reading else ()
     said = (plan.note, source.remark, moment, *about_free, *begun.published)
     notes = tuple(filter(None, said))
+    if plan.new_set:
+        warnings += source.unread
+    else:  # it was said, and is no trouble of this backup
+        notes += source.unread
     if plan.similar:
         warnings += (plan.about_source,)
     elif plan.about_source:

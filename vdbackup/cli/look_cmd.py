@@ -259,7 +259,7 @@ def info(options: argparse.Namespace) -> int:
         raise NotADisk(tr("{path} is a folder.", path=path), tr("Give a virtual disk file."))
     decision = decide(path, options.source_format)
     with Chain.open(path, decision.disk_format, options.parents_in) as chain:
-        doubts = [*filter(None, [decision.doubt]), *chain.doubts()]
+        doubts = [*filter(None, [decision.doubt]), *chain.doubts(), *chain.unread()]
         started = loader_files.starts(chain)
         loader = started.kind.value if started else None
         layers: list[dict[str, Any]] = [

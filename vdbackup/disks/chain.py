@@ -239,6 +239,10 @@ class Chain:
             self._doubts = [*_not_raw(self.layers), *of_files]
         return self._doubts
 
+    def unread(self) -> list[str]:
+        """What lies in its files beside the disk as it is, a sentence each."""
+        return [f"{each.path} {what}." for each in self.layers for what in each.unread()]
+
     def close(self) -> None:
         """Close all files."""
         for layer in self.layers:

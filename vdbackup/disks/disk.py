@@ -107,10 +107,16 @@ class VirtualDisk(Protocol):
         """
 
     def doubts(self) -> tuple[str, ...]:
-        """What contradicts itself in the file, or is not read of it, beside what `info` says.
+        """What contradicts itself in the file, beside what `info` says.
 
         Each follows the file's name in a sentence. It reads all tables. Raises OSError, and
         DiskFormatError as `block_map` does.
+        """
+
+    def unread(self) -> tuple[str, ...]:
+        """What its owner keeps in the file beside the disk as it is, and is not read.
+
+        Each follows the file's name in a sentence. Nothing is wrong with such a file.
         """
 
     def read_host(self, host: int, view: memoryview) -> None:

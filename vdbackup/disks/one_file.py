@@ -46,6 +46,10 @@ class OneFileDisk(ABC):
         """Nothing that is known of."""
         return ()
 
+    def unread(self) -> tuple[str, ...]:
+        """Nothing."""
+        return ()
+
     def read_host(self, host: int, view: memoryview) -> None:
         """Fill `view` from byte `host` of the file on."""
         self._file.readinto(host, view)

@@ -188,6 +188,11 @@ class DiskSource:
         return length if self._raw and length < self.size else None
 
     @property
+    def unread(self) -> tuple[str, ...]:
+        """Snapshots inside its files."""
+        return tuple(self.chain.unread())
+
+    @property
     def remark(self) -> str:
         """What there is to say of a raw file that ends within a sector; "" of all else."""
         if self.exact_size is None:

@@ -165,6 +165,10 @@ class Source(Protocol):
         """Whether `data_ranges` leaves out what is zeros; else it may be most of the disk."""
 
     @property
+    def unread(self) -> tuple[str, ...]:
+        """What is kept in it and in no backup, a sentence each: to be known from the first on."""
+
+    @property
     def remark(self) -> str:
         """What there is to say of it as it is meant to be, sentences; "" where there is nothing."""
 

@@ -159,13 +159,14 @@ class Qcow2Disk(WrittenInUnits):
         return self._info
 
     def doubts(self) -> tuple[str, ...]:
-        """What contradicts itself in the tables, and what is not read; see VirtualDisk."""
-        found = []
-        if count := self._first.header.snapshots:
-            found.append(_snapshots(count))
-        if any_shared(self.block_map(), self._mapping.structures(), COMPRESSED_FROM):
-            found.append(SHARED)
-        return tuple(found)
+        """What contradicts itself in the tables; see VirtualDisk."""
+        shared = any_shared(self.block_map(), self._mapping.structures(), COMPRESSED_FROM)
+        return (SHARED,) if shared else ()
+
+    def unread(self) -> tuple[str, ...]:
+        """Snapshots inside it."""
+        count = self._first.header.snapshots
+        return (_snapshots(count),) if count else ()
 
     def block_map(self) -> BlockMap:
         """The disk's own clusters; raises DiskFormatError where a table names what is not there."""

@@ -90,6 +90,11 @@ class FileSetSource:
         return str(self.ref)
 
     @property
+    def unread(self) -> tuple[str, ...]:
+        """Nothing that `remark` does not tell."""
+        return ()
+
+    @property
     def remark(self) -> str:
         """How much it is, and what is left out as it is meant to be."""
         return " ".join((self.survey.sentence, *self._tree.left_out.sentences))
