@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.backup.lab import Lab
+from tests.operations import test_thinning as thinning
 from tests.operations.test_thinning import ENDED, WRITES, entries, lab, state, thin, truth
 from tests.repository.kept import BEGAN, SECOND, SESSION, keep
 from vdbackup.disks.write_log.index import Index, IndexWriter
@@ -86,6 +87,22 @@ def test_a_log_that_is_thinned_leaves_the_same_in_doubt(
     thin(lab, tmp_path, 0, every)
     assert in_doubt(lab) == newest
     assert at(lab, 30).doubt
+
+
+def test_moments_that_share_a_time_as_the_clock_was_set_back_all_stay(
+    lab: Lab, tmp_path: Path
+) -> None:
+    """Hours may lie between them: one moment of each minute would be one of all of them."""
+    logged(lab, 0, HOUR, 0, 2 * HOUR)
+    before = thinning.offered(lab)
+    share = [each for each in before if [time for _, time in before].count(each[1]) > 1]
+    assert len(share) > 5
+    thin(lab, tmp_path, 0, 60)
+    after = thinning.offered(lab)
+    assert {write for write, _ in share[1:]} < {write for write, _ in after}
+    assert len(after) < len(before), "of the others some went"
+    for write, _ in after:
+        assert state(lab, write) == truth(lab, write), write
 
 
 @pytest.mark.parametrize("within", [0, 90, 300])

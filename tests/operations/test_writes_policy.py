@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -208,3 +209,37 @@ def test_a_backup_thins_and_says_so(lab: Lab, tmp_path: Path) -> None:
     assert len(offered(lab)) < was
     assert any("consistent moments went" in note for note in made.notes), made.notes
     assert made.trouble == ()
+
+
+def test_what_was_pinned_since_it_was_looked_at_stays(
+    lab: Lab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Several logs are thinned one after the other, and each may take minutes."""
+    kept = logged(lab)
+    (point,) = lab.set.points
+    whole = kept.path.read_bytes()
+    for wanted, at in ((THIN, SOON), (Policy(forget_moments=60), NEXT_WEEK)):
+        shown = fate(lab, wanted, at)
+        assert shown.outcome is Outcome.GOES
+        pins.run(pins.plan(lab.repository, "disk", point.id, "mine"), Task())
+        monkeypatch.setattr(writes_policy, "foretold", lambda *_, shown=shown: [shown])
+        assert applied(lab, tmp_path, wanted, at) == []
+        assert kept.path.read_bytes() == whole
+        monkeypatch.undo()
+        pins.run(pins.plan(lab.repository, "disk", point.id, None), Task())
+
+
+def test_a_log_of_whose_newest_writes_nobody_knows_the_time_is_not_called_old(
+    lab: Lab, tmp_path: Path
+) -> None:
+    """Its computer was switched off, or its notes are damaged: what was written yesterday stays."""
+    kept = logged(lab)
+    replace(kept, protection=replace(kept.protection, ended=None, cause="")).save()
+    notes = kept.index.read_bytes()
+    kept.index.write_bytes(notes[: len(notes) // 2])
+    yesterday = (NEXT_WEEK - timedelta(days=1)).timestamp()
+    os.utime(kept.path, (yesterday, yesterday))
+    applied(lab, tmp_path, Policy(forget_moments=7 * 86400), NEXT_WEEK)
+    assert kept_logs(lab.set.folder) != []
+    for write in (WRITES, WRITES - 1, WRITES - 2):
+        assert state(lab, write) == truth(lab, write), write

@@ -10,7 +10,7 @@ only what is forgotten goes, that is one: the oldest that is not.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 from vdbackup.repository.kept_logs import NS
@@ -34,7 +34,9 @@ class MomentRules:
     forgotten: int = 0
 
 
-def kept_alone(moments: Moments, rules: MomentRules, thinned_until: int) -> list[int]:
+def kept_alone(
+    moments: Moments, rules: MomentRules, thinned_until: int, untimed: Collection[int] = ()
+) -> list[int]:
     """The numbers of the moments that are kept by themselves, ascending.
 
     What came before them, and between them, goes; what is behind the last stays. None: all stays.
@@ -44,6 +46,8 @@ def kept_alone(moments: Moments, rules: MomentRules, thinned_until: int) -> list
         moments: the consistent ones.
         rules: what stays.
         thinned_until: number of the last that is by itself already; -1 where none is.
+        untimed: numbers of those that share a time because nobody knows theirs: each stays, as
+            hours may lie between them.
     """
     left = [(number, time) for number, time in moments if time > rules.forgotten]
     if not left:
@@ -51,9 +55,12 @@ def kept_alone(moments: Moments, rules: MomentRules, thinned_until: int) -> list
     newest: dict[tuple[bool, int], int] = {}
     for number, time in left:
         if rules.within is not None and time <= left[-1][1] - rules.within * NS:
+            if number in untimed:
+                newest[False, number] = number
+                continue
             newest[True, time // (rules.every * NS)] = number  # within a period the last stays
         elif number <= thinned_until:  # what lies between is not there write by write
             newest[False, number] = number
     if not newest and len(left) < len(moments):
         return [left[0][0]]
-    return list(newest.values())
+    return sorted(newest.values())

@@ -6,6 +6,8 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+
 from vdbackup.backup.moments_kept import MomentRules, kept_alone
 from vdbackup.backup.space import RESERVE
 from vdbackup.disks.write_log.log import WriteLog
@@ -108,7 +110,7 @@ def plan_by(
     moments = consistent(log, kept.protection.before)
     if until is not None:
         moments = [each for each in moments if each[0] <= until]
-    alone = kept_alone(moments, rules, log.thinned_until)
+    alone = kept_alone(moments, rules, log.thinned_until, untimed(log))
     thinning = Thinning.of(log, [kept.protection.before, *alone]) if alone else None
     if thinning is not None and thinning.length >= log.entries.end * (1 - least):
         thinning = None
@@ -129,6 +131,20 @@ def consistent(log: WriteLog, before: int) -> list[tuple[int, int]]:
     """The moments behind a log's first that are consistent for certain: their numbers, and when."""
     found = zip(log.flushes.tolist(), log.flushed.tolist(), strict=True)
     return [(number, time) for number, time in found if time > 0 and number > before]
+
+
+def untimed(log: WriteLog) -> frozenset[int]:
+    """Of each note that was made after the clock was set back its last consistent moment.
+
+    All of them have one time (`Index.set_back`), and came some second or some hour apart.
+    """
+    index = log.index
+    note = np.searchsorted(index.ends, log.flush_entries, "right")
+    known = note < len(index.ends)
+    note, numbers = note[known], log.flushes[known]
+    last = np.append(note[1:] != note[:-1], True)[: len(note)]
+    doubt = (index.since == index.until) & (index.until > 0)
+    return frozenset(numbers[last & doubt[note]].tolist())
 
 
 def _going(log: WriteLog, thinning: Thinning) -> frozenset[int]:

@@ -16,6 +16,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from vdbackup.backup.forecast import Outcome
 from vdbackup.backup.moments_kept import MomentRules
@@ -38,6 +39,9 @@ from vdbackup.repository.kept_logs import NS, KeptLog, kept_log, kept_logs, sinc
 from vdbackup.repository.policy import Policy, WritesPolicy
 from vdbackup.repository.repository import Repository
 from vdbackup.translation import grouped, tr, trn
+
+if TYPE_CHECKING:  # late: it brings numpy
+    from vdbackup.disks.write_log.log import WriteLog
 
 logger = logging.getLogger(__name__)
 
@@ -167,7 +171,7 @@ def _by_rules(
         return replace(stays, why=tr("it is damaged, and left as it is"))
     until = _forgotten(rules, at)
     found = replace(stays, moments=len(moments) + 1)
-    if _end(kept, moments) <= until and not _is_of_a_session(backup_set, kept):
+    if _end(kept, log, moments) <= until and not _is_of_a_session(backup_set, kept):
         every = frozenset(number for number, _ in moments)
         return replace(
             found, outcome=Outcome.GOES, going=every, frees=kept.stored, whole=True,
@@ -194,10 +198,12 @@ def _forgotten(rules: WritesPolicy, at: datetime) -> int:
     return 0 if rules.forgotten is None else round((at.timestamp() - rules.forgotten) * NS)
 
 
-def _end(kept: KeptLog, moments: list[tuple[int, int]]) -> int:
+def _end(kept: KeptLog, log: WriteLog, moments: list[tuple[int, int]]) -> int:
     """When the newest of a log came, at the latest, ns since 1970."""
     ended = kept.protection.ended
     last = [datetime.fromisoformat(ended).timestamp() * NS] if ended else []
+    if not ended and log.index.count < len(log.entries):  # nobody has noted when the newest came
+        last.append(kept.path.stat().st_mtime_ns)
     return round(max([since(kept), *last, *(time for _, time in moments[-1:])]))
 
 
@@ -250,6 +256,7 @@ def after_backup(
 def _do(repository: Repository, fate: LogFate, sessions_folder: Path, task: Task) -> str:
     """Thin or forget a log; a sentence of it."""
     title = title_of(fate.kept)
+    _check_not_wanted(repository, fate)
     if fate.thinning is None:
         if kept_log(fate.kept.folder, fate.kept.session) != fate.kept:
             raise PlanOutdated(
@@ -276,6 +283,16 @@ def _do(repository: Repository, fate: LogFate, sessions_folder: Path, task: Task
         every=grouped(fate.moments),
         size=readable_size(freed),
     )
+
+
+def _check_not_wanted(repository: Repository, fate: LogFate) -> None:
+    """Raise PlanOutdated where somebody pinned its point since: of several logs each takes time."""
+    backup_set = repository.set(fate.set_name)
+    if backup_set.pin(backup_set.point(fate.kept.protection.point)) is not None:
+        raise PlanOutdated(
+            tr("The point of the kept writes of {title} is pinned.", title=title_of(fate.kept)),
+            tr("They stay as they are."),
+        )
 
 
 def _trouble(error: VdbackupError | OSError) -> NotThinned:

@@ -19,7 +19,7 @@ from vdbackup.guest.hardware import Controller, Hardware, HardwareRequest
 from vdbackup.guest.model import Firmware, Guest, Loader, LoaderKind, Problem, System
 from vdbackup.jobs import CancelToken, Task
 from vdbackup.recovery.boot_test import boot_test
-from vdbackup.recovery.retarget import edits, report, retarget
+from vdbackup.recovery.retarget import refusals, report, retarget
 from vdbackup.recovery.retarget.policy import for_new_point
 from vdbackup.recovery.retarget.report import FileChange, RetargetReport
 from vdbackup.repository.digests import BLOCK
@@ -225,4 +225,4 @@ def test_hibernated_system_is_not_changed() -> None:
         head=lambda _: bytes(4086) + b"S1SUSPEND\0",
     )
     with pytest.raises(RecoveryError, match="hibernated"):
-        edits._refuse_hibernated(sleeping)
+        refusals.refuse_hibernated(sleeping)

@@ -120,6 +120,17 @@ def test_a_disk_of_the_machine_without_any_table_may_be_one_of_them(
     assert f"UUID={HOME} /home" in changed(repository, moment, "bare", "virtio")["p1:/etc/fstab"]
 
 
+def test_a_root_that_another_disk_has_a_copy_of_is_given_no_name_that_means_both(
+    disks: list[Path], repository: Repository, tmp_path: Path
+) -> None:
+    """A disk and its clone: root=UUID= would start from whichever the kernel finds first."""
+    clone = tmp_path / "clone.img"
+    clone.write_bytes(disks[0].read_bytes())
+    moment = back_up(repository, [disks[0], clone])
+    with pytest.raises(NotRetargeted, match="might start from either"):
+        changed(repository, moment, "root", "virtio")
+
+
 def test_virt_v2v_is_given_no_system_that_lies_on_several_disks(
     disks: list[Path], repository: Repository
 ) -> None:

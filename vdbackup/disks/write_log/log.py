@@ -176,6 +176,11 @@ class WriteLog:
         """int64[n]: by when that flush had come for certain, ns since 1970; 0: nobody knows."""
         return self.index.times(self._flushes[1])[1]
 
+    @property
+    def flush_entries(self) -> Int64s:
+        """int64[n]: which of the log's entries those flushes are."""
+        return self._flushes[1]
+
     @cached_property
     def _flushes(self) -> tuple[Int64s, Int64s]:
         """After how many writes the first flush came, and which entries those flushes are."""

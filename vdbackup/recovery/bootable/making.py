@@ -27,11 +27,11 @@ from vdbackup.recovery.hindrances import hindrance
 from vdbackup.recovery.retarget.edits import (
     Rewriting,
     Wanted,
-    refuse_what_its_loader_would_not_find,
     rewriting,
     system_modules,
 )
 from vdbackup.recovery.retarget.linux.appliance import Write
+from vdbackup.recovery.retarget.refusals import refuse_what_its_loader_would_not_find
 from vdbackup.recovery.retarget.report import FileChange
 from vdbackup.recovery.retarget.windows import edits as windows
 from vdbackup.recovery.retarget.windows.edits import WindowsEdits

@@ -26,7 +26,7 @@ from vdbackup.guest.inspect import inspect
 from vdbackup.guest.model import Guest, System
 from vdbackup.jobs import Task
 from vdbackup.recovery.exporting import exported, raw
-from vdbackup.recovery.retarget import edits
+from vdbackup.recovery.retarget import edits, refusals
 from vdbackup.recovery.retarget.linux import appliance
 from vdbackup.recovery.retarget.windows import edits as windows
 from vdbackup.translation import tr
@@ -54,7 +54,7 @@ def make_ready(disk: Path, wanted: HardwareRequest, sessions_folder: Path, task:
         if guest.system is System.LINUX:
             found = edits.find(whole, guest, hardware)
             if found.errand is not None:
-                edits.refuse_what_its_loader_would_not_find(guest, found.errand.writes)
+                refusals.refuse_what_its_loader_would_not_find(guest, found.errand.writes)
                 _run_errand(disk, chain, found.errand, guest, sessions_folder, task)
         elif guest.system is System.WINDOWS:
             _edit_windows(disk, whole, guest, hardware, task)

@@ -18,14 +18,13 @@ from vdbackup.recovery.retarget.linux import appliance, fstab, loaders
 from vdbackup.recovery.retarget.linux.cpio import padded
 from vdbackup.recovery.retarget.linux.drivers import INDEXES, Modules, driver_archive
 from vdbackup.recovery.retarget.linux.names import Known, Names, Use
+from vdbackup.recovery.retarget.refusals import refuse_cloned_root, refuse_hibernated
 from vdbackup.recovery.retarget.report import FileChange
 from vdbackup.recovery.retarget.windows.edits import WindowsEdits
 from vdbackup.translation import tr
 
 _MAX_TEXT = 1 << 20
 """Bytes of a configuration file that is edited."""
-_HIBERNATED = b"S1SUSPEND\0"
-"""In a swap space that holds an image of the memory, in the place of SWAPSPACE2."""
 _MAX_KERNEL = 256 << 20
 _COMMAND_LINE_FILES = (
     "/etc/default/grub",
@@ -99,6 +98,7 @@ def find(disk: Disk, guest: Guest, hardware: Hardware, sources: Sequence[str] = 
     Raises RecoveryError where it cannot be done: a driver is nowhere, or a file cannot be read.
     """
     system = _System(disk, guest, sources)
+    refuse_cloned_root(system.names, hardware)
     found = _rewriting(system, lambda *_: hardware.edit.drivers)
     if not found.writes:
         return Edits()
@@ -142,43 +142,8 @@ def _rewriting(system: _System, wanted: Wanted) -> Rewriting:
             writes.append(added[0])
             changes.append(added[1])
     if writes:
-        _refuse_hibernated(system.disk)
+        refuse_hibernated(system.disk)
     return Rewriting(tuple(writes), tuple(each.cut() for each in changes), tuple(notes))
-
-
-def refuse_what_its_loader_would_not_find(guest: Guest, writes: Sequence[appliance.Write]) -> None:
-    """Raise NotRetargeted where LILO is to start the system, and would not find what is changed.
-
-    A virtual machine's kernel can be started past it (guest/choice.py), a computer's not.
-    """
-    read = {file for kernel in guest.kernels for file in (kernel.image, *kernel.initramfs)}
-    changed = [each for each in writes if File(each.volume.volume, each.path) in read]
-    if guest.by_sectors and changed:
-        raise NotRetargeted(
-            tr(
-                "LILO starts this system, and does not find {path} once that is changed: it has "
-                "noted the sectors that it lay in.",
-                path=changed[0].path,
-            ),
-            tr(
-                "Start the computer from another medium, change the initramfs from within the "
-                "system (chroot), and run lilo there at last. Nothing was changed."
-            ),
-        )
-
-
-def _refuse_hibernated(disk: Disk) -> None:
-    """A system that goes on where it was holds what is on its disk in memory, as that was."""
-    for name, volume in disk.volumes.items():
-        swap = volume.filesystem in ("swap", "")
-        if swap and disk.head(name)[4086:4096] == _HIBERNATED:
-            raise NotRetargeted(
-                tr(
-                    "The system in this recovery point is hibernated: it would go on with what it "
-                    "remembers of its files, and destroy those that were changed meanwhile."
-                ),
-                tr("Choose hardware that needs no changes, or use another recovery point."),
-            )
 
 
 class _System:

@@ -201,6 +201,27 @@ def test_fstab_of_a_machine_names_what_lies_on_its_other_disks() -> None:
     )
 
 
+CLONE = {1: Known("ext4", ROOT.upper(), "root"), 3: Known("ext4", "77777777-abcd")}
+
+
+def test_what_two_disks_share_is_no_name_of_either() -> None:
+    """A disk and its clone: which of them a UUID means is for the kernel to say, time and again."""
+    text = "/dev/sda1 / ext4\n/dev/sda2 none swap sw\n/dev/sdb1 /old ext4 ro\n/dev/sdb3 /x ext4\n"
+    names = Names([VOLUMES, CLONE], {"sda": 0, "sdb": 1})
+    assert names.is_cloned("/dev/sda1")
+    assert fstab.stable_fstab(text, names) == (
+        f"/dev/sda1 / ext4\nUUID={SWAP} none swap sw\n/dev/sdb1 /old ext4 ro,nofail\n"
+        "UUID=77777777-abcd /x ext4\n"
+    )
+    assert loaders.stable_command_lines("root=/dev/sda1 ro", names) == "root=/dev/sda1 ro"
+
+
+def test_one_file_system_on_two_disks_keeps_its_name() -> None:
+    both = Known("btrfs", "88888888-abcd")
+    names = Names([{1: both}, {1: both}], {"sda": 0, "sdb": 1})
+    assert names.stable("/dev/sda1") == "UUID=88888888-abcd"
+
+
 def test_rules_that_name_the_original_card_are_switched_off() -> None:
     rule = 'SUBSYSTEM=="net", ATTR{address}=="00:11:22:33:44:55", NAME="eth0"\n'
     rules = f'# PCI device\n{rule}KERNEL=="lo"\n'

@@ -50,7 +50,7 @@ def _fstab_line(line: str, names: Names) -> str:
         return line
     if stable := names.stable(fields[0]):
         return _with_field(line, 0, stable)
-    if fields[1] == "/" or not names.is_elsewhere(fields[0]):
+    if fields[1] == "/" or not names.may_be_missing(fields[0]):
         return line
     return _calmed(line, fields, 3, "defaults,nofail")
 
@@ -61,7 +61,7 @@ def _crypttab_line(line: str, names: Names) -> str:
         return line
     if stable := names.stable(fields[1]):
         return _with_field(line, 1, stable)
-    if not names.is_elsewhere(fields[1]):
+    if not names.may_be_missing(fields[1]):
         return line
     return _calmed(line, fields, 3, "nofail" if len(fields) > 2 else "none nofail")
 

@@ -21,6 +21,8 @@ _NAME = re.compile(
     r"|/dev/(?P<link>disk/by-(?:id|path)/.+?)(?:-part(?P<c>\d+))?"
 )
 _BY = re.compile(r"(?:/dev/disk/by-)?(uuid|label)[=/]\"?([^\"]*)\"?", re.IGNORECASE)
+_ON_SEVERAL = ("btrfs",)
+"""Kinds of which one file system, with one UUID, may lie on several volumes."""
 
 
 class Device(NamedTuple):
@@ -59,11 +61,13 @@ class Names:
         disks: the volumes of each of the machine's disks; of most there is one.
         called: by what the system calls a disk, which of them it is.
         logical: UUIDs and labels of logical volumes.
+        root: on which of the disks the system lies, and the partition's number; None if on none.
     """
 
     disks: Sequence[Volumes]
     called: Mapping[str, int] = field(default_factory=dict)
     logical: tuple[Known, ...] = ()
+    root: tuple[int, int] | None = None
 
     @classmethod
     def told_from(
@@ -98,13 +102,36 @@ class Names:
             called |= _assigned(by_disk, free, called, sources)
         elif not called:
             called = {name: 0 for name, group in by_disk.items() if _fits(group, disks[0])}
-        return cls(disks, called, logical)
+        return cls(disks, called, logical, root)
 
     def stable(self, name: str) -> str:
-        """What a device is to be called instead: "UUID=..."; "" if it is on none of the disks."""
+        """What a device is to be called instead: "UUID=..."; "" where no such name is its alone.
+
+        So it is of a device that is on none of the disks, of one without a UUID, and of a clone.
+        """
         device = device_of(name)
         known = self._volume(device) if device else None
-        return f"UUID={known.uuid}" if known and known.uuid else ""
+        if known is None or not known.uuid or self.is_cloned(name):
+            return ""
+        return f"UUID={known.uuid}"
+
+    def is_root(self, name: str) -> bool:
+        """Whether a device is that which the system lies on."""
+        device = device_of(name)
+        return device is not None and (self.called.get(device.disk), device.number) == self.root
+
+    def is_cloned(self, name: str) -> bool:
+        """Whether another volume has the UUID of a device, and Linux may take it for that one."""
+        device = device_of(name)
+        known = self._volume(device) if device else None
+        if known is None or not known.uuid or known.kind in _ON_SEVERAL:
+            return False
+        every = (*(each for disk in self.disks for each in disk.values()), *self.logical)
+        return sum(each.uuid.lower() == known.uuid.lower() for each in every) > 1
+
+    def may_be_missing(self, name: str) -> bool:
+        """Whether a boot may wait in vain for what a name of fstab means."""
+        return self.is_elsewhere(name) or (device_of(name) is not None and not self.stable(name))
 
     def is_elsewhere(self, name: str) -> bool:
         """Whether a name of fstab (device, UUID= or LABEL=) means what is on none of the disks."""
