@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import email
 import email.policy
+import os
+import signal
 import stat
+import time
 from pathlib import Path
 
 import pytest
@@ -75,8 +78,43 @@ def test_what_cannot_be_told_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
 
 @pytest.mark.parametrize(
-    "address", ["-oQ/tmp@x", "me", "me@a b", "a@b\nBcc: c@d", "<a@b>", "a@b,c@d", "x@;id"]
+    "address",
+    [
+        *("-oQ/tmp@x", "me", "me@a b", "a@b\nBcc: c@d", "<a@b>", "a@b,c@d", "x@;id"),
+        *("a\0@b", "a\x1b@b", "a@b\u202e", "a\udcff@b"),
+    ],
 )
 def test_what_is_no_address_is_refused(address: str) -> None:
     with pytest.raises(UsageError):
         Ways(mail=address)
+
+
+@pytest.mark.parametrize("command", ["/bin/echo a\0b", "''", "'' --loud", "'never closed"])
+def test_what_is_no_command_is_refused(command: str) -> None:
+    with pytest.raises(UsageError, match="is no command"):
+        Ways.of("", command)
+
+
+def test_mail_goes_to_an_address_of_any_letters(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    program(
+        tmp_path / "bin" / "msmtp", f'printf "%s\\n" "$@" > {tmp_path}/said; cat > {tmp_path}/mail'
+    )
+    monkeypatch.setenv("PATH", str(tmp_path / "bin"), prepend=":")
+    address = "jörg@exämple.org"
+    assert telling.tell(Ways(desktop=False, mail=address), "Sicherung von Büro", "Größe") == ()
+    assert (tmp_path / "said").read_text().splitlines()[-1] == address
+    mail = email.message_from_bytes((tmp_path / "mail").read_bytes(), policy=email.policy.SMTPUTF8)
+    assert (mail["To"], mail["Subject"]) == (address, "vdbackup: Sicherung von Büro")
+
+
+def test_what_a_command_leaves_running_is_not_waited_for(tmp_path: Path) -> None:
+    """It shows a window, say, and has our output open as long as that stands there."""
+    called = program(tmp_path / "bin" / "alarm", f"sleep 300 &\necho $! > {tmp_path}/pid")
+    began = time.monotonic()
+    try:
+        assert telling.tell(Ways(desktop=False, command=(str(called),)), "title", "text") == ()
+        assert time.monotonic() - began < 30
+    finally:
+        os.kill(int((tmp_path / "pid").read_text()), signal.SIGKILL)

@@ -53,7 +53,7 @@ class Ways:
     command: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        if self.mail and not _ADDRESS.fullmatch(self.mail):
+        if self.mail and not (_ADDRESS.fullmatch(self.mail) and self.mail.isprintable()):
             raise UsageError(
                 tr("{mail!r} is no address for mail.", mail=self.mail),
                 tr("Say it as me@example.org."),
@@ -72,6 +72,11 @@ class Ways:
                 tr("{command!r} is no command: a quote in it is not closed.", command=command),
                 tr("Quote it as a shell wants it."),
             ) from error
+        if parts and (not parts[0] or "\0" in command):
+            raise UsageError(
+                tr("{command!r} is no command.", command=command),
+                tr("Say a program and its arguments as a shell wants them."),
+            )
         return cls(desktop, mail, parts)
 
 
@@ -176,4 +181,8 @@ def _mailer() -> str | None:
 
 
 def _run(command: Sequence[str], said: bytes) -> None:
-    subprocess.run(command, input=said, capture_output=True, timeout=_PATIENCE, check=True)
+    """What it says goes nowhere: a pipe would be waited for as long as any child of it lives."""
+    nowhere = subprocess.DEVNULL
+    subprocess.run(
+        command, input=said, stdout=nowhere, stderr=nowhere, timeout=_PATIENCE, check=True
+    )
