@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import logging
+from io import TextIOWrapper
 from pathlib import Path
 
 import pytest
@@ -37,3 +39,28 @@ def test_what_another_run_left_too_long_goes_before_the_first_line(
     log.close()
     assert places.log_file.read_text() == "of this one\n"
     assert (tmp_path / "vdbackup.log.1").read_text() == "of an earlier run\n"
+
+
+class _FullAtTheEnd(TextIOWrapper):
+    """Closes, and says that this failed, as close(2) of a file on NFS does."""
+
+    def close(self) -> None:
+        if not self.closed:
+            super().close()
+            raise OSError(errno.EDQUOT, "full")
+
+
+def test_a_log_that_cannot_be_closed_goes_on_when_it_can_be_written_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A share says only then that it is full; what is logged never stops what is done."""
+    monkeypatch.setattr(locations, "LOG_SIZE", 10)
+    monkeypatch.setattr(logging, "raiseExceptions", False)
+    log = locations._BoundedLog(tmp_path / "vdbackup.log", encoding="utf-8", delay=True)
+    log.handle(logging.makeLogRecord({"msg": "long enough"}))
+    assert log.stream is not None
+    log.stream = _FullAtTheEnd(log.stream.detach(), encoding="utf-8")
+    for line in ("may be lost", "written"):
+        log.handle(logging.makeLogRecord({"msg": line}))
+    log.close()
+    assert "written" in (tmp_path / "vdbackup.log").read_text()

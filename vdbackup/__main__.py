@@ -19,7 +19,8 @@ _MANY = 50_000
 def run() -> NoReturn:
     """Start what the arguments ask for, and end with its exit status."""
     status = main()
-    if sys.argv[1:] and threading.active_count() == 1:
+    watched = sys.gettrace() or sys.getprofile()  # who counts lines or calls writes it down last
+    if sys.argv[1:] and threading.active_count() == 1 and not watched:
         _leave(status)
     sys.exit(status)
 

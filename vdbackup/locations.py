@@ -121,8 +121,8 @@ class _BoundedLog(logging.FileHandler):
         """Write a line; what is too much by then goes before."""
         try:
             if self.stream is not None and self.stream.tell() >= LOG_SIZE:
-                self.stream.close()
-                self.stream = None  # as it is with `delay`
+                full, self.stream = self.stream, None  # as it is with `delay`
+                full.close()
             super().emit(record)
         except OSError:
             self.handleError(record)

@@ -247,6 +247,13 @@ def test_output_that_cannot_be_written_is_one_sentence_and_a_failure(
     assert len(said.stderr.splitlines()) == (1 if "--json" in words else 2)
 
 
+def test_who_counts_what_a_command_calls_is_shown_it(folder: Path):
+    """A command ends without taking Python apart, unless somebody watches it."""
+    arguments = [sys.executable, "-m", "cProfile", "-m", "vdbackup", "--version"]
+    done = subprocess.run(arguments, capture_output=True, text=True, check=True, cwd=folder)
+    assert "function calls" in done.stdout
+
+
 def test_a_reader_that_has_gone_ends_a_command_quietly(folder: Path):
     read, write = os.pipe()
     os.close(read)

@@ -109,6 +109,23 @@ def test_each_rule_is_changed_and_ended_by_itself(with_source: User) -> None:
     dialog.reject()
 
 
+def test_a_rule_that_no_field_can_show_stays_as_it_is(with_source: User, repository: Path) -> None:
+    """Said at the command line, to the second or for centuries."""
+    exact = Policy(at_most=70_000, keep_writes=90, moments_every=4_000_000, forget_moments=100)
+    opened = Repository.open(repository)
+    with opened.lock("a test"):
+        opened.set_policy("laptop", exact)
+    catalogue = with_source.window.catalogue
+    catalogue.refresh()
+    with_source.waits_until(lambda: catalogue.entries[0].backup_set.settings.policy == exact)
+    with_source.asks_for("choosePolicy")
+    dialog = with_source.sees(PolicyDialog, "policyDialog")
+    assert dialog.change == Change()
+    dialog.fields["forget_moments"].setValue(2)
+    assert dialog.change == Change(forget_moments=2 * 86400)
+    dialog.reject()
+
+
 def test_the_settings_leave_other_rules_alone(with_source: User, repository: Path) -> None:
     opened = Repository.open(repository)
     with opened.lock("a test"):

@@ -177,8 +177,9 @@ class PolicyDialog(parts.Dialog):
         return number * self._units.get(name, 1) or None
 
     def _shown(self, name: str) -> int:
-        """The present number of a rule, in the field's unit; no less than it is."""
-        return -(-(getattr(self._present, name) or 0) // self._units.get(name, 1))
+        """The present number of a rule, in the field's unit; no less than it is, if it fits in."""
+        number = -(-(getattr(self._present, name) or 0) // self._units.get(name, 1))
+        return min(number, self.fields[name].maximum())
 
     def _form(self) -> QGridLayout:
         """In two columns, so that the list below has room on a small screen, too."""
@@ -205,12 +206,12 @@ class PolicyDialog(parts.Dialog):
                 field, *(HOURS if in_hours and each.name == "keep_within" else each.suffix)
             )
             field.setSpecialValueText(each.off)
+            self.fields[each.name] = field
             field.setValue(self._shown(each.name))
             field.valueChanged.connect(self._timer.start)
             column, row = divmod(place, rows)
             form.addWidget(parts.label(each.title, wrap=False), row, 2 * column)
             form.addWidget(field, row, 2 * column + 1)
-            self.fields[each.name] = field
         return form
 
     def _look(self) -> None:
