@@ -15,12 +15,14 @@ from pytestqt.qtbot import QtBot
 from tests.gui.logs import SESSION, make_log
 from tests.gui.points import chain, point
 from tests.gui.user import move_mouse
+from vdbackup.disks.write_log.thin import Thinning
 from vdbackup.errors import DamagedRecord
 from vdbackup.gui import theme, words
 from vdbackup.gui.timeline.bands import Band, lay_out, narrowest
 from vdbackup.gui.timeline.bands_item import COLUMN, thinned
 from vdbackup.gui.timeline.layout import arrange
 from vdbackup.gui.timeline.timeline import Timeline
+from vdbackup.jobs import Task
 from vdbackup.operations.written_logs import ReadLog
 from vdbackup.repository.written import WrittenPoint
 
@@ -262,6 +264,24 @@ def test_a_log_that_grows_leaves_the_cursor_at_its_moment(
     assert timeline.selected == before, "a new point takes the cursor along from a point alone"
     timeline.set_logs([])
     assert timeline.selected == "4", "its writes are forgotten"
+
+
+def test_a_log_that_is_thinned_meanwhile_moves_the_cursor_to_what_is_kept_and_says_so(
+    timeline: Timeline, tmp_path: Path, qtbot: QtBot
+) -> None:
+    """By the backup that just ended: else a moment that is gone would be asked for."""
+    log = read(tmp_path, 4, 60, flush_each=3)
+    timeline.set_logs([log])
+    timeline.select_moment(log.session, 20)
+    thin = Thinning.of(log.kept.read(), [0, 9, 30])
+    thin.write(log.kept.new_log, log.kept.new_index, Task())
+    log.kept.replace_by_new()
+    with qtbot.waitSignal(timeline.point_selected) as told:
+        timeline.set_logs([ReadLog(log.kept, log.kept.read(), stored=log.kept.stored)])
+    assert timeline.spot is not None
+    assert timeline.spot.write == 9
+    assert told.args == [timeline.selected]
+    assert "after 9 writes" in timeline.accessibleDescription()
 
 
 def test_a_log_that_cannot_be_read_is_marked_and_says_why(

@@ -169,7 +169,7 @@ class PointsView(TimelineView):
         self.show_facts(replace(before, bands=bands))
         if self.facts.end != before.end:
             self.keep_range(before.layout)
-        if was is not None and self._spot is None:
+        if was and (self._spot is None or self._spot.write != was.write):
             self._announce()
 
     def _same_spot(self, bands: Sequence[Band]) -> Spot | None:
