@@ -318,6 +318,7 @@ def test_the_menu_of_a_source_names_what_would_go(desk: Desk) -> None:
         ("schedule", (desk.chosen.entry,)),
         ("choose_policy", (desk.chosen.entry,)),
         ("track", (desk.chosen.entry,)),
+        ("protect", (desk.chosen.entry,)),
         ("convert", (desk.chosen.entry,)),
         ("copy", ("/dev/a&b",)),
         ("show_folder", (Path("/backups"),)),
