@@ -11,7 +11,10 @@ import numpy as np
 import pytest
 
 from vdbackup import pace
-from vdbackup.cli.options import LEAST_RATE, rate
+from vdbackup.cli.values import (
+    LEAST_RATE,
+    rate,
+)
 from vdbackup.disks import transfer as transfers
 from vdbackup.disks.transfer import CHUNK, THREADS, transfer
 from vdbackup.errors import Cancelled

@@ -17,6 +17,8 @@ from vdbackup.cli.options import (
     json_option,
     new_command,
     repository_options,
+)
+from vdbackup.cli.values import (
     sensible_seconds,
 )
 from vdbackup.errors import UsageError

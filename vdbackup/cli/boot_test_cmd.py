@@ -17,6 +17,8 @@ from vdbackup.cli.options import (
     machine_option,
     new_command,
     repository_options,
+)
+from vdbackup.cli.values import (
     sensible_seconds,
 )
 from vdbackup.errors import Cancelled, DoesNotBoot, NoSystem, UsageError, VdbackupError

@@ -29,9 +29,11 @@ from vdbackup.cli.options import (
     json_option,
     machine_option,
     new_command,
-    positive,
     repository_options,
     wait_option,
+)
+from vdbackup.cli.values import (
+    positive,
 )
 from vdbackup.errors import Damaged, NotRepaired, UsageError, VdbackupError
 from vdbackup.jobs import Plan, Task, Work

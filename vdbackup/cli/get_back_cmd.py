@@ -30,9 +30,11 @@ from vdbackup.cli.options import (
     json_option,
     machine_option,
     new_command,
+    state_options,
+)
+from vdbackup.cli.values import (
     partition_numbers,
     positive,
-    state_options,
 )
 from vdbackup.errors import UsageError
 from vdbackup.translation import tr, trn

@@ -15,9 +15,11 @@ from vdbackup.cli.options import (
     Subparsers,
     json_option,
     new_command,
-    positive,
     repository_options,
     state_options,
+)
+from vdbackup.cli.values import (
+    positive,
 )
 from vdbackup.jobs import readable_size as size
 from vdbackup.text import iso, printable

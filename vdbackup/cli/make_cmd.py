@@ -28,9 +28,11 @@ from vdbackup.cli.options import (
     parents_option,
     policy_change,
     policy_options,
-    rate,
     repository_options,
     source_format_option,
+)
+from vdbackup.cli.values import (
+    rate,
 )
 from vdbackup.errors import UsageError
 from vdbackup.jobs import readable_size as size

@@ -8,8 +8,14 @@ from typing import TYPE_CHECKING, Any
 from vdbackup.cli.common import DONE, WARNINGS, machines, said_of
 from vdbackup.cli.console import print_json, say, warn, work
 from vdbackup.cli.json_values import point_json
-from vdbackup.cli.options import policy_change, policy_options, seconds_of
+from vdbackup.cli.options import (
+    policy_change,
+    policy_options,
+)
 from vdbackup.cli.remedies import sentences
+from vdbackup.cli.values import (
+    seconds_of,
+)
 from vdbackup.jobs import readable_size as size
 from vdbackup.pace import Pace
 from vdbackup.sources.reference import SourceRef

@@ -24,9 +24,11 @@ from vdbackup.cli.options import (
     dry_run_option,
     json_option,
     new_command,
-    number_of_bytes,
     point_options,
     repository_options,
+)
+from vdbackup.cli.values import (
+    number_of_bytes,
 )
 from vdbackup.errors import NotProtected, UsageError
 from vdbackup.jobs import readable_size as size

@@ -17,6 +17,8 @@ from vdbackup.cli.options import (
     json_option,
     new_command,
     point_options,
+)
+from vdbackup.cli.values import (
     sensible_seconds,
     size_in_bytes,
 )

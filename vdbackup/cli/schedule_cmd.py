@@ -17,11 +17,13 @@ from vdbackup.cli.options import (
     json_option,
     new_command,
     new_family,
-    positive,
     repository_options,
-    seconds_of,
 )
 from vdbackup.cli.schedule_run_cmd import add_merge, add_run, schedules_store, set_named
+from vdbackup.cli.values import (
+    positive,
+    seconds_of,
+)
 from vdbackup.translation import tr
 
 if TYPE_CHECKING:

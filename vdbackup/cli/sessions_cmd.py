@@ -29,9 +29,11 @@ from vdbackup.cli.options import (
     new_command,
     new_family,
     point_options,
-    positive,
     wait_option,
     watching_options,
+)
+from vdbackup.cli.values import (
+    positive,
 )
 from vdbackup.translation import tr
 

@@ -8,7 +8,14 @@ from typing import TYPE_CHECKING, Any
 
 from vdbackup.cli.common import DONE, WARNINGS
 from vdbackup.cli.console import print_json, say, table, warn
-from vdbackup.cli.options import Subparsers, json_option, new_command, positive
+from vdbackup.cli.options import (
+    Subparsers,
+    json_option,
+    new_command,
+)
+from vdbackup.cli.values import (
+    positive,
+)
 from vdbackup.errors import UsageError
 from vdbackup.translation import tr, trn
 

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import argparse
-import re
-from typing import Literal
 
+from vdbackup.cli.values import seconds_or_off
 from vdbackup.translation import tr
 
 
@@ -26,15 +25,3 @@ def writes_options(parser: argparse.ArgumentParser) -> None:
         "--forget-moments", type=seconds_or_off, metavar="TIME",
         help=tr("moments that are older than TIME go, such as 7d; `off`: none do"),
     )  # fmt: skip
-
-
-def seconds_or_off(text: str) -> int | Literal["off"]:
-    """A number of seconds, of "90s", "5m", "2h", "7d", "2w", or "off"; raises ArgumentTypeError."""
-    if text == "off":
-        return "off"
-    found = re.fullmatch(r"([1-9]\d{0,6})([smhdw])", text)
-    if not found:
-        raise argparse.ArgumentTypeError(
-            tr("{text} is neither a time, such as 5m, 1h or 7d, nor `off`", text=text)
-        )
-    return int(found[1]) * {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}[found[2]]
