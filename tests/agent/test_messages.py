@@ -106,6 +106,9 @@ class Nothing:
     def check_look(self) -> None:
         raise Unauthorized("not even that")
 
+    def check_log(self, device: str) -> None:
+        raise Unauthorized(f"no {device}")
+
 
 def refusal(reply: bytes) -> str:
     return str(json.loads(reply)["refused"]["code"])
@@ -118,12 +121,15 @@ def test_what_is_no_request_is_refused_as_such(data: bytes):
         assert (refusal(reply), fds) == ("agent-failed", [])
 
 
-@pytest.mark.parametrize("request_", ["open", "track", "untrack", "status", "use"])
+REACHING = ["open", "track", "untrack", "status", "use", "log", "unlog", "log-status"]
+
+
+@pytest.mark.parametrize("request_", REACHING)
 def test_every_request_that_reaches_a_device_asks_for_permission_first(request_, monkeypatch):
     def reached(*_: object) -> None:
         raise AssertionError("a device was reached")
 
-    for name in ("node_of", "tracking", "InUse"):
+    for name in ("node_of", "tracking", "InUse", "write_log"):
         monkeypatch.setattr(service, name, reached)
     bodies = {"status": {}, "use": USE}
     data = json.dumps({request_: bodies.get(request_, {"device": "7:0"})}).encode()

@@ -162,7 +162,7 @@ def pkexec(folder: Path, monkeypatch: pytest.MonkeyPatch, does: str) -> Path:
     file.chmod(0o755)
     monkeypatch.setattr(connection, "PKEXEC", str(file))
     monkeypatch.setattr(connection, "SOCKET", folder / "no socket")
-    monkeypatch.setattr(client, "_is_done_here", lambda: False)
+    monkeypatch.setattr(client, "is_done_here", lambda: False)
     return folder / "asked"
 
 

@@ -105,7 +105,7 @@ class Disk:
         """What keeps its changes from being seen, as a sentence without its end; "" if nothing."""
         if (SYS_BLOCK / self.number / "md").exists():
             return tr("it is made of other disks, and what it is made of may change below it")
-        if self._is_mapped and (found := self._hindrance_of_table()):
+        if self.is_mapped and (found := self._hindrance_of_table()):
             return found
         if self.says("queue/dax") == "1":
             return tr("it is memory that programs write to without asking the kernel (DAX)")
@@ -114,11 +114,11 @@ class Disk:
         if any(_is_multipath(holder) for holder in self._holders()):
             return tr("it is one of several paths to a disk (multipath)")
         # device-mapper counts the requests of its own whatever that says
-        is_counted = self._is_mapped or self.says("queue/iostats") == "1"
+        is_counted = self.is_mapped or self.says("queue/iostats") == "1"
         return "" if is_counted else _NOT_COUNTED
 
     @property
-    def _is_mapped(self) -> bool:
+    def is_mapped(self) -> bool:
         """Whether it is one of device-mapper's."""
         return (SYS_BLOCK / self.number / "dm").exists()
 
@@ -133,7 +133,7 @@ class Disk:
             )
 
     def _table(self) -> list[device_mapper.Target]:
-        return device_mapper.table(os.makedev(self.major, self.minor))
+        return device_mapper.own_table(os.makedev(self.major, self.minor))
 
     @property
     def mapping(self) -> str:
@@ -141,7 +141,7 @@ class Disk:
 
         Raises OSError where that cannot be told.
         """
-        return device_mapper.digest(self._table()) if self._is_mapped else ""
+        return device_mapper.digest(self._table()) if self.is_mapped else ""
 
     def _holders(self) -> Iterator[Path]:
         """What is made of it, or of a partition of it."""

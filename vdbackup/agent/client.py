@@ -46,7 +46,7 @@ def device_in_use(
 
     Raises Unauthorized, too, where this user may not use the device, and AgentFailed.
     """
-    if _is_done_here():
+    if is_done_here():
         return InUse(path, name, since)
     return AgentInUse(path, name, since, beside)
 
@@ -116,7 +116,7 @@ def opened(path: Path) -> tuple[int, Callable[[], None]] | None:
 
     Raises Unauthorized, AgentFailed, SourceNotFound, OSError.
     """
-    if _is_done_here():
+    if is_done_here():
         return None
     with ExitStack() as stack:
         agent = stack.enter_context(connection.lent())
@@ -127,7 +127,7 @@ def opened(path: Path) -> tuple[int, Callable[[], None]] | None:
 
 def track(path: Path) -> tuple[Path, datetime]:
     """Begin to track a disk (tracking.track): its file, and since when. Raises the same."""
-    if _is_done_here():
+    if is_done_here():
         with tracking.track(path) as tracked:
             return tracked.place.disk.node, tracked.description.since
     with connection.lent() as agent:
@@ -139,7 +139,7 @@ def track(path: Path) -> tuple[Path, datetime]:
 
 def untrack(path: Path) -> Path:
     """End that (tracking.untrack). Raises the same."""
-    if _is_done_here():
+    if is_done_here():
         return tracking.untrack(path)
     with connection.lent() as agent:
         disk, _ = agent.ask(messages.Untrack(device_number(path)), messages.Disk)
@@ -148,7 +148,7 @@ def untrack(path: Path) -> Path:
 
 def tracked() -> list[Status]:
     """Of all disks that are tracked (tracking.tracked). Raises the same."""
-    if _is_done_here():
+    if is_done_here():
         return tracking.tracked()
     with connection.lent() as agent:
         _, fds = agent.ask(messages.Tell(), messages.Done)
@@ -239,7 +239,7 @@ class AgentInUse:
         self._undo.close()
 
 
-def _is_done_here() -> bool:
+def is_done_here() -> bool:
     """Whether this process does it: it may, or there is nobody else."""
     if os.geteuid() == 0 or privileges.effective() >= _NEEDED:
         return True

@@ -14,7 +14,7 @@ import socket
 import struct
 import subprocess
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TypeVar
@@ -56,14 +56,21 @@ class Connection:
         self._lock = threading.Lock()
         end.settimeout(PATIENCE)
 
-    def ask(self, request: object, kind: type[Record]) -> tuple[Record, list[int]]:
+    def ask(
+        self, request: object, kind: type[Record], beside: Sequence[int] = ()
+    ) -> tuple[Record, list[int]]:
         """The reply, and the descriptors beside it, which are the caller's then.
+
+        Args:
+            request: what is asked for.
+            kind: of the reply.
+            beside: descriptors that are sent with it, which stay the caller's.
 
         Raises what it was refused by, and AgentFailed where there is no agent any more.
         """
         with self._lock:
             try:
-                self._end.send(messages.from_client(request))
+                socket.send_fds(self._end, [messages.from_client(request)], beside)
                 data, fds, _, _ = socket.recv_fds(self._end, MAX_MESSAGE, MAX_DESCRIPTORS)
             except OSError as error:
                 raise self._gone() from error

@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, Self, TypeVar
 
-from vdbackup.agent import tracking
+from vdbackup.agent import tracking, write_log
 from vdbackup.agent.block_devices import Disk, Place
 from vdbackup.agent.changes import BLOCK, Changes, Harvest, Token
 from vdbackup.agent.file_systems import Together, frozen_together
@@ -263,6 +263,10 @@ class InUse:
         self._undone = harvest.after(before) if before else harvest
         return self._undone
 
+    def mark(self, freeze: Freeze) -> None:
+        """Where writes to the device are logged, note in the log which ones this freeze holds."""
+        write_log.mark_frozen(self._device, freeze.at.isoformat(timespec="milliseconds"))
+
     def is_last(self, changes: Changes | None, asked: Asked) -> bool:
         """Whether these are to be read while nobody writes."""
         if changes is None:
@@ -403,6 +407,8 @@ def _frozen(devices: Sequence[tuple[InUse, Token | None]], take: Take) -> list[R
     try:
         with frozen_together(mounted) as freeze:
             harvests = [device.take_harvest(since) for device, since in devices]
+            for device, _ in devices:
+                device.mark(freeze)
             taken = take(harvests, freeze) and all(each.is_all() for each in mounted)
     finally:
         for device, _ in devices:

@@ -27,6 +27,7 @@ from vdbackup.agent.freezing import Freeze
 from vdbackup.agent.in_use import CAPTURE, Asked, Round
 from vdbackup.agent.stretches import Stretch
 from vdbackup.agent.tracked import Status
+from vdbackup.agent.write_log import Logged
 from vdbackup.errors import AgentFailed, VdbackupError
 from vdbackup.translation import again, tr
 
@@ -184,6 +185,30 @@ class Release:
     device: Number | None = field(default=None, metadata=records.LATER)
 
 
+@dataclass(frozen=True)
+class Log:
+    """Log each write to a volume in the file whose descriptor is beside this (write_log.begin).
+
+    Until `Unlog`, or until this client is gone.
+    """
+
+    device: Number
+
+
+@dataclass(frozen=True)
+class Unlog:
+    """Log no more, whoever began it."""
+
+    device: Number
+
+
+@dataclass(frozen=True)
+class TellLog:
+    """How the log of a volume is."""
+
+    device: Number
+
+
 REQUESTS: dict[str, type] = {
     "open": Open,
     "track": Track,
@@ -195,6 +220,9 @@ REQUESTS: dict[str, type] = {
     "keep": Keep,
     "distrust": Distrust,
     "release": Release,
+    "log": Log,
+    "unlog": Unlog,
+    "log-status": TellLog,
 }
 """All that can be asked, by its name."""
 _NAMES = {kind: name for name, kind in REQUESTS.items()}
@@ -321,6 +349,20 @@ class FrozenAll:
     """Of `FreezingAll`: of each, in that order."""
 
     rounds: tuple[Frozen, ...]
+
+
+@dataclass(frozen=True)
+class Unlogged:
+    """Of `Unlog`: whether it still was."""
+
+    was: bool
+
+
+@dataclass(frozen=True)
+class LogStatus:
+    """Of `TellLog`: write_log.Logged; None where the volume has no log."""
+
+    log: Logged | None
 
 
 @dataclass(frozen=True)

@@ -49,12 +49,14 @@ class Action(enum.StrEnum):
     USE_REMOVABLE = "org.vdbackup.vdbackup.use-removable-disk"
     USE_SYSTEM = "org.vdbackup.vdbackup.use-system-disk"
     SEE_TRACKED = "org.vdbackup.vdbackup.see-tracked-disks"
+    LOG_WRITES = "org.vdbackup.vdbackup.log-writes"
 
 
 _WHAT = {
     Action.USE_REMOVABLE: "use this disk for backups",
     Action.USE_SYSTEM: "use this disk for backups",
     Action.SEE_TRACKED: "see which disks are tracked",
+    Action.LOG_WRITES: "keep every write to this volume",
 }
 RUN = "org.vdbackup.vdbackup.run-agent"
 """What pkexec asks about itself: to run this program, for all disks."""
@@ -69,6 +71,9 @@ class Permission(Protocol):
     def check_look(self) -> None:
         """Raise Unauthorized unless the client may see which disks are tracked."""
 
+    def check_log(self, device: str) -> None:
+        """Raise Unauthorized unless the client may have the volume's writes logged."""
+
 
 class Everything:
     """The permission of root, and of whom pkexec has asked about."""
@@ -77,6 +82,9 @@ class Everything:
         """They may."""
 
     def check_look(self) -> None:
+        """They may."""
+
+    def check_log(self, device: str) -> None:
         """They may."""
 
 
@@ -123,6 +131,10 @@ class Asked:
     def check_look(self) -> None:
         """Raise Unauthorized unless the client may see which disks are tracked."""
         self._check(Action.SEE_TRACKED, "", "")
+
+    def check_log(self, device: str) -> None:
+        """Raise Unauthorized unless the client may have the volume's writes logged."""
+        self._check(Action.LOG_WRITES, device, device)
 
     def _check(self, action: Action, what: str, device: str) -> None:
         if (action, what) in self._allowed:
@@ -256,7 +268,7 @@ def _disks_under(device: str) -> set[str]:
         )
     if (place / "partition").exists():
         return _disks_under((place.parent / "dev").read_text().strip())
-    below = [file.read_text().strip() for file in place.glob("slaves/*/dev")]
+    below = [file.read_text().strip() for file in stacking.slaves(place)]
     return set().union(*map(_disks_under, below)) if below else {device}
 
 

@@ -3,8 +3,9 @@
 One program serves one client, whose socket is its standard input: pkexec has started it for the
 window, or systemd for whoever connects to its socket. It opens nothing by a path that a client
 names, writes to no disk, and runs no program but pkcheck. A client holds one device in use, or a
-few that are frozen together. What is frozen is thawed within one request, by the guardian at the
-latest: no reply of a client's is waited for meanwhile.
+few that are frozen together, and may hand in a file that a volume's writes are logged in. What is
+frozen is thawed within one request, by the guardian at the latest: no reply of a client's is waited
+for meanwhile.
 """
 
 from __future__ import annotations
@@ -15,12 +16,12 @@ import socket
 import stat
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Self
 
-from vdbackup.agent import messages, permission, privileges, tracking
+from vdbackup.agent import messages, permission, privileges, tracking, write_log
 from vdbackup.agent.block_devices import node_of
 from vdbackup.agent.in_use import InUse, Round, check_freezable, round_of_all
 from vdbackup.agent.memory import sealed
@@ -61,6 +62,7 @@ class Service:
         self._in_use: dict[str, InUse] = {}
         self._together = False
         self._rested_at = 0.0
+        self._logged: set[str] = set()
         self._verbs: dict[type, Callable[[Any], Reply]] = {
             messages.Open: self._open,
             messages.Track: self._track,
@@ -72,15 +74,22 @@ class Service:
             messages.Keep: self._keep,
             messages.Distrust: self._distrust,
             messages.Release: self._release,
+            messages.Unlog: self._unlog,
+            messages.TellLog: self._tell_log,
         }
 
     @property
     def patience(self) -> float:
         """Seconds in which the client has to ask for something."""
-        return LONGEST if self._in_use else IDLE
+        return LONGEST if self._in_use or self._logged else IDLE
 
-    def answer(self, data: bytes) -> tuple[bytes, list[int]]:
-        """The reply to a message, whatever it is, and the descriptors that go with it."""
+    def answer(self, data: bytes, sent: Sequence[int] = ()) -> tuple[bytes, list[int]]:
+        """The reply to a message, whatever it is, and the descriptors that go with it.
+
+        Args:
+            data: the message.
+            sent: descriptors that came beside it, which stay the caller's.
+        """
         try:
             request = messages.request_of(data)
         except ValueError as error:
@@ -88,7 +97,10 @@ class Service:
             return messages.from_agent(_not_understood()), []
         fds: list[int] = []
         try:
-            reply, fds = self._verbs[type(request)](request)
+            if isinstance(request, messages.Log):
+                reply, fds = self._log(request, sent)
+            else:
+                reply, fds = self._verbs[type(request)](request)
             return messages.from_agent(reply), fds
         except (VdbackupError, OSError) as error:
             log.info("%s is refused", type(request).__name__, exc_info=error)
@@ -121,6 +133,26 @@ class Service:
     def _status(self, _: messages.Tell) -> Reply:
         self._allowed.check_look()
         return messages.Done(), [sealed(messages.in_memory(tracking.tracked()))]
+
+    # ------------------------------------------------------------------------- every write
+
+    def _log(self, request: messages.Log, sent: Sequence[int]) -> Reply:
+        self._allowed.check_log(request.device)
+        if len(sent) != 1:
+            raise _not_understood()
+        write_log.begin(_number(request.device), sent[0])
+        self._logged.add(request.device)
+        return messages.Done(), []
+
+    def _unlog(self, request: messages.Unlog) -> Reply:
+        self._allowed.check_log(request.device)
+        was = write_log.end(_number(request.device))
+        self._logged.discard(request.device)
+        return messages.Unlogged(was), []
+
+    def _tell_log(self, request: messages.TellLog) -> Reply:
+        self._allowed.check_log(request.device)
+        return messages.LogStatus(write_log.state(_number(request.device))), []
 
     # ------------------------------------------------------------------------- in use
 
@@ -192,7 +224,8 @@ class Service:
 
     def _release(self, request: messages.Release) -> Reply:
         if request.device is None:
-            self.close()
+            with ExitStack() as stack:
+                self._let_go(stack)
         elif held := self._in_use.pop(request.device, None):
             held.close()
         return messages.Done(), []
@@ -216,11 +249,17 @@ class Service:
         time.sleep(max(0.0, self._rested_at - time.monotonic()))
 
     def close(self) -> None:
-        """Let go of what is used."""
+        """Let go of what is used, and log no more."""
         with ExitStack() as stack:
-            for held in self._in_use.values():
-                stack.callback(held.close)
-            self._in_use = {}
+            for device in self._logged:
+                stack.callback(_unlog, device)
+            self._logged = set()
+            self._let_go(stack)
+
+    def _let_go(self, stack: ExitStack) -> None:
+        for held in self._in_use.values():
+            stack.callback(held.close)
+        self._in_use = {}
 
     def __enter__(self) -> Self:
         return self
@@ -234,14 +273,17 @@ def serve(connection: socket.socket, service: Service) -> None:
     while True:
         try:
             connection.settimeout(service.patience)
-            # without room for descriptors: the kernel throws away those that a client sends
-            data = connection.recv(MAX_MESSAGE + 1)
-            if not data:
-                return
-            reply, fds = service.answer(data if len(data) <= MAX_MESSAGE else b"")
+            # room for one descriptor: the kernel throws away what more a client sends
+            data, sent, _, _ = socket.recv_fds(connection, MAX_MESSAGE + 1, 1)
         except OSError as error:  # that it is gone, or too slow
             log.info("the client is gone: %s", error)
             return
+        try:
+            if not data:
+                return
+            reply, fds = service.answer(data if len(data) <= MAX_MESSAGE else b"", sent)
+        finally:
+            _close(sent)
         try:
             connection.settimeout(_TAKES_WITHIN)
             socket.send_fds(connection, [reply], fds)
@@ -334,6 +376,13 @@ def _check_followers(device: str, name: str) -> None:
             tr("{count} sets follow this disk already.", count=len(names)),
             tr("End its tracking, and begin it anew."),
         )
+
+
+def _unlog(device: str) -> None:
+    try:
+        write_log.end(_number(device))
+    except OSError as error:  # that it is gone
+        log.warning("the log of %s could not be taken out: %s", device, error)
 
 
 def _not_understood() -> AgentFailed:

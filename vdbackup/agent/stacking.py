@@ -9,6 +9,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from vdbackup.agent import write_log
 from vdbackup.agent.block_devices import SYS_BLOCK
 
 _MOUNTS = Path("/proc/self/mountinfo")
@@ -105,7 +106,7 @@ def _all_under(numbers: set[str]) -> set[str]:
 def _numbers_under(number: str) -> set[str]:
     """Of a partition's disk, of what device-mapper or md made a device of, of a loop's file."""
     place = (SYS_BLOCK / number).resolve()
-    files = [*place.glob("slaves/*/dev")]
+    files = slaves(place)
     if (place / "partition").exists():
         files.append(place.parent / "dev")
     under = {file.read_text().strip() for file in files}
@@ -115,6 +116,20 @@ def _numbers_under(number: str) -> set[str]:
         layers = [layer for mount in mounts() if mount.number == number for layer in mount.layers]
         return under.union(*map(mounted_at, layers))
     return under | mounted_at(Path(os.fsdecode(backing)))
+
+
+def slaves(place: Path) -> list[Path]:
+    """What a device is made of: of one whose writes are logged not where the log lies."""
+    files = [*place.glob("slaves/*/dev")]
+    own = [each for each in files if _is_below_log(each.parent)]
+    return own or files
+
+
+def _is_below_log(place: Path) -> bool:
+    try:
+        return (place / "dm/uuid").read_text().startswith(write_log.BELOW)
+    except OSError:
+        return False
 
 
 @dataclass(frozen=True)

@@ -35,6 +35,12 @@ class NotTracked(AgentError):
     code = "not-tracked"
 
 
+class LogRefused(AgentError):
+    """The writes to this volume cannot be logged."""
+
+    code = "log-refused"
+
+
 class TrackerBusy(AgentError):
     """Another process is at work with a tracker."""
 

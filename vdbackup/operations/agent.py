@@ -32,7 +32,7 @@ _RESOURCES = {
 _COMMON = ("__init__.py", "durable.py", "processes.py", "records.py", "translation.py")
 """Of what stands beside the rooms."""
 _ROOMS = ("agent", "errors")
-_OF_CLIENTS = {"activation.py", "client.py", "connection.py"}
+_OF_CLIENTS = {"activation.py", "client.py", "connection.py", "logged.py"}
 """In the agent's room, but not for root."""
 _PACKAGE = Path(str(files("vdbackup")))
 _FOLDERS = (_PACKAGE / "resources", _PACKAGE.parent / "resources")
