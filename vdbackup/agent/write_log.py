@@ -175,9 +175,7 @@ def _plain_table(disk: Disk, number: int) -> list[Target]:
     if any(each.kind == "crypt" and _in_keyring(each) for each in targets):
         raise _refused(
             disk,
-            tr(
-                "its key lies where the kernel gives it to nobody, so it cannot be opened anew"
-            ),
+            tr("its key lies where the kernel gives it to nobody, so it cannot be opened anew"),
         )
     if _read_only(number):
         raise _refused(disk, tr("it is read-only"))

@@ -30,7 +30,10 @@ def near_options(parser: argparse.ArgumentParser) -> None:
     """What says that points are made every so many seconds, and how."""
     parser.add_argument(
         "source", type=SourceRef.typed, metavar="SOURCE", nargs="?",
-        help=tr("a disk of this computer whose changes are tracked, or a partition: with --every"),
+        help=tr(
+            "a logical volume of this computer, or an open LUKS; with --every a disk whose changes "
+            "are tracked, or a partition"
+        ),
     )  # fmt: skip
     parser.add_argument(
         "--every", type=seconds_of, metavar="TIME",

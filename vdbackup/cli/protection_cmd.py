@@ -27,11 +27,11 @@ from vdbackup.cli.options import (
     point_options,
     repository_options,
 )
-from vdbackup.cli.values import (
-    number_of_bytes,
-)
+from vdbackup.cli.values import number_of_bytes
+from vdbackup.cli.volume_cmd import protect_volume, unprotect_volume
 from vdbackup.errors import NotProtected, UsageError
 from vdbackup.jobs import readable_size as size
+from vdbackup.sources.reference import SourceRef
 from vdbackup.translation import grouped, tr
 
 if TYPE_CHECKING:
@@ -52,8 +52,9 @@ def add_protect(subparsers: Subparsers) -> None:
         "protect",
         protect,
         tr(
-            "keep every write of a running machine beside its point, so that any moment of it can "
-            "be booted, read and restored; or make a point of a disk every some seconds"
+            "keep every write of a running machine, or to a volume of this computer, beside its "
+            "point, so that any moment of it can be booted, read and restored; or make a point of "
+            "a disk every some seconds"
         ),
         example="protect --session 7f3a -r /mnt/backups",
         failed=tr("no writes are kept, or no more points are made; those before are whole"),
@@ -70,16 +71,18 @@ def add_protect(subparsers: Subparsers) -> None:
 
 
 def protect(options: argparse.Namespace) -> int:
-    """Keep every write of a running machine from now on, or points of a disk every some seconds."""
-    if (options.source is None) != (options.every is None) or (
-        (options.session is None) == (options.every is None)
+    """Keep every write of a running machine or to a volume, or points of a disk every so often."""
+    if (options.source is None) == (options.session is None) or (
+        options.source is None and options.every is not None
     ):
         raise UsageError(
-            tr("Either a session is protected, or points are made of a disk every some seconds."),
-            tr("Name a session with --session ID, or a disk with --every TIME."),
+            tr("Either a session is protected, or a volume or disk of this computer."),
+            tr("Name a session with --session ID, or a volume, or a disk with --every TIME."),
         )
     if options.every is not None:
         return protect_near(options)
+    if options.source is not None:
+        return protect_volume(options)
     from vdbackup.operations import protection
     from vdbackup.recovery.sessions.protection import LIMIT
 
@@ -112,6 +115,10 @@ def add_unprotect(subparsers: Subparsers) -> None:
     )
     repository_options(parser, in_set=False)
     which = parser.add_mutually_exclusive_group(required=True)
+    which.add_argument(
+        "source", type=SourceRef.typed, metavar="SOURCE", nargs="?",
+        help=tr("keep no more writes to that volume of this computer; what is kept stays"),
+    )  # fmt: skip
     which.add_argument("--session", metavar="ID", help=tr("keep no more of it; what is kept stays"))
     which.add_argument(
         "--forget", metavar="ID", help=tr("delete what is kept of that session's machine")
@@ -147,13 +154,16 @@ def unprotect(options: argparse.Namespace) -> int:
             tr("What ends is not planned; nothing that is kept is lost by it."),
             tr("Leave out --dry-run, or name with --forget what would be deleted."),
         )
-    if options.forget is None:
+    if options.forget is None and (done := unprotect_volume(options)):
+        result: dict[str, Any] = {"session": done.session, "forgotten_bytes": 0}
+        said = done.said
+    elif options.forget is None:
         saved = _session(options)
         kept = protection.unprotect(saved)
         said = tr(
             "No more writes of {saved} are kept. Those until now can be used.", saved=saved.title
         )
-        result: dict[str, Any] = {"session": kept.session, "forgotten_bytes": 0}
+        result = {"session": kept.session, "forgotten_bytes": 0}
     else:
         repository = open_repository(options.repository, as_json=options.json)
         name, found = protection.find_kept(repository, options.forget)

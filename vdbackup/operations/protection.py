@@ -159,8 +159,12 @@ def _check_at_its_end(
     backup_set: BackupSet, kept: KeptLog | UnreadLog, sessions_folder: Path | None
 ) -> None:
     """Raise PointInUse where writes may still be added, here or elsewhere."""
-    if isinstance(kept, KeptLog) and kept.protection.ended is not None:
+    if isinstance(kept, KeptLog) and (kept.protection.ended is not None or kept.was_cut_off):
         return
+    if isinstance(kept, KeptLog) and kept.protection.source:
+        raise PointInUse(
+            tr("Writes of {saved} are still added.", saved=title_of(kept)), tr("End that first.")
+        )
     saved = saved_session(sessions_folder / kept.session) if sessions_folder else None
     if saved is not None and saved.running:
         raise PointInUse(
@@ -326,6 +330,11 @@ def _trouble(kept: KeptLog, log: WriteLog) -> str:
             path=kept.index,
             count=grouped(log.writes - log.number_after(log.proven)),
             writes=grouped(log.writes - kept.protection.before),
+        )
+    if kept.was_cut_off:
+        return tr(
+            "No more writes of {title} are kept since this computer was started anew.",
+            title=kept.protection.title,
         )
     if kept.protection.ended_early:
         return tr(

@@ -21,7 +21,7 @@ from vdbackup.errors import (
 from vdbackup.jobs import sizes_apart
 from vdbackup.repository import naming
 from vdbackup.repository.journal import Journal
-from vdbackup.repository.kept_logs import kept_log
+from vdbackup.repository.kept_logs import KeptLog, kept_log
 from vdbackup.repository.manifests import BrokenManifest, manifest_path
 from vdbackup.repository.model import Pin, RecoveryPoint, SetSettings
 from vdbackup.repository.written import WrittenPoint, is_moment, moment, point_of
@@ -218,12 +218,16 @@ class BackupSet:
     def _open_moment(self, moment: WrittenPoint) -> Chain:
         """What its machine had been given, and the writes up to there on top.
 
+        A volume's writes are on top of what was captured of it: its overlay is no part of that.
+
         Raises also Damaged where the overlay is not what the machine was started on.
         """
-        from vdbackup.disks.chain import Chain
         from vdbackup.repository import overlays
 
         kept = kept_log(self.folder, moment.log)
+        below = self.point(point_of(moment.id))
+        if kept.protection.source:
+            return self._with_writes(self.open_chain(below), kept, moment.write)
         overlay = self.overlay_path(moment)
         if overlays.contents(overlay, self.settings.format) != kept.protection.overlay_contents:
             raise Damaged(
@@ -234,10 +238,15 @@ class BackupSet:
                 ),
                 tr("Put the overlay back as it was."),
             )
-        log = kept.read()
-        below = self.open_machine_disk(self.point(point_of(moment.id)))
+        return self._with_writes(self.open_machine_disk(below), kept, moment.write)
+
+    @staticmethod
+    def _with_writes(below: Chain, kept: KeptLog, write: int) -> Chain:
+        """A disk with the first writes of a log on top; closed where that cannot be."""
+        from vdbackup.disks.chain import Chain
+
         try:
-            return Chain.topped(below, log.disk(kept.protection.before + moment.write))
+            return Chain.topped(below, kept.read().disk(kept.protection.before + write))
         except BaseException:
             below.close()
             raise

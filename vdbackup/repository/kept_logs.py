@@ -1,7 +1,8 @@
 """The logs of every write beside a set's points: which there are, whose, and which can be read.
 
-    writes-<session>.json     which point the machine was started from whose writes are kept, since
-                              when, up to how much, and why no more, where that is so
+    writes-<session>.json     which point the machine was started from whose writes are kept, or
+                              which point they follow on of a volume of a computer; since when, up
+                              to how much, and why no more, where that is so
     writes-<session>.log      the writes (disks/write_log)
     writes-<session>.index    when they came
 
@@ -45,6 +46,7 @@ from vdbackup.repository.files import (
     write_json,
     write_json_in_flight,
 )
+from vdbackup.repository.lease import Lease
 from vdbackup.translation import tr
 
 if TYPE_CHECKING:  # late: disks bring numpy, and what only lists points needs none
@@ -65,6 +67,8 @@ class Cause(enum.StrEnum):
     ASKED = "asked"
     LIMIT = "limit"
     STORAGE = "storage"
+    CHANGED = "changed"
+    RESTART = "restart"
 
 
 @dataclass(frozen=True)
@@ -85,6 +89,9 @@ class Protection:
         layout: LAYOUT of the version that wrote it, or of a newer one.
         cause: why it ended, as `Cause`; "" where it goes on, and in what older versions wrote.
         boot: id of the kernel's run in which it was last added to, as in Lease; "" likewise.
+        source: path of the volume of a computer whose writes they are, where they are no machine's:
+            they fit on the point as it was captured, without its overlay.
+        machine: of that computer, as in Lease.
     """
 
     session: str
@@ -100,11 +107,13 @@ class Protection:
     layout: int = LAYOUT
     cause: str = ""
     boot: str = ""
+    source: str = ""
+    machine: str = ""
 
     @property
     def ended_early(self) -> bool:
         """Whether it ended before its machine did, and nobody had asked for that."""
-        return self.cause in (Cause.LIMIT, Cause.STORAGE)
+        return self.cause in (Cause.LIMIT, Cause.STORAGE, Cause.CHANGED, Cause.RESTART)
 
 
 @dataclass(frozen=True)
@@ -263,6 +272,16 @@ class KeptLog(LogFiles):
         """Whether all of it, and its notes, had been written out when it ended."""
         by_itself = (Cause.MACHINE, Cause.LIMIT, Cause.STORAGE)  # others end it from without
         return self.protection.ended is not None and self.protection.cause in by_itself
+
+    @property
+    def was_cut_off(self) -> bool:
+        """Whether the computer whose volume's writes these are was started anew: no more come.
+
+        Nobody has noted that yet.
+        """
+        record, here = self.protection, Lease.of_this_process("")
+        is_ours = bool(record.source) and record.machine == here.machine
+        return is_ours and record.ended is None and record.boot != here.boot
 
     def check(self) -> None:
         """Raise Obstructed where something else bears the name of one of its files; OSError."""

@@ -54,6 +54,23 @@ def begin(path: Path, disk_size: int, written: VirtualDisk | None = None) -> int
         return _append(file, sector_size, 0, pieces, b"")
 
 
+def begin_empty(path: Path, sector_size: int, length: int) -> None:
+    """Make a log for the kernel to write to, durable; only its owner may read it.
+
+    Args:
+        path: of the log.
+        sector_size: of the volume that is logged, in bytes, and so of the log.
+        length: bytes that it may take: the file is so long from the first on, and sparse.
+
+    Raises OSError, FileExistsError where there is such a file.
+    """
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+    with os.fdopen(os.open(path, flags, 0o600), "wb") as file:
+        file.write(SuperBlock(0, sector_size).pack())
+        file.truncate(length // sector_size * sector_size)
+        _sync(file)
+
+
 def go_on(log: WriteLog, count: int, pieces: Iterable[Piece], mark: bytes) -> int:
     """Have a log that nobody adds to end behind its first `count` entries, then add these writes.
 

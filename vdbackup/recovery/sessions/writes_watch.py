@@ -65,8 +65,8 @@ class WritesWatch:
 
     def __init__(self, session: str, set_folder: Path, tell: Tell) -> None:
         self._session, self._folder, self._tell = session, set_folder, tell
-        self._keeper: _Keeper | None = None
-        self._taken_out: _Keeper | None = None
+        self._keeper: Keeper | None = None
+        self._taken_out: Keeper | None = None
         self._looked = time.time_ns()
 
     def look(self) -> None:
@@ -79,7 +79,7 @@ class WritesWatch:
         if self._keeper is not None:
             self._keeper.close()
 
-    def _each(self, do: Callable[[_Keeper], None]) -> None:
+    def _each(self, do: Callable[[Keeper], None]) -> None:
         try:
             self._find()
             self._looked = time.time_ns()
@@ -95,9 +95,9 @@ class WritesWatch:
             self._keeper.close()
             self._keeper = None
         if self._keeper is None and there:
-            self._keeper = _Keeper.of(self._folder, self._session, self._looked)
+            self._keeper = Keeper.of(self._folder, self._session, self._looked)
 
-    def _look(self, keeper: _Keeper) -> None:
+    def _look(self, keeper: Keeper) -> None:
         try:
             keeper.look()
         except OSError as error:
@@ -113,7 +113,7 @@ class WritesWatch:
             log.warning("the writes of session %s are kept no more: %s", self._session, why)
 
 
-class _Keeper:
+class Keeper:
     """A log that goes on, and the notes beside it."""
 
     def __init__(self, kept: KeptLog, since: int) -> None:
@@ -129,7 +129,7 @@ class _Keeper:
         self._place, self._count = known.end, len(known)
 
     @classmethod
-    def of(cls, folder: Path, session: str, since: int) -> _Keeper | None:
+    def of(cls, folder: Path, session: str, since: int) -> Keeper | None:
         """That of a session, whose log is not at its end yet; `since`: the last look without it.
 
         None of one that was last added to before this computer was started, and could not be gone

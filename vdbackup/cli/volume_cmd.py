@@ -1,0 +1,148 @@
+"""Every write to a volume of this computer: `protect SOURCE` and `unprotect SOURCE`."""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from vdbackup.cli.common import DONE, WARNINGS, machines, open_repository, said_of
+from vdbackup.cli.console import print_json, say, warn, work
+from vdbackup.cli.json_values import point_json
+from vdbackup.cli.options import policy_change
+from vdbackup.errors import NotProtected
+from vdbackup.pace import Pace
+from vdbackup.repository.kept_logs import KeptLog
+from vdbackup.translation import tr
+
+if TYPE_CHECKING:
+    from vdbackup.operations.volume_protection import Told, VolumeResult
+
+
+def protect_volume(options: argparse.Namespace) -> int:
+    """Keep every write to a volume until that is interrupted, which is no failure."""
+    from vdbackup.operations import volume_protection
+    from vdbackup.operations.backup import BackupRequest
+    from vdbackup.operations.policy import Change
+    from vdbackup.recovery.sessions.protection import LIMIT
+
+    request = volume_protection.VolumeRequest(
+        BackupRequest(
+            options.source,
+            options.repository,
+            set_name=options.set,
+            policy=policy_change(options) or Change(),
+        ),
+        options.limit or LIMIT,
+        options.lasts,
+    )
+    trouble: list[str] = []
+
+    def tell(told: Told) -> None:
+        trouble.extend(_say(told, as_json=options.json))
+
+    allowed, pace = machines(), Pace(None, gives_way=True)
+    done: VolumeResult = work(
+        tr("Writes to {source}", source=options.source),
+        lambda task: volume_protection.run(request, allowed, task.at(pace), tell),
+        as_json=options.json,
+    )
+    record = done.kept.protection
+    if record.ended_early:
+        trouble.append(record.why)
+    if options.json:
+        print_json({"event": "result", **_log(done.kept), "ended": record.ended, "why": record.why})
+    else:
+        say(
+            tr(
+                "No more writes of {saved} are kept. Those until now can be used.",
+                saved=record.title,
+            )
+        )
+        warn([record.why] if record.ended_early else [])
+    return WARNINGS if trouble else DONE
+
+
+def _log(kept: KeptLog) -> dict[str, object]:
+    return {"set": kept.folder.name, "session": kept.session, "since": kept.protection.since}
+
+
+def _say(told: Told, *, as_json: bool) -> list[str]:
+    """Say what has just been done; what was not as it should be."""
+    if told.begun is not None:
+        if as_json:
+            print_json({"event": "protected", **_log(told.begun)})
+        else:
+            say(
+                tr(
+                    "From now on every write of {saved} is kept beside {folder}.",
+                    saved=told.begun.protection.title,
+                    folder=told.begun.folder.name,
+                ),
+                at_once=True,
+            )
+        return []
+    made = told.made
+    if made is None:
+        return []
+    if as_json:
+        point = point_json(made.repository.set(made.set_name), made.point)
+        print_json({"event": "point", "set": made.set_name, **point})
+    trouble = [*made.warnings, *said_of(made.trouble)]
+    warn(trouble)
+    return trouble
+
+
+@dataclass(frozen=True)
+class Unprotected:
+    """What was ended.
+
+    Attributes:
+        session: the id of the log; None where a volume had one that lies elsewhere.
+        said: a sentence about it.
+    """
+
+    session: str | None
+    said: str
+
+
+def unprotect_volume(options: argparse.Namespace) -> Unprotected | None:
+    """Keep no more writes to the volume that is named, or whose log is; None where none is."""
+    from vdbackup.operations import volume_protection
+
+    kept = _named(options)
+    if kept is not None:
+        volume_protection.unprotect(kept)
+        said = tr(
+            "No more writes of {saved} are kept. Those until now can be used.",
+            saved=kept.protection.title,
+        )
+        return Unprotected(kept.session, said)
+    if options.source is None:
+        return None
+    if volume_protection.take_out(options.source.path):
+        said = tr(
+            "No more writes to {source} are kept. Their log does not lie in {repository}.",
+            source=options.source,
+            repository=options.repository,
+        )
+        return Unprotected(None, said)
+    raise NotProtected(
+        tr("No writes to {source} are kept.", source=options.source),
+        tr("Check its name, and the repository's."),
+    )
+
+
+def _named(options: argparse.Namespace) -> KeptLog | None:
+    """The log of a volume's writes that is meant; None where it is a session, or none."""
+    from vdbackup.operations import protection, volume_protection
+
+    if options.source is not None:
+        repository = open_repository(options.repository, as_json=options.json)
+        return volume_protection.log_of(repository, options.source.path)
+    try:
+        repository = open_repository(options.repository, as_json=options.json)
+        _, found = protection.find_kept(repository, options.session)
+    except NotProtected:
+        return None
+    return found if isinstance(found, KeptLog) and found.protection.source else None
