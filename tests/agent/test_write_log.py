@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 from tests.agent.test_messages import Nothing
-from vdbackup.agent import device_mapper, loop_devices, messages, write_log
+from vdbackup.agent import device_mapper, loop_devices, messages, stacking, write_log
 from vdbackup.agent.device_mapper import Target
 from vdbackup.agent.permission import Everything
 from vdbackup.agent.service import Service, serve
@@ -100,6 +100,8 @@ def kernel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Kernel:
         yield LOOP
 
     monkeypatch.setattr(loop_devices, "over", over)
+    # this machine's own disks may bear those numbers
+    monkeypatch.setattr(stacking, "stored_on", lambda _: set())
     return kernel
 
 
@@ -168,6 +170,13 @@ def test_a_log_that_its_sender_may_not_write_to_is_refused(kernel, tmp_path):
         with pytest.raises(LogRefused, match="has to be a file that may be written to"):
             write_log.begin(VOLUME, fd)
         os.close(fd)
+
+
+def test_a_log_on_the_volume_itself_is_refused(kernel, log, monkeypatch):
+    monkeypatch.setattr(stacking, "stored_on", lambda _: {"254:0", "253:16"})
+    with pytest.raises(LogRefused, match="cannot lie on the volume"):
+        write_log.begin(VOLUME, log)
+    assert kernel.asked == []
 
 
 def test_how_a_log_is_is_read_of_what_the_kernel_says(monkeypatch):

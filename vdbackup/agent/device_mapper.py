@@ -28,6 +28,8 @@ KINDS = {"linear", "striped", "crypt", "thin", "snapshot-origin"}
 (mirror, raid, cache, era, clone, snapshot-merge), nor paths to a disk that others have, too."""
 KIND_LOGGED = "log-writes"
 """The target of a device of ours, whose data are those of the one below it (write_log.py)."""
+BELOW = "vdbackup-below"
+"""What the id of that one begins with."""
 
 _CONTROL = Path("/dev/mapper/control")
 _HEAD = struct.Struct("=3I II I i I I I Q 128s 129s 7x")

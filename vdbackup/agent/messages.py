@@ -321,10 +321,10 @@ class Using:
 
 @dataclass(frozen=True)
 class Frozen:
-    """Of `Freezing`."""
+    """Of `Freezing`; with the moment as exact as a mark in a log of writes names it."""
 
     harvested: Harvested
-    at: datetime
+    at: records.Moment
     seconds: float
     taken: bool
     lost: Stretches
@@ -334,14 +334,14 @@ class Frozen:
     def of(cls, seen: Round, around: Around) -> Frozen:
         """As it is sent."""
         freeze = seen.freeze
-        return cls(
-            Harvested.of(seen.harvest), freeze.at, freeze.seconds, seen.taken, seen.lost, around
-        )
+        at, harvested = freeze.at.isoformat(), Harvested.of(seen.harvest)
+        return cls(harvested, at, freeze.seconds, seen.taken, seen.lost, around)
 
     def round(self, bitmap: bytes | None) -> Round:
         """As it was; the freeze is over."""
         harvest = self.harvested.harvest(bitmap)
-        return Round(harvest, Freeze(0.0, self.at, self.seconds), self.taken, self.lost)
+        freeze = Freeze(0.0, datetime.fromisoformat(self.at), self.seconds)
+        return Round(harvest, freeze, self.taken, self.lost)
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from vdbackup.agent import write_log
+from vdbackup.agent import device_mapper
 from vdbackup.agent.block_devices import SYS_BLOCK
 
 _MOUNTS = Path("/proc/self/mountinfo")
@@ -127,7 +127,7 @@ def slaves(place: Path) -> list[Path]:
 
 def _is_below_log(place: Path) -> bool:
     try:
-        return (place / "dm/uuid").read_text().startswith(write_log.BELOW)
+        return (place / "dm/uuid").read_text().startswith(device_mapper.BELOW)
     except OSError:
         return False
 

@@ -22,8 +22,9 @@ import os
 import stat
 from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 
-from vdbackup.agent import device_mapper, loop_devices
+from vdbackup.agent import device_mapper, loop_devices, stacking
 from vdbackup.agent.block_devices import SECTOR, SYS_BLOCK, Disk
 from vdbackup.agent.device_mapper import KIND_LOGGED, Target
 from vdbackup.errors import LogRefused
@@ -35,7 +36,6 @@ FROZEN = "vdbackup-frozen-"
 """Text of a mark within a freeze, up to its moment, which stands there as a point notes it."""
 _KINDS = {"linear", "striped", "crypt"}
 """Targets of which the same data can be had through two devices at once."""
-BELOW = "vdbackup-below"
 _OFF = "logging_disabled"
 
 
@@ -63,7 +63,7 @@ def begin(number: int, file: int) -> None:
 
     Raises LogRefused where that cannot be; then the volume is as it was.
     """
-    _check_log(file)
+    _check_log(file, number)
     disk = Disk(os.major(number), os.minor(number))
     targets = _plain_table(disk, number)
     try:
@@ -149,13 +149,18 @@ def mark_frozen(device: int, at: str) -> None:
         log.info("no mark in a log of %s: %s", _said(number), error)
 
 
-def _check_log(file: int) -> None:
+def _check_log(file: int, number: int) -> None:
     flags = fcntl.fcntl(file, fcntl.F_GETFL)
     found = os.fstat(file)
     if not stat.S_ISREG(found.st_mode) or flags & os.O_ACCMODE != os.O_RDWR or flags & os.O_PATH:
         raise LogRefused(
             tr("A log of writes has to be a file that may be written to."),
             tr("Have it made beside the backups."),
+        )
+    if _said(number) in stacking.stored_on(Path(f"/proc/self/fd/{file}")):  # it would log itself
+        raise LogRefused(
+            tr("A log of writes cannot lie on the volume whose writes it holds."),
+            tr("Have it made on other storage."),
         )
 
 
@@ -212,7 +217,7 @@ def _tidy(number: int) -> None:
 
 def _name_below(number: int) -> str:
     """Of the device below a volume: its name, and its id, by which it is known again."""
-    return f"{BELOW}-{os.major(number)}-{os.minor(number)}"
+    return f"{device_mapper.BELOW}-{os.major(number)}-{os.minor(number)}"
 
 
 def _said(number: int) -> str:

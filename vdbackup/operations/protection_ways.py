@@ -1,7 +1,8 @@
 """Which of two ways a source can have by which more is kept of it than a point now and then.
 
 Near-continuous, a point every so many seconds, is for disks of this computer, whose changes can be
-tracked. Every write is kept of virtual machines alone, which write through QEMU.
+tracked. Every write is kept of virtual machines, which write through QEMU, and of volumes of
+device-mapper (LVM, LUKS), as long as somebody looks after that (volume_protection.py).
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from vdbackup.operations import tracking
+from vdbackup.operations import tracking, volume_protection
 from vdbackup.repository.machine import KnownMachines
 from vdbackup.repository.repository import Repository
 from vdbackup.sources.reference import SourceRef
@@ -42,11 +43,7 @@ def look(source: SourceRef, repository: Path, set_name: str | None) -> Ways:
 
     Raises what `tracking.look` does.
     """
-    each_write = tr(
-        "Not every write of {source} itself is kept, but of a virtual machine that is started from "
-        "one of its points, where that is wanted as it is started.",
-        source=source,
-    )
+    each_write = _about_each_write(source)
     if not tracking.can_be(source):
         why = tr(
             "No point every some seconds: only the changes of disks of this computer can be "
@@ -79,3 +76,16 @@ def look(source: SourceRef, repository: Path, set_name: str | None) -> Ways:
             disk=found.disk,
         )
     return Ways(True, tracked, why, each_write)
+
+
+def _about_each_write(source: SourceRef) -> str:
+    if volume_protection.is_volume(source):
+        return tr(
+            "Every write to {source} can be kept from the command line, as long as that runs.",
+            source=source,
+        )
+    return tr(
+        "Not every write of {source} itself is kept, but of a virtual machine that is started from "
+        "one of its points, where that is wanted as it is started.",
+        source=source,
+    )

@@ -136,6 +136,18 @@ def can_be(source: SourceRef) -> bool:
     return tracking.can_be(source)
 
 
+def is_volume(source: SourceRef) -> bool:
+    """Whether that is a volume of device-mapper as it is now; what it is made of is not looked at.
+
+    Only those can have a log put below them while they are in use.
+    """
+    try:
+        place = Place.of(source.path) if can_be(source) else None
+    except SourceError:
+        return False
+    return place is not None and place.start == 0 and place.disk.is_mapped
+
+
 def _device(source: SourceRef) -> Path:
     if not can_be(source):
         raise UsageError(

@@ -32,7 +32,7 @@ polkit.addRule(function(action, subject) {
 });
 """
 _WRITER = """
-import os, sys, time, zlib
+import os, random, subprocess, sys, time, zlib
 file = open(sys.argv[1], "ab", buffering=0)
 said = open(sys.argv[2], "a", buffering=1)
 number = 0
@@ -42,9 +42,15 @@ while True:
     file.write(b"%s %08x\\n" % (record, zlib.crc32(record)))
     os.fsync(file.fileno())
     said.write(f"{number} {time.time()}\\n")
+    if sys.argv[3:] and random.random() < 0.1:
+        mark = [*sys.argv[3:], "0", "mark", f"{os.path.basename(sys.argv[1])}-{number}"]
+        subprocess.run(["dmsetup", "message", *mark], stderr=subprocess.DEVNULL)
     time.sleep(0.01)
 """
-"""Appends numbered records, and says of each when it was surely on the disk: in memory (tmpfs)."""
+"""Appends numbered records, and says of each when it was surely on the disk: in memory (tmpfs).
+
+Behind some it has a mark put into the log of a volume's writes, where there is one.
+"""
 _READER = """
 import sys, zlib
 last = 0
@@ -63,10 +69,12 @@ class Records:
 
     Attributes:
         place: the file, in the guest.
+        volume: whose writes may be logged.
     """
 
     guest: Guest
     place: str
+    volume: str = ""
 
     @property
     def _said(self) -> str:
@@ -77,17 +85,24 @@ class Records:
         """One after the other, until the block ends."""
         name = f"writer{self.place.replace('/', '-')}"
         self.guest.write("/run/writer.py", _WRITER)
-        arguments = f"{self.place} {self._said}"
+        arguments = f"{self.place} {self._said} {self.volume}"
         self.guest.run(f"systemd-run --unit={name} python3 /run/writer.py {arguments}")
         self.guest.wait_for("the writer's ninth record", f"grep -q '^9 ' {self._said}")
         yield
         self.guest.run(f"systemctl stop {name}")
 
+    def count(self) -> int:
+        """How many are surely on the disk by now."""
+        return int(self.guest.run(f"wc -l < {self._said}").said)
+
     def safe_at(self, moment: float) -> int:
         """The number of the last one that was surely on the disk then (seconds since 1970)."""
+        return max((number for number, at in self.said() if at < moment), default=0)
+
+    def said(self) -> list[tuple[int, float]]:
+        """Their numbers, and when each was surely on the disk (seconds since 1970)."""
         lines = self.guest.run(f"cat {self._said}").said.splitlines()
-        times = [line.split() for line in lines]
-        return max((int(number) for number, at in times if float(at) < moment), default=0)
+        return [(int(number), float(at)) for number, at in map(str.split, lines)]
 
 
 def last_record(guest: Guest, place: str) -> int:

@@ -19,17 +19,18 @@ import pytest
 
 from tests.agent.mounts import MIB, image
 from tests.backup.in_use.devices import use
-from tests.backup.lab import noise
 from tests.cli.conftest import Vdbackup, vdbackup  # noqa: F401
 from tests.disks.write_log import logs
 from tests.disks.write_log.logs import Entry
+from tests.noise import noise
 from tests.sources.loops import loop
 from vdbackup.agent import logged, write_log
+from vdbackup.agent.block_devices import Disk
 from vdbackup.agent.write_log import Logged
 from vdbackup.backup import delete
 from vdbackup.errors import AgentFailed, LogRefused, NotProtected, PointInUse, UsageError
 from vdbackup.jobs import CancelToken, Task, silent
-from vdbackup.operations import protection, volume_protection
+from vdbackup.operations import protection, protection_ways, volume_protection
 from vdbackup.operations.backup import BackupRequest
 from vdbackup.operations.machines import Machines
 from vdbackup.operations.volume_protection import Told, VolumeRequest, VolumeResult
@@ -323,3 +324,15 @@ def test_at_the_terminal_it_is_begun_and_ended_by_the_volumes_name(
         assert kept_logs(kept.folder)[0].protection.cause == Cause.ASKED
     assert vdbackup("protect", "-r", folder).status == 2
     assert vdbackup("protect", run.device, "--session", "7f3a", "-r", folder).status == 2
+
+
+def test_what_the_window_says_of_a_source_is_whether_it_is_such_a_volume(
+    run: Run, device: Path, monkeypatch
+):
+    def about() -> str:
+        source = SourceRef.of_path(device)
+        return protection_ways.look(source, run.repository.path, None).about_each_write
+
+    assert about().startswith(f"Not every write of {device}")
+    monkeypatch.setattr(Disk, "is_mapped", True)
+    assert about().startswith(f"Every write to {device} can be kept")
