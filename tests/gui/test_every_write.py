@@ -29,6 +29,7 @@ from vdbackup.gui.restore_dialog import RestoreDialog
 from vdbackup.gui.timeline.bands import Spot
 from vdbackup.jobs import Task
 from vdbackup.operations import thinning
+from vdbackup.recovery.sessions.session import Session
 from vdbackup.repository import overlays
 from vdbackup.repository.kept_logs import Cause, KeptLog, Protection
 from vdbackup.repository.near_continuous import NearContinuous
@@ -46,8 +47,8 @@ def disk(tmp_path: Path) -> Path:
     return boot_sector.make(tmp_path / "laptop.img", instructions)
 
 
-def boots(user: User, *, every_write: bool) -> None:
-    """Boot what is chosen on IDE, and wait until its guest has written everything."""
+def starts(user: User, *, every_write: bool = False) -> Session:
+    """Boot what is chosen on IDE, whatever system it has."""
     user.asks_for("actionBootWith")
     dialog = user.sees(BootDialog, "bootDialog")
     user.sees(QComboBox, "bootController").setCurrentText(Controller.IDE.value)
@@ -58,7 +59,13 @@ def boots(user: User, *, every_write: bool) -> None:
     user.waits_until(lambda: thread.session is not None or thread.problem)
     assert thread.problem is None
     assert thread.session is not None
-    assert thread.session.wait_for_text("all written", timeout=LONG / 1000)
+    return thread.session
+
+
+def boots(user: User, *, every_write: bool) -> None:
+    """The same, and wait until its guest has written everything."""
+    session = starts(user, every_write=every_write)
+    assert session.wait_for_text("all written", timeout=LONG / 1000)
 
 
 def ends(user: User) -> None:
@@ -464,9 +471,5 @@ def test_of_a_thinned_log_only_what_is_kept_is_gone_to(
     restored = restores(user, tmp_path / "restored.img")
     assert restored in states[1:]
     assert browses(user, tmp_path / "out") >= {"f0", "f1", "lost+found"}
-    user.asks_for("actionBootWith")
-    user.agrees("bootDialog", "bootAccept")
-    (thread,) = user.window.sessions.running
-    user.waits_until(lambda: thread.session is not None or thread.problem)
-    assert thread.problem is None
+    starts(user)
     ends(user)
