@@ -96,8 +96,8 @@ def kernel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Kernel:
         monkeypatch.setattr(f"vdbackup.agent.{module}.SYS_BLOCK", sys)
 
     @contextmanager
-    def over(_: int, __: int) -> Iterator[int]:
-        yield LOOP
+    def over(_: int, __: int) -> Iterator[loop_devices.Loop]:
+        yield loop_devices.Loop(-1, LOOP)
 
     monkeypatch.setattr(loop_devices, "over", over)
     # this machine's own disks may bear those numbers

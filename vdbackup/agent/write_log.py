@@ -74,8 +74,8 @@ def begin(number: int, file: int) -> None:
     try:
         device_mapper.load(below, targets)
         device_mapper.resume(below, unseen=True)
-        with loop_devices.over(file, disk.sector_size) as place:
-            _put_in(number, targets, below, place)
+        with loop_devices.over(file, disk.sector_size) as loop:
+            _put_in(number, targets, below, loop.number)
     except OSError as error:
         with suppress(OSError):
             _tidy(number)
