@@ -134,7 +134,7 @@ def _look(disk: Disk, place: Place, in_use: MountedAreas) -> Iterator[_Found]:
     if place.problem or any(offset + length > disk.size for offset, length in place.runs):
         return
     try:
-        head = Window.opened(disk, place.runs).read(signatures.LONG_HEAD)
+        head = signatures.whole_head(Window.opened(disk, place.runs))
     except Unreadable:
         return
     kind, kept = _what(head)

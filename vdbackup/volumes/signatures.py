@@ -5,15 +5,21 @@ Where each mark stands: libblkid's superblocks/*.c.
 
 from __future__ import annotations
 
+import io
 import struct
 from collections.abc import Iterator
+from contextlib import suppress
 
+from vdbackup.errors import RecoveryError
 from vdbackup.translation import tr
 
 HEAD = 128 << 10
 """Bytes in which nearly every file system says what it is."""
-LONG_HEAD = (2 << 20) + 4096
-"""... and all of them."""
+_NEAR = 256 << 10
+"""... and all of them, but for those that say it far behind."""
+_FAR = (1 << 20, 2 << 20)
+"""Places where those have their marks, in bytes."""
+_MARK = 4
 
 _READABLE = (
     (1080, b"\x53\xef", "ext"),
@@ -90,6 +96,24 @@ _HIBERNATED = b"S1SUSPEND\0"
 _ZFS_RING = range(128 << 10, 256 << 10, 1024)
 """Where a member of a pool has its uberblocks, in the first of its four labels."""
 _ZFS_MAGIC = (struct.pack("<Q", 0x00BAB10C), struct.pack(">Q", 0x00BAB10C))
+
+
+def whole_head(stream: io.BufferedReader) -> bytes:
+    """The beginning of a volume, in which whatever file system it has says what it is.
+
+    What lies farther behind is read at the places of marks alone, and is zeros between them: what
+    is damaged there is the content of some file, and costs nobody all the others. So it is where a
+    place of a mark is damaged itself.
+
+    Raises what reading the near part does, and of the far ones what is no RecoveryError.
+    """
+    head = stream.read(_NEAR)
+    for place in _FAR:
+        stream.seek(place)
+        with suppress(RecoveryError):
+            if mark := stream.read(_MARK):
+                head += bytes(place - len(head)) + mark
+    return head
 
 
 def readable(head: bytes) -> str:

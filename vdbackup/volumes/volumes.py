@@ -218,7 +218,7 @@ def _identify(chain: Disk, place: Place) -> tuple[Volume, Node | None]:
     if any(offset >= chain.size for offset, _ in place.runs):
         return volume("", tr("It lies beyond the end of the disk.")), None
     stream = Window.opened(chain, place.runs)
-    head = stream.read(signatures.LONG_HEAD)
+    head = signatures.whole_head(stream)
     if found := signatures.unreadable(head):
         name, problem = found
         return volume(name, f"{problem}."), None

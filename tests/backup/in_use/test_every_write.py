@@ -65,7 +65,7 @@ class Volume:
         self.ended = 0
 
     def begin(self, _: Path, file: int) -> None:
-        self._file = os.dup(file)
+        self._file, self._entries = os.dup(file), []
         self.log(*self.before)
 
     def log(self, *entries: Entry) -> None:
