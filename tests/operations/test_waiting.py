@@ -31,7 +31,7 @@ def run(
     """What is to be done to the set's only point: something is copied for it."""
     point = lab.backup()
     if request.param == "retarget":
-        monkeypatch.setattr(retarget, "_patches", lambda *_: {0: noise(512, 3)})
+        monkeypatch.setattr(retarget, "_patches", lambda *_: {0: {0: noise(512, 3)}})
         return lambda task: retarget.retarget(
             lab.repository, "disk", point.id, retarget.AUTO, tmp_path, task
         )

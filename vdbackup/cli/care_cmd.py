@@ -133,7 +133,7 @@ def _planned_merge(
 def _ends(reference: str) -> list[str]:
     """Of a range both, else the one that is named; raises UsageError."""
     ends = reference.split(RANGE, 1)
-    if not all(ends):
+    if len(ends) > 1 and not all(ends):
         raise UsageError(
             tr("{reference} has one end, and a range has two.", reference=reference),
             tr("Say it as 3..7."),
