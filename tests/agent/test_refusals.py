@@ -55,11 +55,12 @@ def test_a_processor_whose_calls_are_not_known_is_refused(disk, monkeypatch):
 
 
 def test_a_kernel_without_bpf_file_systems_is_refused(disk, monkeypatch, tmp_path):
-    monkeypatch.setattr(pins, "BPFFS", tmp_path / "nothing")
-    with pytest.raises(TrackingNotSupported):
-        tracking.track(disk)
-    assert tracking.tracked() == []
-    assert tracking.find(disk) is None
+    with monkeypatch.context() as patch:  # undone before the fixture's own is
+        patch.setattr(pins, "BPFFS", tmp_path / "nothing")
+        with pytest.raises(TrackingNotSupported):
+            tracking.track(disk)
+        assert tracking.tracked() == []
+        assert tracking.find(disk) is None
 
 
 def test_a_kernel_that_does_not_number_media_is_refused(disk, monkeypatch):
@@ -70,10 +71,11 @@ def test_a_kernel_that_does_not_number_media_is_refused(disk, monkeypatch):
 
 def test_a_bpf_file_system_is_mounted_where_there_is_none(disk, monkeypatch, tmp_path, stack):
     (tmp_path / "unmounted").mkdir()
-    monkeypatch.setattr(pins, "BPFFS", tmp_path / "unmounted")
-    with tracking.track(disk):
-        stack.callback(run, "umount", tmp_path / "unmounted")
-    assert len(tracking.tracked()) == 1
+    with monkeypatch.context() as patch:  # undone before the fixture's own is
+        patch.setattr(pins, "BPFFS", tmp_path / "unmounted")
+        with tracking.track(disk):
+            stack.callback(run, "umount", tmp_path / "unmounted")
+        assert len(tracking.tracked()) == 1
     assert (tmp_path / "unmounted").stat().st_mode & 0o777 == 0o700
 
 

@@ -12,11 +12,11 @@ from vdbackup.cli.json_values import point_json
 from vdbackup.cli.options import policy_change
 from vdbackup.errors import NotProtected
 from vdbackup.pace import Pace
-from vdbackup.repository.kept_logs import KeptLog
 from vdbackup.translation import tr
 
 if TYPE_CHECKING:
     from vdbackup.operations.volume_protection import Told, VolumeResult
+    from vdbackup.repository.kept_logs import KeptLog
 
 
 def protect_volume(options: argparse.Namespace) -> int:
@@ -136,6 +136,7 @@ def unprotect_volume(options: argparse.Namespace) -> Unprotected | None:
 def _named(options: argparse.Namespace) -> KeptLog | None:
     """The log of a volume's writes that is meant; None where it is a session, or none."""
     from vdbackup.operations import protection, volume_protection
+    from vdbackup.repository.kept_logs import KeptLog
 
     if options.source is not None:
         repository = open_repository(options.repository, as_json=options.json)
