@@ -22,6 +22,7 @@ from vdbackup.sources.reference import SourceRef
 from vdbackup.translation import grouped, original, tr, trn
 
 if TYPE_CHECKING:
+    from vdbackup.operations.backup import BackupRequest, BackupResult
     from vdbackup.operations.near_continuous import NearResult, NearSet, Told
     from vdbackup.repository.model import RecoveryPoint
 
@@ -48,22 +49,24 @@ def near_options(parser: argparse.ArgumentParser) -> None:
     policy_options(parser)
 
 
-def protect_near(options: argparse.Namespace) -> int:
-    """Make a point every so many seconds, until that is interrupted, which is no failure."""
-    from vdbackup.operations import near_continuous
+def asked_backup(options: argparse.Namespace) -> BackupRequest:
+    """How each point of what is protected is made, by the same options as a point alone."""
     from vdbackup.operations.backup import BackupRequest
     from vdbackup.operations.policy import Change
 
-    request = near_continuous.NearRequest(
-        BackupRequest(
-            options.source,
-            options.repository,
-            set_name=options.set,
-            policy=policy_change(options) or Change(),
-        ),
-        options.every,
-        options.lasts,
+    return BackupRequest(
+        options.source,
+        options.repository,
+        set_name=options.set,
+        policy=policy_change(options) or Change(),
     )
+
+
+def protect_near(options: argparse.Namespace) -> int:
+    """Make a point every so many seconds, until that is interrupted, which is no failure."""
+    from vdbackup.operations import near_continuous
+
+    request = near_continuous.NearRequest(asked_backup(options), options.every, options.lasts)
     trouble: list[str] = []
 
     def tell(told: Told) -> None:
@@ -103,9 +106,11 @@ def _say(told: Told, *, as_json: bool) -> list[str]:
         left_out = tr("A point was left out: {why}", why=sentences(told.trouble))
         warn([left_out])
         return [left_out]
-    made = told.made
-    if made is None:
-        return []
+    return say_made(told.made, as_json=as_json) if told.made else []
+
+
+def say_made(made: BackupResult, *, as_json: bool) -> list[str]:
+    """Say that a point was made while its source is protected; what was not as it should be."""
     if as_json:
         point = point_json(made.repository.set(made.set_name), made.point)
         print_json({"event": "point", "set": made.set_name, **point})

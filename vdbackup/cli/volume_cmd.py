@@ -6,10 +6,9 @@ import argparse
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from vdbackup.cli.common import DONE, WARNINGS, machines, open_repository, said_of
+from vdbackup.cli.common import DONE, WARNINGS, machines, open_repository
 from vdbackup.cli.console import print_json, say, warn, work
-from vdbackup.cli.json_values import point_json
-from vdbackup.cli.options import policy_change
+from vdbackup.cli.near_cmd import asked_backup, say_made
 from vdbackup.errors import NotProtected
 from vdbackup.pace import Pace
 from vdbackup.translation import tr
@@ -22,19 +21,10 @@ if TYPE_CHECKING:
 def protect_volume(options: argparse.Namespace) -> int:
     """Keep every write to a volume until that is interrupted, which is no failure."""
     from vdbackup.operations import volume_protection
-    from vdbackup.operations.backup import BackupRequest
-    from vdbackup.operations.policy import Change
     from vdbackup.recovery.sessions.protection import LIMIT
 
     request = volume_protection.VolumeRequest(
-        BackupRequest(
-            options.source,
-            options.repository,
-            set_name=options.set,
-            policy=policy_change(options) or Change(),
-        ),
-        options.limit or LIMIT,
-        options.lasts,
+        asked_backup(options), options.limit or LIMIT, options.lasts
     )
     trouble: list[str] = []
 
@@ -82,15 +72,7 @@ def _say(told: Told, *, as_json: bool) -> list[str]:
                 at_once=True,
             )
         return []
-    made = told.made
-    if made is None:
-        return []
-    if as_json:
-        point = point_json(made.repository.set(made.set_name), made.point)
-        print_json({"event": "point", "set": made.set_name, **point})
-    trouble = [*made.warnings, *said_of(made.trouble)]
-    warn(trouble)
-    return trouble
+    return say_made(told.made, as_json=as_json) if told.made else []
 
 
 @dataclass(frozen=True)
