@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 from PySide6.QtDBus import QDBusConnection
 from pytestqt.qtbot import QtBot
 
+from tests.agent.mounts import image
+from tests.agent.trackers import own_trackers
 from tests.gui.user import LONG, User
+from tests.sources.loops import loop, mounted
 from vdbackup.gui import buses
 from vdbackup.gui.main_window import MainWindow
 from vdbackup.gui.store import Store
@@ -79,6 +83,28 @@ def with_source(user: User, disk: Path, repository: Path) -> User:
     """The same, who has added the disk and backed it up once."""
     user.window.first_run.form.source_edit.setText(str(disk))
     user.window.first_run.form.repository_edit.setText(str(repository))
+    user.clicks("startButton")
+    user.agrees()
+    user.sees_points(1)
+    return user
+
+
+@pytest.fixture
+def mounted_device(as_root: None, tmp_path: Path) -> Iterator[Path]:
+    """A device with a mounted ext4, whose changes can be tracked, by trackers of the test's own."""
+    with ExitStack() as stack:
+        stack.enter_context(own_trackers(tmp_path / "bpf", longest=256 << 20))
+        device = stack.enter_context(loop(image(tmp_path / "disk.img", 48, "ext4")))
+        stack.enter_context(mounted(device, tmp_path / "mount"))
+        yield device
+
+
+@pytest.fixture
+def owner(user: User, mounted_device: Path, repository: Path) -> User:
+    """Somebody who has backed that device up."""
+    form = user.window.first_run.form
+    form.source_edit.setText(str(mounted_device))
+    form.repository_edit.setText(str(repository))
     user.clicks("startButton")
     user.agrees()
     user.sees_points(1)

@@ -2,46 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 from PySide6.QtWidgets import QPushButton
 
-from tests.agent.mounts import MIB, image
-from tests.agent.trackers import own_trackers
+from tests.agent.mounts import MIB
 from tests.gui.user import User
 from tests.noise import noise
-from tests.sources.loops import loop, mounted
-from vdbackup.agent import client, marking
+from vdbackup.agent import client
 from vdbackup.errors import Unauthorized
 from vdbackup.gui.ending import Leaving
 from vdbackup.gui.near_dialog import NearDialog
 from vdbackup.repository.repository import Repository
-
-
-@pytest.fixture
-def device(as_root: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """One of which an ext4 is mounted."""
-    monkeypatch.setattr(marking, "_MAX_WORDS", 64)  # as in tests/agent
-    with ExitStack() as stack:
-        stack.enter_context(own_trackers(tmp_path / "bpf"))
-        found = stack.enter_context(loop(image(tmp_path / "disk.img", 48, "ext4")))
-        stack.enter_context(mounted(found, tmp_path / "mount"))
-        yield found
-
-
-@pytest.fixture
-def owner(user: User, device: Path, repository: Path) -> User:
-    """Somebody who has backed that device up."""
-    form = user.window.first_run.form
-    form.source_edit.setText(str(device))
-    form.repository_edit.setText(str(repository))
-    user.clicks("startButton")
-    user.agrees()
-    user.sees_points(1)
-    return user
 
 
 def opened(user: User) -> NearDialog:
@@ -52,10 +25,10 @@ def opened(user: User) -> NearDialog:
 
 
 def test_they_are_begun_seen_while_they_go_on_and_ended(
-    owner: User, device: Path, repository: Path, tmp_path: Path
+    owner: User, mounted_device: Path, repository: Path, tmp_path: Path
 ) -> None:
     dialog = opened(owner)
-    assert f"once the changes of {device} are tracked" in dialog.said.text
+    assert f"once the changes of {mounted_device} are tracked" in dialog.said.text
     assert "but of a virtual machine that is started from" in dialog.each_write.text
     assert not dialog.end_button.isEnabled()
     dialog.every.setValue(1)

@@ -2,45 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 from PySide6.QtWidgets import QPushButton
 
-from tests.agent.mounts import MIB, image
-from tests.agent.trackers import own_trackers
+from tests.agent.mounts import MIB
 from tests.gui.user import User
 from tests.noise import noise
-from tests.sources.loops import loop, mounted
 from vdbackup.agent import client
 from vdbackup.errors import Unauthorized
 from vdbackup.gui.tracking_dialog import TrackingDialog
 from vdbackup.repository.model import ChangesFrom
 from vdbackup.repository.repository import Repository
-
-
-@pytest.fixture
-def device(as_root: None, tmp_path: Path) -> Iterator[Path]:
-    """One of which an ext4 is mounted."""
-    with ExitStack() as stack:
-        stack.enter_context(own_trackers(tmp_path / "bpf", longest=256 * MIB))
-        found = stack.enter_context(loop(image(tmp_path / "disk.img", 48, "ext4")))
-        stack.enter_context(mounted(found, tmp_path / "mount"))
-        yield found
-
-
-@pytest.fixture
-def owner(user: User, device: Path, repository: Path) -> User:
-    """Somebody who has backed that device up."""
-    form = user.window.first_run.form
-    form.source_edit.setText(str(device))
-    form.repository_edit.setText(str(repository))
-    user.clicks("startButton")
-    user.agrees()
-    user.sees_points(1)
-    return user
 
 
 def said(user: User) -> TrackingDialog:
@@ -51,10 +25,10 @@ def said(user: User) -> TrackingDialog:
 
 
 def test_tracking_is_begun_and_the_next_backups_read_only_what_has_changed(
-    owner: User, device: Path, repository: Path, tmp_path: Path
+    owner: User, mounted_device: Path, repository: Path, tmp_path: Path
 ) -> None:
     dialog = said(owner)
-    assert dialog.said.text.startswith(f"Changes of {device} are not tracked")
+    assert dialog.said.text.startswith(f"Changes of {mounted_device} are not tracked")
     assert not dialog.end_button.isEnabled()
     owner.clicks("trackButton")
     owner.waits_until(dialog.end_button.isEnabled)
