@@ -219,10 +219,11 @@ def test_point_that_vanished_is_a_warning(lab: Lab, tmp_path: Path) -> None:
     )
 
 
-def test_hibernated_system_is_not_changed() -> None:
+@pytest.mark.parametrize("page", [4096, 65536])
+def test_hibernated_system_is_not_changed(page: int) -> None:
     sleeping: Any = SimpleNamespace(
         volumes={"p2": SimpleNamespace(filesystem="")},
-        head=lambda _: bytes(4086) + b"S1SUSPEND\0",
+        head=lambda _: bytes(page - 10) + b"S1SUSPEND\0",
     )
     with pytest.raises(RecoveryError, match="hibernated"):
         refusals.refuse_hibernated(sleeping)

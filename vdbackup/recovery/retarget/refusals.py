@@ -11,9 +11,7 @@ from vdbackup.guest.model import File, Guest
 from vdbackup.recovery.retarget.linux import appliance
 from vdbackup.recovery.retarget.linux.names import Names
 from vdbackup.translation import tr
-
-_HIBERNATED = b"S1SUSPEND\0"
-"""In a swap space that holds an image of the memory, in the place of SWAPSPACE2."""
+from vdbackup.volumes import signatures
 
 
 def refuse_what_its_loader_would_not_find(guest: Guest, writes: Sequence[appliance.Write]) -> None:
@@ -55,7 +53,7 @@ def refuse_hibernated(disk: Disk) -> None:
     """A system that goes on where it was holds what is on its disk in memory, as that was."""
     for name, volume in disk.volumes.items():
         swap = volume.filesystem in ("swap", "")
-        if swap and disk.head(name)[4086:4096] == _HIBERNATED:
+        if swap and signatures.holds_hibernated_system(disk.head(name)):
             raise NotRetargeted(
                 tr(
                     "The system in this recovery point is hibernated: it would go on with what it "
