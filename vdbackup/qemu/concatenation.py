@@ -23,7 +23,7 @@ it abort, an empty line before an `RW` one gives that extent twice.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -129,11 +129,7 @@ def build(
                 _write_pages(file, offset, words)
         for file_name, layer in zip(names, layers, strict=True):
             (folder / file_name).symlink_to(layer.absolute())
-        lines = [
-            f'RW {size // SECTOR} FLAT "{file_name}" 0'
-            for size, file_name in zip(sizes, [tables_file, *names], strict=True)
-        ]
-        path.write_text(_TEXT + "\n".join(lines) + "\n")
+        path.write_text(flat_space(zip([tables_file, *names], sizes, strict=True)))
     except OSError as error:
         raise SessionsFolder(
             tr(
@@ -144,6 +140,16 @@ def build(
             tr("Choose another folder for sessions, or free some space there."),
         ) from error
     return ConcatenationMap(path, tables.table_bytes, len(layers) + 2)
+
+
+def flat_space(files: Iterable[tuple[str, int]]) -> str:
+    """The text by which QEMU (its driver vmdk) reads files one after the other, as one space.
+
+    Args:
+        files: names or paths, and bytes that are read of each: whole sectors of 512.
+    """
+    lines = (f'RW {size // SECTOR} FLAT "{name}" 0\n' for name, size in files)
+    return _TEXT + "".join(lines)
 
 
 @dataclass(frozen=True)

@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from vdbackup.errors import NotResized
+from vdbackup.qemu.concatenation import flat_space
 from vdbackup.recovery.exporting import exported
 from vdbackup.recovery.fat_sizes import FAT, is_fat32
 from vdbackup.recovery.file_system_sizes import FILE_SYSTEMS, FileSystem, run
@@ -34,7 +35,6 @@ from vdbackup.volumes.partitions import Partition
 
 _LVM = "LVM"
 _EXT = FILE_SYSTEMS["ext"]
-_SECTOR = 512
 _EFI_SYSTEM = ("c12a7328-f81f-11d2-ba4b-00a0c93ec93b", "ef")
 """As a GPT and an MBR have its type."""
 _ALIGNED = 1 << 20
@@ -48,14 +48,6 @@ _CONFIG = (
     'global { use_lvmpolld=0 locking_type=1 } devices { use_devicesfile=0 hints="none" } '
     "activation { udev_sync=0 udev_rules=0 monitoring=0 } backup { backup=0 archive=0 }"
 )
-_TEXT = """\
-# Disk DescriptorFile
-version=1
-CID=00000001
-parentCID=ffffffff
-createType="twoGbMaxExtentFlat"
-# Extent description
-"""
 
 
 @dataclass(frozen=True)
@@ -157,11 +149,11 @@ def _as_file(file: Path, volume: LogicalVolume) -> Iterator[Path]:
     with ExitStack() as stack:
         own = stack.enter_context(tempfile.TemporaryDirectory(prefix="vdbackup-"))
         text = Path(own) / "volume.vmdk"
-        lines = []
-        for at, length in volume.runs:
-            device = stack.enter_context(loop_device(file, at, length))
-            lines.append(f'RW {length // _SECTOR} FLAT "{device}" 0\n')
-        text.write_text(_TEXT + "".join(lines))
+        pieces = [
+            (stack.enter_context(loop_device(file, at, length)), length)
+            for at, length in volume.runs
+        ]
+        text.write_text(flat_space(pieces))
         inner = {"driver": "file", "filename": str(text)}
         nodes = ({"driver": "vmdk", "node-name": "volume", "file": inner},)
         with exported(nodes, 0, _size(volume), Path(own)) as shown:
