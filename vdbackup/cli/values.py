@@ -13,6 +13,7 @@ LEAST_RATE = 64 << 10
 """Bytes a second: with less, a chunk would take longer than anybody waits for a cancel."""
 MOST_RATE = 1 << 40
 """What no storage reaches: a slip of the hand."""
+_SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
 Limit = tuple[int | Literal["off"] | None, int | Literal["off"] | None]
 """Of points, and of bytes; None where nothing is said of it."""
 
@@ -119,32 +120,35 @@ def hours(text: str) -> int | Literal["off"]:
     """A number of hours, of "36h", "2d" or "3w", or "off"; raises ArgumentTypeError."""
     if text == "off":
         return "off"
-    found = re.fullmatch(r"([1-9]\d{0,6})([hdw])", text)
-    if not found:
+    if not (seconds := _seconds_of(text, "hdw", 7)):
         raise argparse.ArgumentTypeError(
             tr("{text} is neither a time, such as 36h or 2d, nor `off`", text=text)
         )
-    return int(found[1]) * {"h": 1, "d": 24, "w": 168}[found[2]]
+    return seconds // _SECONDS["h"]
 
 
 def seconds_of(text: str) -> int:
     """A number of seconds, of "90s", "10m" or "1h"; raises ArgumentTypeError."""
-    found = re.fullmatch(r"([1-9]\d{0,4})([smh])", text)
-    if not found:
+    if not (seconds := _seconds_of(text, "smh", 5)):
         raise argparse.ArgumentTypeError(tr("{text} is no time, such as 90s or 10m", text=text))
-    return int(found[1]) * {"s": 1, "m": 60, "h": 3600}[found[2]]
+    return seconds
 
 
 def seconds_or_off(text: str) -> int | Literal["off"]:
     """A number of seconds, of "90s", "5m", "2h", "7d", "2w", or "off"; raises ArgumentTypeError."""
     if text == "off":
         return "off"
-    found = re.fullmatch(r"([1-9]\d{0,6})([smhdw])", text)
-    if not found:
+    if not (seconds := _seconds_of(text, "smhdw", 7)):
         raise argparse.ArgumentTypeError(
             tr("{text} is neither a time, such as 5m, 1h or 7d, nor `off`", text=text)
         )
-    return int(found[1]) * {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}[found[2]]
+    return seconds
+
+
+def _seconds_of(text: str, units: str, digits: int) -> int:
+    """What "36h" means, in one of the units and with at most so many digits; 0: nothing."""
+    found = re.fullmatch(rf"([1-9]\d{{0,{digits - 1}}})([{units}])", text)
+    return int(found[1]) * _SECONDS[found[2]] if found else 0
 
 
 def backups(text: str) -> int | Literal["never"]:
