@@ -105,16 +105,22 @@ def test_a_point_is_mounted_as_a_folder_and_unmounted_with_the_window(
     with_source.waits_until(lambda: not folder.exists())
 
 
-def test_a_folder_that_is_left_on_purpose_is_found_again(
-    with_source: User, locations: Locations
-) -> None:
-    with_source.asks_for("actionBrowse")
-    dialog = with_source.sees(BrowseDialog, "browseDialog")
-    with_source.clicks("mountButton")
-    with_source.sees(Notice, "folderNotice")
+def left_on_purpose(user: User, locations: Locations) -> Path:
+    """A folder that shows a point, and stays when the window that it was asked of is closed."""
+    user.asks_for("actionBrowse")
+    dialog = user.sees(BrowseDialog, "browseDialog")
+    user.clicks("mountButton")
+    user.sees(Notice, "folderNotice")
     dialog.folder_bar.leave.setChecked(True)
     (folder,) = (locations.data / "points").iterdir()
     dialog.close()
+    return folder
+
+
+def test_a_folder_that_is_left_on_purpose_is_found_again(
+    with_source: User, locations: Locations
+) -> None:
+    folder = left_on_purpose(with_source, locations)
     with_source.asks_for("actionBrowse")
     with_source.sees(Notice, "folderNotice")
     assert mounting.is_mounted(folder)
@@ -125,13 +131,7 @@ def test_a_folder_that_is_left_on_purpose_is_found_again(
 def test_a_folder_whose_process_was_killed_is_none_and_can_be_one_again(
     with_source: User, locations: Locations
 ) -> None:
-    with_source.asks_for("actionBrowse")
-    dialog = with_source.sees(BrowseDialog, "browseDialog")
-    with_source.clicks("mountButton")
-    with_source.sees(Notice, "folderNotice")
-    dialog.folder_bar.leave.setChecked(True)
-    (folder,) = (locations.data / "points").iterdir()
-    dialog.close()
+    folder = left_on_purpose(with_source, locations)
     kill_all_behind(folder)
     with_source.asks_for("actionBrowse")
     dialog = with_source.sees(BrowseDialog, "browseDialog")

@@ -69,15 +69,22 @@ def test_the_key_is_typed_once_and_opens_list_copy_and_folder(
     with_source.waits_until(lambda: not folder.exists())
 
 
-def test_a_search_looks_into_what_was_opened(with_source: User) -> None:
-    with_source.asks_for("actionBrowse")
-    dialog = with_source.sees(BrowseDialog, "browseDialog")
-    with_source.sees(QLineEdit, "keyEdit").setText(KEY)
-    with_source.clicks("unlockButton")
-    with_source.waits_until(lambda: not dialog.key_row.isVisible())
+def searched(user: User) -> BrowseDialog:
+    """The files' window, in which the letter was looked for once its key was typed."""
+    user.asks_for("actionBrowse")
+    dialog = user.sees(BrowseDialog, "browseDialog")
+    user.sees(QLineEdit, "keyEdit").setText(KEY)
+    user.clicks("unlockButton")
+    user.waits_until(lambda: not dialog.key_row.isVisible())
     dialog.search_edit.setText("letter")
     dialog.search_edit.returnPressed.emit()
-    with_source.waits_until(lambda: dialog.results.topLevelItemCount() == 2)
+    user.waits_until(lambda: dialog.results.topLevelItemCount() == 2)
+    return dialog
+
+
+def test_a_search_looks_into_what_was_opened(with_source: User) -> None:
+    found = searched(with_source).results.findItems("/p2/letter.txt", Qt.MatchFlag.MatchExactly)
+    assert len(found) == 1
 
 
 def test_what_makes_a_point_large_is_told_with_the_key(with_source: User) -> None:
@@ -99,14 +106,7 @@ def test_what_makes_a_point_large_is_told_with_the_key(with_source: User) -> Non
 
 def test_versions_are_told_with_the_key_that_opened_the_files(with_source: User) -> None:
     with_source.backs_up(2)
-    with_source.asks_for("actionBrowse")
-    dialog = with_source.sees(BrowseDialog, "browseDialog")
-    with_source.sees(QLineEdit, "keyEdit").setText(KEY)
-    with_source.clicks("unlockButton")
-    with_source.waits_until(lambda: not dialog.key_row.isVisible())
-    dialog.search_edit.setText("letter")
-    dialog.search_edit.returnPressed.emit()
-    with_source.waits_until(lambda: dialog.results.topLevelItemCount() == 2)
+    dialog = searched(with_source)
     (found,) = dialog.results.findItems("/p2/letter.txt", Qt.MatchFlag.MatchExactly)
     found.setSelected(True)
     with_source.clicks("versionsButton")
