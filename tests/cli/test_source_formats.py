@@ -15,6 +15,7 @@ from tests.disks.seals import seal_vhd
 from tests.disks.shelf import MIB
 from tests.noise import noise
 from tests.oracles import qemu
+from tests.volumes import volumes
 
 SIZE = 2 * MIB
 
@@ -309,3 +310,19 @@ def test_a_moved_disk_is_asked_for_once_more(vdbackup, tmp_path, repository):
     again = vdbackup("backup", moved, "-r", repository, "--source-format", "qcow2", "--json")
     assert again.status == 0
     assert vdbackup("backup", moved, "-r", repository).status == 0
+
+
+def test_a_part_of_something_is_said_once_and_not_where_the_rest_is_backed_up_too(
+    vdbackup, tmp_path, repository
+):
+    disks = [tmp_path / "one.img", tmp_path / "other.img"]
+    for disk in disks:
+        volumes.blank(disk, 256 * MIB)
+    volumes.run("mkfs.btrfs", "-q", "-d", "raid0", "-m", "raid1", *disks)
+    sentence = "Btrfs lies on other devices, too, which this backup does not have"
+    first = vdbackup("backup", disks[0], "-r", repository)
+    assert (first.status, sentence in first.err) == (3, True)
+    again = vdbackup("backup", disks[0], "-r", repository)
+    assert (again.status, sentence in again.out) == (0, True)
+    whole = vdbackup("backup", *disks, "--machine", "box", "-r", tmp_path / "both")
+    assert (whole.status, sentence in whole.out + whole.err) == (0, False)

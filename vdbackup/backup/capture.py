@@ -6,6 +6,7 @@ layer (differences.py); for a full that state is a disk of zeros.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -37,6 +38,7 @@ from vdbackup.sources.identity import Verdict
 from vdbackup.sources.moment import Wanted
 from vdbackup.sources.source import OneReading, Rounds, Source
 from vdbackup.translation import tr
+from vdbackup.volumes import elsewhere
 from vdbackup.volumes.allocation import LeftOut
 
 _ARTICLES = {
@@ -68,6 +70,7 @@ class CapturePlan(Plan):
         read_all: read everything, whatever a tracker says.
         all_blocks: whether what is free is read and kept, too.
         left_out: what of the source is not read, as far as that is known before.
+        elsewhere: what of it cannot be put together without disks that are not backed up with it.
         choice: what was looked at for it.
         merges: the set's policy is applied after it; else at another time.
     """
@@ -92,6 +95,7 @@ class CapturePlan(Plan):
     read_all: bool
     all_blocks: bool
     left_out: LeftOut
+    elsewhere: tuple[str, ...]
     choice: Choice
     merges: bool = True
 
@@ -156,6 +160,7 @@ def plan(  # noqa: PLR0913 - each is a thing that is asked for
     consistency: Wanted = Wanted.AUTO,
     read_all: bool = False,
     all_blocks: bool = False,
+    beside: Sequence[Source] = (),
 ) -> CapturePlan:
     """What backing up `source` now would do.
 
@@ -170,6 +175,7 @@ def plan(  # noqa: PLR0913 - each is a thing that is asked for
         consistency: what the point is to be.
         read_all: read everything, whatever a tracker says.
         all_blocks: whether what is free is read and kept, too.
+        beside: what is backed up at the same moment: its machine's other disks.
 
     Raises:
         BackupError: it cannot be done, and why; OtherSource unless `same_source`.
@@ -205,6 +211,7 @@ def plan(  # noqa: PLR0913 - each is a thing that is asked for
         kept_in = existing.settings.format
     rounds = OneReading(source) if consistency is Wanted.AS_IS else source.rounds()
     left_out = unread.planned(source, rounds, all_blocks=all_blocks)
+    spread = elsewhere.sentences(source, beside)
     parent = tr(" onto point {parent}", parent=choice.parent.sequence) if choice.parent else ""
     summary = tr(
         "{source} is backed up into the set {name}, as {articles} recovery point{parent}.",
@@ -222,6 +229,7 @@ def plan(  # noqa: PLR0913 - each is a thing that is asked for
                 home.note,
                 source.remark,
                 *left_out.sentences,
+                *spread,
             )
             if each
         ),
@@ -247,6 +255,7 @@ def plan(  # noqa: PLR0913 - each is a thing that is asked for
         read_all=read_all,
         all_blocks=all_blocks,
         left_out=left_out,
+        elsewhere=spread,
         choice=choice,
     )
 
@@ -381,10 +390,11 @@ def settle(plan: CapturePlan, begun: Begun, point: RecoveryPoint) -> Settled:
     about_free = point.reading.about_free if point.reading else ()
     said = (plan.note, source.remark, moment, *about_free, *begun.published)
     notes = tuple(filter(None, said))
+    to_know = (*source.unread, *plan.elsewhere)
     if plan.new_set:
-        warnings += source.unread
+        warnings += to_know
     else:  # it was said, and is no trouble of this backup
-        notes += source.unread
+        notes += to_know
     if plan.similar:
         warnings += (plan.about_source,)
     elif plan.about_source:

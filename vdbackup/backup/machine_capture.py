@@ -132,6 +132,7 @@ def plan(  # noqa: PLR0913 - each is a thing that is asked for
                 consistency=consistency,
                 read_all=read_all,
                 all_blocks=all_blocks,
+                beside=[each for each in sources if each is not source],
             )
         except OtherSource as error:
             error.advise_machine()

@@ -90,12 +90,7 @@ def logical_volumes(disk: io.BufferedReader, offsets: Sequence[int]) -> list[Log
         disk: the disk's bytes.
         offsets: where its physical volumes begin, in bytes. One that is damaged counts as missing.
     """
-    members: list[PhysicalVolume] = []
-    for offset in offsets:
-        try:
-            members.append(_physical_volume(disk, offset))
-        except (ValueError, struct.error):
-            log.info("the physical volume at byte %d is damaged", offset, exc_info=True)
+    members = _physical_volumes(disk, offsets)
     places = {member.id: member.offset for member in members}
     found: dict[str, LogicalVolume] = {}
     for text in dict.fromkeys(member.text for member in members if member.text):
@@ -107,13 +102,62 @@ def logical_volumes(disk: io.BufferedReader, offsets: Sequence[int]) -> list[Log
     return list(found.values())
 
 
+@dataclass(frozen=True)
+class SpreadGroup:
+    """A volume group whose volumes lie on other disks, too.
+
+    Attributes:
+        name, id: as LVM knows it.
+        here: the ids of its physical volumes on this disk that a volume lies on.
+        count: on how many any does.
+    """
+
+    name: str
+    id: str
+    here: frozenset[str]
+    count: int
+
+
+def spread(disk: io.BufferedReader, offsets: Sequence[int]) -> list[SpreadGroup]:
+    """The volume groups of a disk that need other disks, too.
+
+    Args:
+        disk: the disk's bytes.
+        offsets: where physical volumes may begin, in bytes.
+    """
+    own = _physical_volumes(disk, [each for each in offsets if _begins(disk, each)])
+    found = []
+    for text in dict.fromkeys(each.text for each in own if each.text):
+        try:
+            name, content = _top(parse(text))
+            volumes = content["physical_volumes"]
+            used = frozenset(str(volumes[alias]["id"]) for alias in _used(content, volumes))
+            here = used & {each.id for each in own}
+            if here and here < used:
+                found.append(SpreadGroup(printable(name), str(content["id"]), here, len(used)))
+        except (ValueError, KeyError, TypeError, AttributeError):
+            log.info("a volume group's metadata are damaged", exc_info=True)
+    return found
+
+
+def _used(content: dict[str, Any], physical: dict[str, Any]) -> set[str]:
+    """The physical volumes that any segment lies on, also of volumes in volumes."""
+    segments = [
+        segment
+        for volume in content.get("logical_volumes", {}).values()
+        for segment in volume.values()
+        if isinstance(segment, dict)
+    ]
+    named = [name for segment in segments for name in segment.get("stripes", ())]
+    return {name for name in named if isinstance(name, str) and name in physical}
+
+
 def members(disk: io.BufferedReader, offset: int) -> int:
     """How many physical volumes the group of the one at byte `offset` has; 0 if unknown."""
     try:
         text = _physical_volume(disk, offset).text
-        content = next(each for each in parse(text).values() if isinstance(each, dict))
-        return len(content["physical_volumes"])
-    except (ValueError, KeyError, TypeError, StopIteration, struct.error):
+        return len(_top(parse(text))[1]["physical_volumes"])
+    except (ValueError, KeyError, TypeError, struct.error):
         return 0
 
 
@@ -184,7 +228,7 @@ def _bare(name: str) -> str:
 
 def _group(top: dict[str, Any], places: dict[str, int]) -> Iterator[LogicalVolume]:
     """The visible logical volumes of a volume group."""
-    group, content = next((key, value) for key, value in top.items() if isinstance(value, dict))
+    group, content = _top(top)
     extent = int(content["extent_size"]) * SECTOR
     starts: dict[str, int | None] = {}
     for alias, volume in content["physical_volumes"].items():
@@ -213,6 +257,14 @@ def _group(top: dict[str, Any], places: dict[str, int]) -> Iterator[LogicalVolum
                 reason=reason,
             )
             yield LogicalVolume(group, name, (), problem)
+
+
+def _top(top: dict[str, Any]) -> tuple[str, dict[str, Any]]:
+    """A group's name and what is said of it."""
+    try:
+        return next((key, value) for key, value in top.items() if isinstance(value, dict))
+    except StopIteration:
+        raise Damaged(tr("it describes no volume group")) from None
 
 
 def _snapshots(volumes: dict[str, Any]) -> dict[str, str]:
@@ -258,6 +310,22 @@ def _runs(
             raise Damaged(tr("its metadata are damaged"))
         expected += count
         yield start + first * extent, count * extent
+
+
+def _begins(disk: io.BufferedReader, offset: int) -> bool:
+    """Whether a physical volume does, there."""
+    disk.seek(offset)
+    return is_physical_volume(disk.read(4 * SECTOR))
+
+
+def _physical_volumes(disk: io.BufferedReader, offsets: Sequence[int]) -> list[PhysicalVolume]:
+    found: list[PhysicalVolume] = []
+    for offset in offsets:
+        try:
+            found.append(_physical_volume(disk, offset))
+        except (ValueError, struct.error):
+            log.info("the physical volume at byte %d is damaged", offset, exc_info=True)
+    return found
 
 
 def _physical_volume(disk: io.BufferedReader, offset: int) -> PhysicalVolume:
