@@ -11,7 +11,6 @@ from vdbackup.backup import keep_moment
 from vdbackup.errors import NotProtected, PointInUse, Remedy, VdbackupError
 from vdbackup.jobs import Plan, Task, readable_size
 from vdbackup.operations.changed import Changed
-from vdbackup.qemu.monitor import tell
 from vdbackup.recovery.sessions import protection
 from vdbackup.recovery.sessions.saved import SavedSession, saved_session
 from vdbackup.repository import claims, holds
@@ -378,6 +377,8 @@ def make_point(plan: keep_moment.MomentPlan, sessions_folder: Path, task: Task) 
 
 
 def _telling(saved: SavedSession) -> protection.Tell:
+    from vdbackup.qemu.monitor import tell  # late: asyncio, which no backup needs
+
     def say(command: str, **arguments: object) -> object:
         return tell(saved.files.connect(), command, arguments=arguments or None)
 

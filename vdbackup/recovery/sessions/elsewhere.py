@@ -25,7 +25,7 @@ from contextlib import closing
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
-from xml.etree import ElementTree as ET
+from typing import TYPE_CHECKING
 
 from vdbackup import foreign_xml
 from vdbackup.disks import qemu_locks
@@ -39,6 +39,9 @@ from vdbackup.recovery.sessions.files import SessionFiles
 from vdbackup.repository.near_paths import NearPaths
 from vdbackup.repository.registered import Machine, line_below, machines_on
 from vdbackup.translation import tr
+
+if TYPE_CHECKING:  # late (foreign_xml): most users have no such machines
+    from xml.etree import ElementTree as ET
 
 _ANSWER = 20.0
 """Seconds that another program's tool may take; the first starts libvirt's session daemon."""
