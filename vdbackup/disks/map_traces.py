@@ -21,6 +21,7 @@ import numpy as np
 import numpy.typing as npt
 
 from vdbackup.disks.disk import SECTOR
+from vdbackup.disks.extents import distinct
 from vdbackup.disks.host_file import HostFile
 from vdbackup.translation import tr
 
@@ -225,7 +226,7 @@ def _that_fit(entries: npt.NDArray[np.uint32], blocks: int, unit: int) -> npt.ND
 
 
 def _are_distinct(values: npt.NDArray[np.integer]) -> bool:
-    return len(np.unique(values)) == len(values)
+    return len(distinct(values.astype(np.int64))) == len(values)
 
 
 def _begins_late(_file: HostFile, window: bytes, _end: int) -> bool:
