@@ -14,7 +14,7 @@ from tests.agent.mounts import image
 from tests.agent.trackers import own_trackers
 from tests.gui.user import LONG, User
 from tests.sources.loops import loop, mounted
-from vdbackup.gui import buses
+from vdbackup.gui import buses, plugging
 from vdbackup.gui.main_window import MainWindow
 from vdbackup.gui.store import Store
 from vdbackup.locations import Locations
@@ -28,6 +28,12 @@ def no_buses(monkeypatch: pytest.MonkeyPatch) -> None:
     nowhere = QDBusConnection("no bus")
     monkeypatch.setattr(buses, "session", lambda: nowhere)
     monkeypatch.setattr(buses, "system", lambda: nowhere)
+
+
+@pytest.fixture(autouse=True)
+def no_plugging(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No list of disks follows what other tests attach meanwhile."""
+    monkeypatch.setattr(plugging, "listening", lambda: None)
 
 
 @pytest.fixture

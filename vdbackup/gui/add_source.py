@@ -14,7 +14,7 @@ from functools import partial
 from pathlib import Path
 
 from PySide6.QtCore import Qt, QTimer, Signal
-from PySide6.QtGui import QFocusEvent, QKeyEvent
+from PySide6.QtGui import QFocusEvent, QKeyEvent, QShowEvent
 from PySide6.QtWidgets import (
     QAbstractItemView,
     QHBoxLayout,
@@ -29,6 +29,7 @@ from vdbackup.errors import SourceNotFound, VdbackupError
 from vdbackup.gui import parts, remedies, words
 from vdbackup.gui.choice_dialog import ChoiceDialog
 from vdbackup.gui.jobs.worker import Worker
+from vdbackup.gui.plugging import PATH, Plugging, refill
 from vdbackup.jobs import Job
 from vdbackup.operations import file_choice, placement
 from vdbackup.sources.devices import Candidate, candidates
@@ -40,7 +41,6 @@ from vdbackup.translation import tr
 ROOM = 92
 """Pixels that are kept for what may be said: nothing moves below the pointer meanwhile."""
 PAUSE = 250  # milliseconds without typing before what was typed is looked at
-PATH = Qt.ItemDataRole.UserRole
 
 
 class Devices(QListWidget):
@@ -144,7 +144,11 @@ class AddSourceForm(QWidget):
             edit.textChanged.connect(self._on_text_changed)
             edit.returnPressed.connect(self._on_start_clicked)
         self.source_edit.textEdited.connect(self.devices.clearSelection)
-        self.list_devices()
+        self._listed: list[Candidate] = []
+        self._may_differ = True
+        plugging = Plugging(self)
+        plugging.changed.connect(self._on_plugged)
+        self._show_hint(tr("Looking for disks …"))
 
     def _devices_list(self) -> Devices:
         made = Devices()
@@ -176,20 +180,29 @@ class AddSourceForm(QWidget):
 
     def list_devices(self) -> None:
         """Look which disks there are; the list is filled when that is known."""
-        self._show_hint(tr("Looking for disks …"))
+        self._may_differ = False
         job = Job(tr("List disks"), lambda _task: candidates())
         self._reader.submit(job, self._on_devices_listed)
 
     def _on_devices_listed(self, job: Job[list[Candidate]]) -> None:
+        before, self._listed = self._listed, job.result or []
         if job.error:
             self._show_hint(remedies.sentences(job.error))
-        elif not job.result:
+        elif not self._listed:
             self._show_hint(tr("No disks are visible here. Choose an image below."))
-        else:
-            self.devices.clear()
-            for candidate in job.result:
-                self.devices.addItem(_item(candidate))
-            self.devices.clearSelection()
+        elif self._listed != before:
+            refill(self.devices, map(_item, self._listed))
+
+    def _on_plugged(self) -> None:
+        self._may_differ = True
+        if self.isVisible():
+            self.list_devices()
+
+    def showEvent(self, event: QShowEvent) -> None:
+        """Know of what was plugged in while nobody looked."""
+        super().showEvent(event)
+        if self._may_differ:
+            self.list_devices()
 
     def _show_hint(self, text: str) -> None:
         self.devices.clear()

@@ -11,12 +11,12 @@ from PySide6.QtWidgets import QListWidget, QListWidgetItem, QWidget
 
 from vdbackup.gui import parts, remedies, words
 from vdbackup.gui.jobs.worker import Worker
+from vdbackup.gui.plugging import PATH, Plugging, refill
 from vdbackup.jobs import Job
 from vdbackup.operations.restore import RestoreTarget
 from vdbackup.text import printable
 from vdbackup.translation import tr
 
-PATH = Qt.ItemDataRole.UserRole
 _SHOWN = 3  # partitions that are named; of more, how many
 
 
@@ -25,9 +25,11 @@ class DiskPicker(QListWidget):
 
     Signals:
         chosen(Path): a person has gone to a disk, or clicked it.
+        gone(): the one that was chosen is not there any more, or is not what it was.
     """
 
     chosen = Signal(object)
+    gone = Signal()
 
     def __init__(self, parent: QWidget | None = None) -> None:
         super().__init__(parent)
@@ -37,22 +39,36 @@ class DiskPicker(QListWidget):
         self.setWordWrap(True)
         self.setSpacing(2)
         self.itemClicked.connect(lambda _item: self._say())
+        self._look: Callable[[], None] = lambda: None
+        plugging = Plugging(self)
+        plugging.changed.connect(self._on_plugged)
 
     def look(self, reader: Worker, make: Callable[[], list[RestoreTarget]]) -> None:
-        """Look which disks there are; the list is filled when that is known."""
+        """Look which disks there are, and again when some come or go.
+
+        The list is filled when that is known.
+        """
+
+        def look() -> None:
+            reader.submit(Job(tr("List disks"), lambda _task: make()), self._on_listed)
+
         self._hint(tr("Looking for disks …"))
-        reader.submit(Job(tr("List disks"), lambda _task: make()), self._on_listed)
+        self._look = look
+        look()
+
+    def _on_plugged(self) -> None:
+        self._look()
 
     def _on_listed(self, job: Job[list[RestoreTarget]]) -> None:
+        had = bool(self.selectedItems())
         if job.error:
             self._hint(remedies.sentences(job.error))
         elif not job.result:
             self._hint(tr("No disks are visible here. Name a file below."))
         else:
-            self.clear()
-            for target in job.result:
-                self.addItem(_item(target))
-            self.clearSelection()
+            refill(self, map(_item, job.result))
+        if had and not self.selectedItems():
+            self.gone.emit()
 
     def _hint(self, text: str) -> None:
         self.clear()

@@ -55,6 +55,7 @@ class RestoreDialog(RestoreChoices):
         self.parts_box.addItem(tr("The whole disk, {size}", size=words.size(point.virtual_size)), 0)
         self.picker = DiskPicker()
         self.picker.chosen.connect(self._on_disk_chosen)
+        self.picker.gone.connect(self._on_disk_gone)
         self.target_edit = parts.field(
             "targetEdit",
             tr("A new file, or a device such as /dev/sdX"),
@@ -166,6 +167,11 @@ class RestoreDialog(RestoreChoices):
         self._picked = path
         self.target_edit.setText(str(path))
         self.overwrite_box.setChecked(True)
+
+    def _on_disk_gone(self) -> None:
+        """Another one may have its name by now: nobody has chosen that."""
+        if self._picked is not None:
+            self.target_edit.clear()
 
     def _on_text_changed(self, text: str) -> None:
         if self._picked is not None and text != str(self._picked):
