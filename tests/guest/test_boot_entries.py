@@ -77,6 +77,39 @@ def test_what_only_a_firmwares_own_entry_starts_gets_one(
     assert any(expected in reason for reason in chosen.reasons)
 
 
+WINDOWS = program() + "bootmgr.exe".encode("utf-16-le")
+MANAGER = "EFI/Microsoft/Boot/bootmgfw.efi"
+
+
+@pytest.mark.parametrize("own", ["EFI/debian/shimx64.efi", "EFI/Linux/arch.efi"])
+def test_a_linux_beside_a_windows_that_the_firmware_finds_by_itself_gets_an_entry(
+    own: str, tmp_path: Path
+) -> None:
+    files = {"EFI/BOOT/BOOTX64.EFI": WINDOWS, MANAGER: WINDOWS, own: program()}
+    guest = look(disk(tmp_path, files))
+    chosen = choose(guest)
+    assert chosen.loader is not None
+    assert chosen.loader.path == f"/{own}"
+    assert any(own in reason for reason in chosen.reasons)
+    assert guest.loaders[0].program == chosen.loader
+
+
+@pytest.mark.parametrize("beside", ["EFI/HP/diagnostics.efi", "EFI/debian/readme.txt"])
+def test_what_lies_beside_windows_boot_manager_and_starts_no_linux_gets_none(
+    beside: str, tmp_path: Path
+) -> None:
+    files = {"EFI/BOOT/BOOTX64.EFI": WINDOWS, MANAGER: WINDOWS, beside: program()}
+    assert choose(look(disk(tmp_path, files))).loader is None
+
+
+def test_a_linux_that_the_firmware_finds_by_itself_needs_no_entry_beside_a_windows(
+    tmp_path: Path,
+) -> None:
+    shim = "EFI/debian/shimx64.efi"
+    files = {"EFI/BOOT/BOOTX64.EFI": program(), MANAGER: WINDOWS, shim: program()}
+    assert choose(look(disk(tmp_path, files))).loader is None
+
+
 def test_a_program_for_another_processor_is_not_started(tmp_path: Path) -> None:
     arm = program().replace(b"PE\0\0\x64\x86", b"PE\0\0\x64\xaa")
     assert look(disk(tmp_path, {"EFI/Linux/arm.efi": arm})).firmware == ()

@@ -357,7 +357,7 @@ def _boot_entry(guest: Guest, firmware: Firmware) -> File | None:
     if firmware is not Firmware.UEFI:
         return None
     of_uefi = [loader for loader in guest.loaders if loader.firmware is Firmware.UEFI]
-    if not of_uefi or any(loader.fallback for loader in of_uefi):
+    if not of_uefi or of_uefi[0].fallback:
         return None
     return of_uefi[0].program
 

@@ -100,6 +100,7 @@ def _linux(disk: Disk, found: loaders.Found) -> Guest | None:
     if root is None and not bootable:
         return None
     kernel = bootable[0] if bootable else None
+    found = found.of_linux()
     name, version = linux_root.release(root) if root else ("Linux", "")
     architecture = (linux_root.architecture(root) if root else "") or (
         kernel.architecture if kernel else ""

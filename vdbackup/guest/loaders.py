@@ -49,7 +49,11 @@ _SAYS = (
     (b"GRUB", LoaderKind.GRUB),
     (b"L\0i\0m\0i\0n\0e", LoaderKind.LIMINE),
     (b"Limine", LoaderKind.LIMINE),
+    ("bootmgr.exe".encode("utf-16-le"), LoaderKind.WINDOWS),
 )
+"""What a program says of itself; Windows' in its version's OriginalFilename, which stays as it is
+under whatever name a copy lies."""
+_OF_LINUX = {kind for _, kind in _PROGRAMS} | {LoaderKind.UNIFIED}
 _MAX_PROGRAM = 4 << 20
 _MAX_LOOKED_AT = 200
 """Files of a folder."""
@@ -80,6 +84,20 @@ class Found:
             else loader
             for loader in self.loaders
         )
+
+    def of_linux(self) -> Found:
+        """The same for a Linux, which may lie beside a Windows.
+
+        What a firmware finds by itself is Windows' then, where that was there first: the Linux is
+        started by an entry of its own computer's firmware.
+        """
+        of_uefi = [each for each in self.loaders if each.firmware is Firmware.UEFI]
+        windows = [each for each in of_uefi if each.kind is LoaderKind.WINDOWS]
+        if not windows or not any(each.kind in _OF_LINUX for each in of_uefi):
+            return self
+        own = [each for each in self.loaders if each not in windows]
+        reason = _why_uefi(own) if own[0].firmware is Firmware.UEFI else self.reason
+        return replace(self, loaders=(*own, *windows), reason=reason)
 
 
 def find(disk: Disk) -> Found:
