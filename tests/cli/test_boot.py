@@ -154,3 +154,37 @@ def test_a_disk_without_a_system_is_refused(vdbackup: Vdbackup, tmp_path: Path):
     said = vdbackup("boot", 1, "-r", tmp_path / "backups", "--headless")
     assert said.status == 1
     assert "There is nothing on this disk that could be started" in said.err
+
+
+@pytest.fixture
+def web(vdbackup: Vdbackup, tmp_path: Path) -> Path:
+    """A repository with a moment of a machine that starts from the first of its two disks."""
+    root = boot_sector.make(tmp_path / "root.img", boot_sector.say("root is up"))
+    home = boot_sector.make(tmp_path / "home.img", boot_sector.say("not from here"))
+    folder = tmp_path / "web"
+    assert vdbackup("backup", root, home, "--machine", "web", "-r", folder).status == 0
+    return folder
+
+
+@pytest.mark.parametrize("lost", ["*", "*.vmdk"], ids=["all of its set", "its layer alone"])
+def test_a_machine_that_has_lost_a_disk_starts_without_it_once_that_is_asked_for(
+    vdbackup: Vdbackup, web: Path, lost: str
+):
+    for each in (web / "home").glob(lost):
+        each.unlink()
+    asked = ("boot", 1, "--machine", "web", "-r", web, "--headless", "--timeout", LIMIT)
+    says = ("--until", "root is up", "--hardware", "ide")
+    assert vdbackup(*asked, *says).status == 1
+    said = vdbackup(*asked, *says, "--without-missing")
+    assert said.status == 3, said.err
+    assert "The machine starts without home, which is missing or damaged." in said.err
+
+
+def test_a_moment_that_is_not_whole_says_how_it_boots_all_the_same(vdbackup: Vdbackup, web: Path):
+    shutil.rmtree(web / "home")
+    asked = ("boot", 1, "--machine", "web", "-r", web, "--headless")
+    refused = vdbackup(*asked)
+    assert refused.status == 1
+    assert "`vdbackup boot --without-missing` starts it without." in refused.err
+    shutil.rmtree(web / "root")
+    assert vdbackup(*asked, "--without-missing").status == 1

@@ -29,16 +29,17 @@ from vdbackup.cli.options import (
     state_options,
     watching_options,
 )
-from vdbackup.translation import tr
+from vdbackup.translation import tr, trn
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from vdbackup.guest.hardware import Hardware, HardwareRequest
     from vdbackup.jobs import CancelToken, Task
     from vdbackup.operations.retarget import RetargetResult
     from vdbackup.recovery.retarget.report import FileChange
     from vdbackup.recovery.sessions.session import Session
+    from vdbackup.repository.model import RecoveryPoint
 
 
 def add_boot(subparsers: Subparsers) -> None:
@@ -50,10 +51,14 @@ def add_boot(subparsers: Subparsers) -> None:
         tr("boot a virtual machine from a point; its writes are dropped unless kept"),
         example="boot -r /mnt/backups latest --network",
         failed=tr("it did not start, or what was waited for did not come"),
-        warned=tr("the picture of its screen could not be taken"),
+        warned=tr("the picture of its screen could not be taken, or a disk was left out"),
     )
     state_options(parser)
     machine_option(parser)
+    parser.add_argument(
+        "--without-missing", action="store_true",
+        help=tr("of a machine: start it with the disks that are there, where some are lost"),
+    )  # fmt: skip
     parser.add_argument(
         "--protect", action="store_true",
         help=tr("keep each of its writes beside the point: any moment of it can be had later"),
@@ -71,21 +76,27 @@ def boot(options: argparse.Namespace) -> int:
     from vdbackup.recovery.boot_test import boot_test
     from vdbackup.recovery.retarget.report import machines_hardware, wish_for
     from vdbackup.recovery.sessions.protection import LIMIT
-    from vdbackup.recovery.sessions.vm import start_from_point
+    from vdbackup.recovery.sessions.vm import start_from_points
+    from vdbackup.repository.machine import points_together, usable_together
     from vdbackup.repository.model import BootTest
     from vdbackup.repository.written import is_moment
 
     repository = open_repository(options.repository, as_json=options.json)
     backup_set, point = find_state(repository, options.point, options)
-    wanted = request(options)
+    wanted, missing = request(options), tuple[str, ...]()
+    if options.without_missing:
+        points, missing = usable_together(repository, backup_set, point)
+        _say_missing(missing, points)
+    else:
+        points = points_together(repository, backup_set, point)
     started = time.monotonic()
     session, outcome, text = follow(
-        lambda: start_from_point(
+        lambda: start_from_points(
             repository,
-            backup_set,
-            point,
+            points,
             sessions_folder=sessions_folder(),
-            hardware=machines_hardware(repository, backup_set, point, wanted),
+            # a report speaks of all disks: what boots without some is found out anew
+            hardware=None if missing else machines_hardware(repository, backup_set, point, wanted),
             request=wish_for(backup_set, point, wanted),
             display=not options.headless,
             keep_writes=LIMIT if options.protect else None,
@@ -119,7 +130,26 @@ def boot(options: argparse.Namespace) -> int:
             )
         )
     pictured = not options.screenshot or options.screenshot.exists()
-    return DONE if pictured else WARNINGS
+    return DONE if pictured and not missing else WARNINGS
+
+
+def _say_missing(missing: Sequence[str], points: Mapping[str, RecoveryPoint]) -> None:
+    """Which disks a machine is started without; raises NotWhole where there is none at all."""
+    from vdbackup.errors import NotWhole
+
+    if not points:
+        raise NotWhole(tr("No disk of that moment can be used."), tr("Use another moment."))
+    if missing:
+        warn(
+            [
+                trn(
+                    "The machine starts without {missing}, which is missing or damaged.",
+                    "The machine starts without {missing}, which are missing or damaged.",
+                    len(missing),
+                    missing=", ".join(missing),
+                )
+            ]
+        )
 
 
 def add_retarget(subparsers: Subparsers) -> None:

@@ -7,6 +7,7 @@ from vdbackup.translation import tr
 
 WORDS = {
     Remedy.BACK_UP_MACHINE: tr("`vdbackup backup --machine {0}` does it."),
+    Remedy.BOOT_WITHOUT_MISSING: tr("`vdbackup boot --without-missing` starts it without."),
     Remedy.CHOOSE_HARDWARE: tr("--hardware names it; with auto it needs no driver that it lacks."),
     Remedy.END_SESSION: tr("`vdbackup sessions discard {0}` or `vdbackup sessions promote {0}`."),
     Remedy.END_SESSION_ELSEWHERE: tr(

@@ -13,6 +13,7 @@ class Remedy(StrEnum):
     """What this program has for who meets an error; worded by `cli.remedies` and `gui.remedies`."""
 
     BACK_UP_MACHINE = "back all disks of a machine up"
+    BOOT_WITHOUT_MISSING = "start a machine without the disks that are missing"
     CHOOSE_HARDWARE = "let the machine have other hardware"
     END_SESSION = "end a session, and discard it or make a point of it"
     END_SESSION_ELSEWHERE = "the same on another computer, or let go of what it holds"

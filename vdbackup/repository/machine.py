@@ -13,6 +13,7 @@ before that: no number is given twice.
 
 from __future__ import annotations
 
+import logging
 import os
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -32,6 +33,7 @@ from vdbackup.errors import (
     PointNotFound,
     Remedy,
     RepositoryError,
+    VdbackupError,
     from_os,
 )
 from vdbackup.repository.backup_set import BackupSet
@@ -39,6 +41,8 @@ from vdbackup.repository.files import read_json, write_json
 from vdbackup.repository.model import Moment, RecoveryPoint, few_sets
 from vdbackup.repository.repository import Repository, check_set_name
 from vdbackup.translation import tr, trn
+
+log = logging.getLogger(__name__)
 
 _PREFIX, _SUFFIX = "machine-", ".json"
 _SHORTEST_ID = 8
@@ -103,8 +107,12 @@ class MomentPoints:
             "moment {moment} of {machine}", moment=self.moment.number, machine=self.moment.machine
         )
 
-    def check_whole(self) -> None:
-        """Raise NotWhole where a disk's point is missing."""
+    def check_whole(self, remedy: Remedy | None = None) -> None:
+        """Raise NotWhole where a disk's point is missing.
+
+        Args:
+            remedy: what can be done all the same.
+        """
         if self.missing:
             raise NotWhole(
                 trn(
@@ -119,6 +127,7 @@ class MomentPoints:
                     "Use another moment; or restore what there is of it disk by disk, from their "
                     "sets."
                 ),
+                remedy=remedy,
             )
 
 
@@ -254,8 +263,31 @@ def points_together(
     moment = moment_of(repository, backup_set, point)
     if moment is None:
         return {backup_set.name: point}
-    moment.check_whole()
+    moment.check_whole(Remedy.BOOT_WITHOUT_MISSING)
     return dict(moment.points)
+
+
+def usable_together(
+    repository: Repository, backup_set: BackupSet, point: RecoveryPoint
+) -> tuple[dict[str, RecoveryPoint], tuple[str, ...]]:
+    """The same as far as they are there and can be opened, and the sets of which none is.
+
+    A system may come up without a disk that held data alone.
+    """
+    moment = moment_of(repository, backup_set, point)
+    if moment is None:
+        return {backup_set.name: point}, ()
+    usable = {name: each for name, each in moment.points.items() if _opens(repository, name, each)}
+    return usable, tuple(name for name in moment.moment.sets if name not in usable)
+
+
+def _opens(repository: Repository, set_name: str, point: RecoveryPoint) -> bool:
+    try:
+        repository.set(set_name).open_chain(point).close()
+    except (VdbackupError, OSError) as error:
+        log.warning("%s of %s cannot be used: %s", point.id, set_name, error)
+        return False
+    return True
 
 
 def find_moment(repository: Repository, machine: Machine, reference: str) -> MomentPoints:

@@ -8,7 +8,7 @@ opened for reading only. Nothing of a session outlives `discard`; what is kept c
 from __future__ import annotations
 
 import uuid
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -196,10 +196,16 @@ def start_from_point(
 
     Raises NotWhole where the moment lacks the point of a disk.
     """
+    return start_from_points(repository, points_together(repository, backup_set, point), **options)
+
+
+def start_from_points(
+    repository: Repository, points: Mapping[str, RecoveryPoint], **options: Any
+) -> Session:
+    """The same of one point for each of the machine's disks, by set; of the first it starts."""
     with ExitStack() as claim:
         claimed = [
-            claim.enter_context(_claimed(repository, name, each))
-            for name, each in points_together(repository, backup_set, point).items()
+            claim.enter_context(_claimed(repository, name, each)) for name, each in points.items()
         ]
         (now, point), *others = claimed
         with now.open_chain(point) as chain:
