@@ -64,6 +64,7 @@ _RESERVE = 20
 _COMES_WITHIN = 60.0
 """Seconds in which a mark has reached the log's storage, on a busy computer."""
 _BETWEEN = 0.1
+_FAILED = tr("Its storage failed.")
 _EVER = float("inf")
 
 
@@ -119,7 +120,7 @@ def run(request: VolumeRequest, machines: Machines, task: Task, tell: Tell) -> V
     with logged.held():
         _check_not_kept(device)
         backup_set = _set_of(request, machines, task, tell)
-        _note_restarts(backup_set)
+        _note_ended(backup_set, device)
         with _logged(backup_set, device, request) as begun:
             kept, point = _captured(begun, backup_set, request, machines, task, tell)
             since = time.time_ns()
@@ -177,11 +178,21 @@ def _set_of(request: VolumeRequest, machines: Machines, task: Task, tell: Tell) 
     return made.repository.set(made.set_name)
 
 
-def _note_restarts(backup_set: BackupSet) -> None:
-    """Note of logs that a restart of the computer has ended that they have."""
+def _note_ended(backup_set: BackupSet, device: Path) -> None:
+    """Note of logs that they have ended, of which nobody could note it then.
+
+    That was a restart of the computer. Or their storage had failed, and is there again: that nobody
+    keeps the writes to the volume now is known.
+    """
+    number, here = device.stat().st_rdev, Lease.of_this_process("")
     for kept in kept_logs(backup_set.folder):
+        record = kept.protection
         if kept.was_cut_off:
             end(kept, Cause.RESTART, RESTARTED)
+        elif (
+            _goes_on(kept) and record.machine == here.machine and _is(record.source, device, number)
+        ):
+            _finish(kept, Cause.CHANGED, tr("Nobody looked after it any more."))
 
 
 RESTARTED = tr("The computer was started anew.")
@@ -328,9 +339,9 @@ class _Watch:
         try:
             self._keeper.look()
         except OSError as error:
-            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-                raise
-            return Cause.STORAGE, tr("Its storage is full.")
+            log.warning("%s: %s", self._kept.folder, error)
+            full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+            return Cause.STORAGE, tr("Its storage is full.") if full else _FAILED
         return self._full(state) or self._keeper.too_much()
 
     def _gone(self) -> tuple[Cause, str] | None:
@@ -347,7 +358,7 @@ class _Watch:
         if full:
             return Cause.LIMIT, tr("It takes {size}, its limit.", size=readable_size(limit))
         if not state.goes_on:
-            return Cause.STORAGE, tr("Its storage failed.")
+            return Cause.STORAGE, _FAILED
         return None
 
     def close(self) -> None:
@@ -361,6 +372,14 @@ def finish(keeper: Keeper, kept: KeptLog, cause: Cause, why: str) -> None:
     with suppress(VdbackupError):  # which is said when it is read
         found = WriteLog.read(kept.path, kept.protection.disk_size, kept.index)
         os.truncate(kept.path, found.entries.end)
+
+
+def _finish(kept: KeptLog, cause: Cause, why: str) -> None:
+    """The same of one that nobody looks after."""
+    keeper = Keeper.of(kept.folder, kept.session, 0)
+    if keeper is not None:
+        with closing(keeper):
+            finish(keeper, kept, cause, why)
 
 
 def unprotect(kept: KeptLog) -> KeptLog:
@@ -388,10 +407,7 @@ def unprotect(kept: KeptLog) -> KeptLog:
         end(kept, Cause.ASKED, tr("That was asked for."))
     else:
         take_out(Path(kept.protection.source))
-        keeper = Keeper.of(kept.folder, kept.session, 0)
-        if keeper is not None:
-            with closing(keeper):
-                finish(keeper, kept, Cause.ASKED, tr("That was asked for."))
+        _finish(kept, Cause.ASKED, tr("That was asked for."))
     return kept_log(kept.folder, kept.session)
 
 
@@ -414,10 +430,14 @@ def log_of(repository: Repository, device: Path) -> KeptLog | None:
         number = 0
     for backup_set in repository.sets():
         for kept in kept_logs(backup_set.folder):
-            goes_on = bool(kept.protection.source) and kept.protection.ended is None
-            if goes_on and _is(kept.protection.source, device, number):
+            if _goes_on(kept) and _is(kept.protection.source, device, number):
                 return kept
     return None
+
+
+def _goes_on(kept: KeptLog) -> bool:
+    """Whether it is a volume's, and nobody has noted that it has ended."""
+    return bool(kept.protection.source) and kept.protection.ended is None
 
 
 def _is(source: str, device: Path, number: int) -> bool:

@@ -6,6 +6,7 @@ here, which logs what the test says. It is real in test_every_write_of_a_volume.
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import threading
@@ -34,6 +35,7 @@ from vdbackup.operations import protection, protection_ways, volume_protection
 from vdbackup.operations.backup import BackupRequest
 from vdbackup.operations.machines import Machines
 from vdbackup.operations.volume_protection import Told, VolumeRequest, VolumeResult
+from vdbackup.recovery.sessions.writes_watch import Keeper
 from vdbackup.repository.kept_logs import Cause, KeptLog, kept_logs
 from vdbackup.repository.repository import Repository
 from vdbackup.sources.reference import SourceRef
@@ -248,6 +250,36 @@ def test_it_ends_in_time_and_says_why(run: Run, volume: Volume, cause: Cause):
     (found,) = protection.moments(run.repository, None, None, None)
     assert found.moments
     assert (found.trouble == "") == (cause is Cause.ASKED)
+
+
+def test_storage_that_fails_for_notes_ends_it_and_that_is_said(
+    run: Run, volume: Volume, monkeypatch
+):
+    def fails(keeper: Keeper) -> None:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    def meanwhile(kept: KeptLog) -> None:
+        volume.log(block(2), FLUSH)
+        noted(run, 1)
+        monkeypatch.setattr(Keeper, "look", fails)
+
+    run.meanwhile = meanwhile
+    record = run().kept.protection
+    assert (record.cause, record.why) == (Cause.STORAGE, "Its storage failed.")
+
+
+def test_of_a_log_that_ended_with_its_storage_that_is_noted_when_the_next_begins(
+    run: Run, volume: Volume
+):
+    kept = run(lasts=2).kept
+    for machine in ("another computer's", kept.protection.machine):
+        replace(
+            kept, protection=replace(kept.protection, ended=None, cause="", machine=machine)
+        ).save()
+        run(lasts=1)
+        found = kept_logs(kept.folder)[0].protection
+        assert (found.ended is None) == (machine != kept.protection.machine)
+    assert (found.cause, found.why) == (Cause.CHANGED, "Nobody looked after it any more.")
 
 
 def test_whatever_keeps_it_from_being_looked_after_ends_it_too(
