@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import struct
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -72,6 +75,36 @@ def test_all_of_it_is_kept(fat: Path) -> None:
     assert struct.unpack_from("<I", fat.read_bytes(), 32)[0] * 512 == 80 * MIB
     make_fat_anew(fat, 4096, 2048)
     assert files_of(fat, read=True) == before
+
+
+def test_who_is_killed_meanwhile_leaves_nothing_and_has_changed_nothing(
+    fat: Path, tmp_path: Path
+) -> None:
+    put(fat, "a file", noise(3 * MIB, 1))
+    before, temporary = fat.read_bytes(), tmp_path / "temporary"
+    temporary.mkdir()
+    killed = (
+        "import os, pathlib, sys; from vdbackup.recovery import fat_sizes; "
+        "fat_sizes._set_flags = lambda *_: os.kill(os.getpid(), 9); "
+        f"fat_sizes.FAT.resize(pathlib.Path(sys.argv[1]), {80 * MIB})"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", killed, fat],
+        check=False,
+        env={**os.environ, "TMPDIR": str(temporary)},
+    )
+    assert done.returncode == -signal.SIGKILL
+    assert list(temporary.iterdir()) == []
+    assert fat.read_bytes() == before
+
+
+def test_a_path_with_signs_of_the_programs_own_is_no_other_one(fat: Path) -> None:
+    put(fat, "a file", noise(MIB, 1))
+    odd = fat.with_name('quo"te $x')
+    fat.rename(odd)
+    before = files_of(odd, read=True)
+    FAT.resize(odd, 80 * MIB)
+    assert files_of(odd, read=True) == before
 
 
 def test_a_label_that_its_system_changed_in_the_folder_alone_is_kept(fat: Path) -> None:

@@ -1,11 +1,11 @@
 """A FAT made anew, with other sectors or of another size, with the same files.
 
 No program changes one in its place that takes a file (fatresize 1.1 wants a partition table):
-mkfs.fat makes it anew, and mtools copies what was in it out and in again, without root. So all
-files lie in the folder for temporary files meanwhile, and so does the new FAT: only when that was
-read and is found to hold the same is it written over the old one. Names, times of change and
-attributes are kept, and the volume's number and label; times of creation and of reading are not,
-nor are the short names beside long ones.
+mkfs.fat makes it anew, and mtools copies what was in it from one to the other, without root. The
+new FAT lies where temporary files do, in one without a name, which goes with this process however
+that ends: only when it was read and is found to hold the same is it written over the old one.
+Names, times of change and attributes are kept, and the volume's number and label; times of creation
+and of reading are not, nor are the short names beside long ones.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO
+from typing import IO, Any, BinaryIO
 
 import numpy as np
 
@@ -50,6 +50,8 @@ _BOOT = 512
 _FIELDS = ((11, 13), (14, 16), (16, 17))
 """Where it has a sector's bytes, how many come before the tables, and how many tables there are."""
 _PIECE = 1 << 20
+_ENTRY = 4
+"""Bytes of a table for each cluster."""
 _AT_ONCE = 100
 """Names that one call is given."""
 
@@ -82,7 +84,7 @@ def check_can_be_made_anew(file: Path) -> None:
     """
     check_fat_programs()
     check_can_be_carried(files_of(file, read=False), starts=False)
-    _check_room(2 * _used(file)[0])
+    _check_room(_needed(file))
 
 
 def _make_anew(file: Path, shape: tuple[str, ...], size: int | None = None) -> None:
@@ -94,14 +96,10 @@ def _make_anew(file: Path, shape: tuple[str, ...], size: int | None = None) -> N
     at = _names_at(head)
     number, label = struct.unpack_from("<I", head, at)[0], label_of(file)
     named = ["-n", "LABEL"] if label else []  # a place for it, in which its own bytes are put
-    with _room_for(file) as folder:
-        files, new = Path(folder, "files"), Path(folder, "new")
-        _copy_out(file, files)
-        with new.open("wb") as made:
-            made.truncate(file.stat().st_size if size is None else size)
+    _check_room(_needed(file))
+    with _nameless(file.stat().st_size if size is None else size) as new:
         run("mkfs.fat", *shape, "-i", f"{number:08x}", *named, new)
-        if top := sorted(files.iterdir()):
-            run("mcopy", "-s", "-Q", "-m", "-i", new, *top, "::/")
+        _copy(file, new)
         _set_flags(new, before)
         run("fsck.fat", "-n", new)
         _name(new, head[at + 4 : at + 15], label)
@@ -168,11 +166,15 @@ def _end(opened: BinaryIO, size: int) -> int:
 
 
 @contextmanager
-def _room_for(file: Path) -> Iterator[str]:
-    """A folder that has room for all files of a FAT, twice."""
-    _check_room(2 * _used(file)[0])
-    with tempfile.TemporaryDirectory(prefix="vdbackup-") as folder:
-        yield folder
+def _nameless(size: int) -> Iterator[Path]:
+    """A file without a name, for programs that want one: it goes with this process."""
+    with tempfile.TemporaryFile(prefix="vdbackup-") as opened:
+        opened.truncate(size)
+        yield _path_of(opened)
+
+
+def _path_of(opened: IO[Any]) -> Path:
+    return Path(f"/proc/{os.getpid()}/fd/{opened.fileno()}")
 
 
 def _check_room(needed: int) -> None:
@@ -190,11 +192,16 @@ def _check_room(needed: int) -> None:
         )
 
 
-def _copy_out(file: Path, folder: Path) -> None:
-    """Copy all files of a FAT to a new folder."""
-    folder.mkdir()
-    if run("mdir", "-b", "-a", "-i", file, "::/").strip():
-        run("mcopy", "-s", "-Q", "-n", "-m", "-i", file, "::/*", folder)
+def _copy(file: Path, new: Path) -> None:
+    """Copy all that is in a FAT to another one."""
+    if not run("mdir", "-b", "-a", "-i", file, "::/").strip():
+        return
+    with file.open("rb") as source, tempfile.TemporaryFile("w+", prefix="vdbackup-") as drives:
+        # by numbers, because a path may hold what such a file has another meaning for
+        drives.write(f'drive y: file="{_path_of(source)}"\ndrive z: file="{new}"\n')
+        drives.flush()
+        with_drives = {"MTOOLSRC": str(_path_of(drives))}
+        run("mcopy", "-s", "-Q", "-n", "-m", "y:/*", "z:/", more=with_drives)
 
 
 def _set_flags(file: Path, wanted: Mapping[str, Kept]) -> None:
@@ -207,6 +214,12 @@ def _set_flags(file: Path, wanted: Mapping[str, Kept]) -> None:
         for at in range(0, len(paths), _AT_ONCE):
             named = [f"::{path}" for path in paths[at : at + _AT_ONCE]]
             run("mattrib", *switches, "-i", file, *named)
+
+
+def _needed(file: Path) -> int:
+    """Bytes that it takes meanwhile when it is made anew: its files, and two tables."""
+    used, cluster = _used(file)
+    return used + 2 * _ENTRY * (file.stat().st_size // cluster)
 
 
 def _used(file: Path) -> tuple[int, int]:
@@ -227,13 +240,13 @@ def _check(file: Path) -> None:
     run("fsck.fat", "-a", file, allowed=_CHECKED)
     check_whole(before, files_of(file, read=False))
     check_can_be_carried(before, starts=True)
-    _check_room(2 * _used(file)[0])
+    _check_room(_needed(file))
 
 
 def _least(file: Path) -> int:
     """What is in it, the tables for it, and no fewer clusters than a FAT32 has."""
     used, _ = _used(file)
-    _check_room(3 * used)  # what is written to the overlay lies there, too
+    _check_room(2 * _needed(file))  # what is written to the overlay lies there, too
     smallest = _LEAST_CLUSTERS * _sector(file)
     return min(file.stat().st_size, max(used + used // 32, smallest + smallest // 32) + _SLACK)
 

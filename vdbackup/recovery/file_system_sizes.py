@@ -13,7 +13,7 @@ import shutil
 import struct
 import subprocess
 import uuid
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,6 +33,7 @@ _BTRFS_SLACK = 64 << 20
 """The same of Btrfs, which moves whole chunks."""
 _SWAP_HEAD = 4096
 """Where a swap space describes itself: from byte 1024 on a version, sizes, its UUID and label."""
+_ENVIRONMENT = {"LC_ALL": "C.UTF-8", "TZ": "UTC", "MTOOLS_SKIP_CHECK": "1"}
 _NTFS_LEAST = re.compile(rb"You might resize at (\d+) bytes")
 
 
@@ -87,8 +88,12 @@ def _find(program: str) -> str | None:
     return shutil.which(program, path=f"{os.environ.get('PATH', os.defpath)}:/usr/sbin:/sbin")
 
 
-def run(*command: str | Path, allowed: tuple[int, ...] = (0,)) -> bytes:
-    """What a program says; raises NotResized where it fails."""
+def run(
+    *command: str | Path,
+    allowed: tuple[int, ...] = (0,),
+    more: Mapping[str, str] | None = None,
+) -> bytes:
+    """What a program says, with so much more in its environment; raises NotResized if it fails."""
     found = _find(str(command[0]))
     done = subprocess.run(
         [found or str(command[0]), *map(str, command[1:])],
@@ -96,7 +101,7 @@ def run(*command: str | Path, allowed: tuple[int, ...] = (0,)) -> bytes:
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         check=False,
-        env={**os.environ, "LC_ALL": "C.UTF-8", "TZ": "UTC", "MTOOLS_SKIP_CHECK": "1"},
+        env={**os.environ, **_ENVIRONMENT, **(more or {})},
         process_group=0,  # Ctrl-C in our terminal is not for it: half of a change is worse
     )
     if done.returncode not in allowed:
