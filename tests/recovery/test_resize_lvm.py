@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import json
+import uuid
 from pathlib import Path
 from typing import Any
 
@@ -241,6 +243,122 @@ def test_what_is_not_to_be_written_to_is_not(files: Path, tmp_path: Path) -> Non
     assert size_of(part, "root") == 80 * MIB
     assert got(part, "root") == got(tmp_path / "part", "root")
     assert size_of(part, "home") == (56 + 200) * MIB
+
+
+def volume(name: str, status: str, segment: str, extents: int) -> str:
+    """A logical volume as LVM's metadata have it."""
+    tail = uuid.uuid4().hex
+    cuts = (0, 6, 10, 14, 18, 22, 26, 32)
+    identity = "-".join(tail[a:b] for a, b in itertools.pairwise(cuts))
+    return (
+        f'{name} {{ id = "{identity}" status = [{status}] flags = [] segment_count = 1 '
+        f"segment1 {{ start_extent = 0 extent_count = {extents} {segment} }} }}"
+    )
+
+
+def linear(name: str, first: int, extents: int, status: str = '"READ", "WRITE"') -> str:
+    stripes = f'type = "striped" stripe_count = 1 stripes = ["pv0", {first}]'
+    return volume(name, status, stripes, extents)
+
+
+SEEN = '"READ", "WRITE", "VISIBLE"'
+KINDS = {
+    "thin": (
+        volume(
+            "pool", SEEN,
+            'type = "thin-pool" metadata = "pool_tmeta" pool = "pool_tdata" transaction_id = 0 '
+            'chunk_size = 128 discards = "passdown" zero_new_blocks = 1', 4,
+        ),
+        volume(
+            "thin", SEEN,
+            'type = "thin" thin_pool = "pool" transaction_id = 0 device_id = 1', 100,
+        ),
+        linear("pool_tmeta", 36, 1),
+        linear("pool_tdata", 37, 4),
+    ),
+    "RAID": (
+        volume(
+            "mirrored", SEEN,
+            'type = "raid1" device_count = 2 region_size = 1024 raids = ["mirrored_rmeta_0", '
+            '"mirrored_rimage_0", "mirrored_rmeta_1", "mirrored_rimage_1"]', 2,
+        ),
+        linear("mirrored_rmeta_0", 36, 1),
+        linear("mirrored_rimage_0", 37, 2),
+        linear("mirrored_rmeta_1", 39, 1),
+        linear("mirrored_rimage_1", 40, 2),
+    ),
+    "snapshot": (
+        linear("store", 36, 3, SEEN),
+        volume(
+            "snapshot0", '"READ", "WRITE"',
+            'type = "snapshot" chunk_size = 8 origin = "root" cow_store = "store"', 20,
+        ),
+    ),
+}  # fmt: skip
+"""What lies behind the ext4s, in the metadata's own words."""
+
+
+def describe(part: Path, volumes: tuple[str, ...]) -> None:
+    """Have LVM take these, too, for a volume group's: it makes none of them without a kernel's."""
+    file = part.with_suffix(".vg")
+    with loop(part) as device:
+        lvm(device, "vgcfgbackup", "--file", file, "vg")
+        text = file.read_text().replace(
+            "logical_volumes {", "logical_volumes {\n" + "\n".join(volumes)
+        )
+        file.write_text(text)
+        lvm(device, "vgcfgrestore", "--force", "--yes", "--file", file, "vg")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_volumes_of_other_kinds_stay_as_they_are_and_what_they_take_is_not_given_up(
+    kind: str, files: Path, tmp_path: Path
+) -> None:
+    lab, volumes = lab_with(files, tmp_path)
+    describe(tmp_path / "part", KINDS[kind])
+    kept = report(tmp_path / "part")
+    lab.poke(MIB, (tmp_path / "part").read_bytes())
+    lab.backup()
+    with pytest.raises(NotResized, match=r"has 100 MiB, and the disk needs \d+ MiB") as refused:
+        planned(lab, sized(tmp_path / "target.img", 100 * MIB))
+    needed = int(refused.value.title.split()[-4])
+    last = max(int(each["pvseg_start"]) + int(each["pvseg_size"])
+               for each in kept if each["lv_name"])  # fmt: skip
+    assert needed >= 2 + 4 * last  # the table, then LVM's own MiB, then all that is taken
+    target = sized(tmp_path / "target.img", (needed + 1) * MIB)
+    restored(lab, target)
+    volumes.ids = ids(tmp_path / "part")
+    part = assert_whole(target, volumes, files, tmp_path)
+    assert places_of(part) == places_of(tmp_path / "part")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_beside_them_the_largest_plain_ext4_takes_what_is_new(
+    kind: str, files: Path, tmp_path: Path
+) -> None:
+    lab, volumes = lab_with(files, tmp_path)
+    describe(tmp_path / "part", KINDS[kind])
+    lab.poke(MIB, (tmp_path / "part").read_bytes())
+    lab.backup()
+    target = sized(tmp_path / "target.img", 400 * MIB)
+    restored(lab, target)
+    volumes.ids = ids(tmp_path / "part")
+    part = assert_whole(target, volumes, files, tmp_path)
+    larger, other = ("home", "root") if kind == "snapshot" else ("root", "home")
+    assert size_of(part, larger) == size_of(tmp_path / "part", larger) + 200 * MIB
+    before = places_of(tmp_path / "part")
+    assert {each for each in before if each[0] != larger} == {
+        each for each in places_of(part) if each[0] != larger
+    }
+    assert size_of(part, other) == size_of(tmp_path / "part", other)
+
+
+def places_of(part: Path) -> set[tuple[str, str, str]]:
+    return {
+        (each["lv_name"], each["pvseg_start"], each["pvseg_size"])
+        for each in report(part)
+        if each["lv_name"]
+    }
 
 
 @pytest.mark.parametrize(

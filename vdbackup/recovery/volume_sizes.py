@@ -93,6 +93,19 @@ class _Group:
         """Extents up to the end of the last that is taken."""
         return max((piece.start + piece.count for piece in self.pieces), default=0)
 
+    def beyond(self, size: int) -> int:
+        """How many of the last extents up to there do not fit on a volume of so many bytes."""
+        return max(0, self.used - (size - self.end(0)) // self.extent)
+
+    def spare(self, size: int, least: int) -> int:
+        """How many of the last extents that are taken a volume can give up that has them.
+
+        Args:
+            size: the volume's, in bytes.
+            least: what it can be made as small as, likewise.
+        """
+        return min(self.pieces[-1].count, max(0, (size - least) // self.extent))
+
 
 def _lvm(device: str, command: str, *words: str) -> bytes:
     only = ("--driverloaded", "n", "--devices", device, "--config", _CONFIG)
@@ -190,7 +203,7 @@ def _spare(file: Path, group: _Group, last: LogicalVolume | None) -> int:
         return 0
     with _as_file(file, last) as volume:
         least = _EXT.least(volume)
-    return min(group.pieces[-1].count, max(0, (_size(last) - least) // group.extent))
+    return group.spare(_size(last), least)
 
 
 def _least(file: Path) -> int:
@@ -214,7 +227,7 @@ def _resize(file: Path, size: int) -> None:
 
 def _give_up(file: Path, group: _Group, last: LogicalVolume | None, size: int) -> None:
     """Make what lies last smaller, so that no extent lies beyond `size`."""
-    missing = group.used - (size - group.end(0)) // group.extent
+    missing = group.beyond(size)
     if last is None or missing > group.pieces[-1].count:
         raise NotResized(tr("What lies last in LVM cannot be made smaller."), "")
     left = _size(last) - missing * group.extent
