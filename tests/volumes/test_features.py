@@ -165,7 +165,6 @@ def test_links_that_linux_made_on_ntfs_are_links(kind: str, as_root: None, tmp_p
 
 
 FOREIGN = {
-    "exFAT": (3, b"EXFAT   "),
     "F2FS": (1024, b"\x10\x20\xf5\xf2"),
     "ReFS": (3, b"ReFS\0\0\0\0"),
     "APFS": (32, b"NXSB"),

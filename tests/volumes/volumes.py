@@ -1,4 +1,4 @@
-"""Volumes of every kind that vdbackup reads, made by their own tools and without mounting."""
+"""Volumes of every kind that vdbackup reads, made by their own tools; the kernel mounts none."""
 
 from __future__ import annotations
 
@@ -6,9 +6,10 @@ import os
 import random
 import subprocess
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
+from tests.sources.loops import loop
 from vdbackup.disks.chain import Chain
 from vdbackup.disks.names import DiskFormat
 from vdbackup.recovery.browse import FileBrowser
@@ -158,6 +159,45 @@ def fat(bits: int, size: int, *options: str) -> Callable[[Path, Path], None]:
     return make
 
 
+@contextmanager
+def exfat_mounted(image: Path, top: Path) -> Iterator[None]:
+    """Shown by the FUSE program that is not ours; all is written when its process has ended.
+
+    Root has the kernel's "fuseblk" with it, which wants a device.
+    """
+    environment = {**os.environ, "PATH": os.environ["PATH"] + ":/usr/sbin:/sbin"}
+    quiet = subprocess.DEVNULL
+    with (
+        loop(image) if os.geteuid() == 0 else nullcontext(image) as device,
+        subprocess.Popen(
+            ["mount.exfat-fuse", "-d", device, top], env=environment, stdout=quiet, stderr=quiet
+        ) as process,
+    ):
+        while not top.is_mount():
+            assert process.poll() is None
+            os.sched_yield()
+        try:
+            yield
+        finally:
+            run("fusermount", "-u", top)
+
+
+def exfat(*options: str, size: int = 48 * MIB) -> Callable[[Path, Path], None]:
+    """Makes exFAT."""
+
+    def make(tree: Path, image: Path) -> None:
+        blank(image, size)
+        run("mkfs.exfat", *options, image)
+        top = image.with_suffix(".mounted")
+        top.mkdir()
+        with exfat_mounted(image, top):
+            for each in sorted(tree.iterdir()):
+                run("cp", "-r", "--preserve=timestamps", each, top)
+        top.rmdir()
+
+    return make
+
+
 MAKERS: dict[str, Callable[[Path, Path], None]] = {
     "ext4": ext("ext4"),
     "ext3": ext("ext3", "-b", "1024"),
@@ -169,6 +209,8 @@ MAKERS: dict[str, Callable[[Path, Path], None]] = {
     "fat12": fat(12, 32 * MIB, "-s", "32"),
     "fat16": fat(16, 64 * MIB),
     "fat32": fat(32, 64 * MIB, "-s", "1"),
+    "exfat": exfat(),
+    "exfat-small-clusters": exfat("-c", "512"),
 }
 NAMES = {
     "ext4": "ext4",
@@ -181,6 +223,8 @@ NAMES = {
     "fat12": "FAT12",
     "fat16": "FAT16",
     "fat32": "FAT32",
+    "exfat": "exFAT",
+    "exfat-small-clusters": "exFAT",
 }
 
 

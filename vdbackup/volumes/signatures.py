@@ -26,6 +26,7 @@ _READABLE = (
     (0, b"XFSB", "xfs"),
     (0x10040, b"_BHRfS_M", "btrfs"),
     (3, b"NTFS    ", "ntfs"),
+    (3, b"EXFAT   ", "exfat"),
 )
 
 _PAGES = (4096, 8192, 16384, 65536)
@@ -65,7 +66,6 @@ _OTHERS = (
         (offset, magic, name, _FOREIGN.format(name))
         for offset, magic, name in (
             (4120, bytes.fromhex("c68573f666ce90a9d96a60cf803df7ef"), "bcachefs"),
-            (3, b"EXFAT   ", "exFAT"),
             (3, b"ReFS\0\0\0\0", "ReFS"),
             (32, b"NXSB", "APFS"),
             (1024, b"H+", "HFS+"),
@@ -117,7 +117,10 @@ def whole_head(stream: io.BufferedReader) -> bytes:
 
 
 def readable(head: bytes) -> str:
-    """The reader for what begins with `head`: "ext", "xfs", "btrfs", "ntfs", "fat"; "" if none."""
+    """The reader for what begins with `head`; "" if none.
+
+    They are "ext", "xfs", "btrfs", "ntfs", "exfat" and "fat".
+    """
     return next(iter(all_readable(head)), "")
 
 

@@ -264,6 +264,10 @@ def _open_root(kind: str, stream: io.BufferedReader) -> tuple[str, Node]:
             from vdbackup.volumes.filesystems import ntfs
 
             return ntfs.open_root(stream)
+        case "exfat":
+            from vdbackup.volumes.filesystems import exfat
+
+            return exfat.open_root(stream)
         case _:
             from vdbackup.volumes.filesystems import fat
 

@@ -68,7 +68,7 @@ class FatNode(Node):
     def stat(self) -> Stat:
         """From the entry."""
         time, date = struct.unpack_from("<HH", self._raw, 22)
-        modified = _moment(date, time)
+        modified = moment(date, time)
         mode = 0o444 if self._raw[11] & _READ_ONLY else 0o666
         if self._raw[11] & _FOLDER:
             return Stat(Kind.FOLDER, 0, modified, 0o777)
@@ -232,8 +232,8 @@ def _checksum(raw: bytes) -> int:
     return total
 
 
-def _moment(date: int, time: int) -> int | None:
-    """Nanoseconds since 1970; None where no date was stored."""
+def moment(date: int, time: int) -> int | None:
+    """Nanoseconds since 1970 of a date and a time as DOS has them; None where none was stored."""
     try:
         moment = datetime(
             1980 + (date >> 9),
