@@ -1,8 +1,19 @@
-"""Processes by number and start: a number alone is given to another one day."""
+"""Processes by number and start: a number alone is given to another one day. And our own ones."""
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
+
+
+def environment() -> dict[str, str]:
+    """Of a Python that runs a part of this package: where it lies, if nobody has installed it.
+
+    Names are UTF-8, as here.
+    """
+    package = str(Path(__file__).parents[1])
+    paths = [package, *filter(None, [os.environ.get("PYTHONPATH")])]
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(paths), "PYTHONUTF8": "1"}
 
 
 def start_of(pid: int) -> int | None:

@@ -56,6 +56,25 @@ def test_programs_are_told_where_it_is_and_why_it_is_not(
     assert json.loads(again.err)["code"] == "not-mounted"
 
 
+def test_the_whole_disk_is_a_file_for_other_programs(
+    vdbackup: Vdbackup, backed_up: list[Path], repository: Path, folder: Path
+):
+    mount = ("mount", "-r", repository, "2", folder, "--as-disk", "--background")
+    said = vdbackup(*mount, "--json").json
+    assert said["volumes"] == ["disk.raw: 16 MiB"]
+    assert os.listdir(folder) == ["disk.raw"]
+    subprocess.run(["cmp", folder / "disk.raw", backed_up[1]], check=True)
+    shown = (folder / "disk.raw").stat()
+    assert shown.st_blocks * 512 < shown.st_size  # with its holes
+    assert subprocess.run(["sfdisk", "--verify", folder / "disk.raw"], check=False).returncode == 0
+    with pytest.raises(OSError, match="Read-only"):
+        (folder / "disk.raw").open("r+b")
+    assert vdbackup("umount", folder).status == 0
+    said = vdbackup(*mount, "--unlock")
+    assert said.status == 2
+    assert "--as-disk" in said.err
+
+
 @pytest.mark.usefixtures("backed_up")
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_in_the_foreground_it_ends_as_one_ends_a_program(

@@ -10,6 +10,7 @@ from vdbackup.cli.common import DONE, find_moment_or_point, open_repository
 from vdbackup.cli.console import print_json, say, warn
 from vdbackup.cli.keys import key_options, keys_of
 from vdbackup.cli.options import Subparsers, json_option, new_command, state_options
+from vdbackup.errors import UsageError
 from vdbackup.translation import tr
 
 if TYPE_CHECKING:
@@ -31,6 +32,10 @@ def add_mount(subparsers: Subparsers) -> None:
     parser.add_argument(
         "--background", action="store_true", help=tr("leave it mounted, and return at once")
     )
+    parser.add_argument(
+        "--as-disk", action="store_true",
+        help=tr("show one file instead, disk.raw: the whole disk, for other programs"),
+    )  # fmt: skip
     key_options(parser)
     json_option(parser)
 
@@ -40,19 +45,31 @@ def mount(options: argparse.Namespace) -> int:
     repository = open_repository(options.repository, as_json=options.json)
     backup_set, point = find_moment_or_point(repository, options.point, options.set)
 
+    if options.as_disk and (options.unlock or options.key_file):
+        raise UsageError(
+            tr("A disk is shown as it was captured, with all that is encrypted on it."),
+            tr("Leave out the key, or --as-disk."),
+        )
     keys = keys_of(options)
 
     def tell(found: Mounted) -> None:
         _tell(found, options)
 
+    what = backup_set.name, point.id, options.where
     if options.background:
         from vdbackup.recovery.mount import background
 
-        tell(background.start(repository.path, backup_set.name, point.id, options.where, keys))
+        if options.as_disk:
+            tell(background.start_disk(repository.path, *what))
+        else:
+            tell(background.start(repository.path, *what, keys))
         return DONE
     from vdbackup.recovery.mount import mounting
 
-    mounting.mount(repository, backup_set.name, point.id, options.where, tell, keys)
+    if options.as_disk:
+        mounting.mount_disk(repository, *what, tell)
+    else:
+        mounting.mount(repository, *what, tell, keys)
     return DONE
 
 

@@ -13,6 +13,7 @@ from contextlib import ExitStack, contextmanager
 import numpy as np
 
 from vdbackup.disks.chain import Chain
+from vdbackup.disks.extents import Ranges
 from vdbackup.errors import Damaged, DiskError, Remedy
 from vdbackup.jobs import readable_size
 from vdbackup.repository import claims
@@ -87,6 +88,11 @@ class CheckedDisk:
         self.size, self.sector_size = chain.size, chain.sector_size
         self._chain, self._layers, self._digests = chain, layers, digests
         self._proven = np.zeros(-(-chain.size // BLOCK), np.bool_)
+
+    @property
+    def held(self) -> Ranges:
+        """The stretches of the disk that some layer holds, in bytes; all others read as zeros."""
+        return self._chain.map.data_ranges()
 
     def readinto(self, offset: int, view: memoryview) -> None:
         """Fill `view` from byte `offset` on; raises Damaged, and as the chain does."""

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from vdbackup.errors import NotMounted, VdbackupError, from_os
+from vdbackup.processes import environment
 from vdbackup.recovery.mount import mounting
 from vdbackup.recovery.mount.mounting import Mounted
 from vdbackup.repository.repository import Repository
@@ -34,16 +35,26 @@ def start(
     Raises:
         UnfitTarget, ProgramMissing: as `mounting.check`. NotMounted: what went wrong over there.
     """
-    mounting.check(where)
     keys = keys or Keys()
-    request = {
-        "repository": str(repository.absolute()),
-        "set": set_name,
-        "point": point_id,
-        "where": str(where.absolute()),
-        "keys": [secret.hex() for secret in keys.of_any],
-        "keys_of_one": [(name, secret.hex()) for name, secret in keys.of_one],
-    }
+    return _started(
+        repository,
+        where,
+        set=set_name,
+        point=point_id,
+        keys=[secret.hex() for secret in keys.of_any],
+        keys_of_one=[(name, secret.hex()) for name, secret in keys.of_one],
+    )
+
+
+def start_disk(repository: Path, set_name: str, point_id: str, where: Path) -> Mounted:
+    """The same with the whole disk as the only file in the folder (`mounting.mount_disk`)."""
+    return _started(repository, where, set=set_name, point=point_id, disk=True)
+
+
+def _started(repository: Path, where: Path, **what: Any) -> Mounted:
+    mounting.check(where)
+    places = {"repository": str(repository.absolute()), "where": str(where.absolute())}
+    request = {**places, **what}
     # in memory, since a key that once was on a disk may be found there
     with open(os.memfd_create("request", os.MFD_CLOEXEC), "w+b") as requests:
         requests.write(json.dumps(request).encode())
@@ -54,7 +65,7 @@ def start(
                 process = subprocess.Popen(
                     [sys.executable, "-m", _PROGRAM],
                     stdin=requests, stdout=writing, stderr=subprocess.DEVNULL,
-                    cwd="/", env=_environment(), start_new_session=True,
+                    cwd="/", env=environment(), start_new_session=True,
                 )  # fmt: skip
             finally:
                 os.close(writing)
@@ -79,13 +90,6 @@ def _understood(answer: dict[str, Any]) -> Mounted:
     )
 
 
-def _environment() -> dict[str, str]:
-    """Where the package lies, if nobody has installed it; names are UTF-8, as here."""
-    package = str(Path(__file__).parents[3])
-    paths = [package, *filter(None, [os.environ.get("PYTHONPATH")])]
-    return {**os.environ, "PYTHONPATH": os.pathsep.join(paths), "PYTHONUTF8": "1"}
-
-
 def main() -> int:
     """Show what standard input asks for, until it is unmounted."""
     request = json.load(sys.stdin)
@@ -102,11 +106,15 @@ def main() -> int:
     try:
         repository = Repository.open(Path(request["repository"]))
         where = Path(request["where"])
+        point = repository, request["set"], request["point"]
+        if request.get("disk"):
+            mounting.mount_disk(*point, where, answer)
+            return 0
         keys = Keys(
             tuple(bytes.fromhex(each) for each in request["keys"]),
             tuple((name, bytes.fromhex(each)) for name, each in request["keys_of_one"]),
         )
-        mounting.mount(repository, request["set"], request["point"], where, answer, keys)
+        mounting.mount(*point, where, answer, keys)
     except (VdbackupError, OSError) as error:
         known = from_os(error) if isinstance(error, OSError) else error
         _say({"title": known.title, "advice": known.advice})

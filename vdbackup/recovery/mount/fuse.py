@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from vdbackup.errors import NotInPoint, NotMounted, ProgramMissing, VdbackupError
+from vdbackup.recovery.mount.disk_tree import DiskTree
 from vdbackup.recovery.mount.table import TYPE
 from vdbackup.recovery.mount.tree import LONGEST_NAME, Tree
 from vdbackup.translation import tr
@@ -34,7 +35,9 @@ _TYPES = {Kind.FILE: posix.S_IFREG, Kind.FOLDER: posix.S_IFDIR, Kind.LINK: posix
 _ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
-def serve(tree: Tree, where: Path, name: str, size: int, mounted: Callable[[], None]) -> None:
+def serve(
+    tree: Tree | DiskTree, where: Path, name: str, size: int, mounted: Callable[[], None]
+) -> None:
     """Show a tree as a folder, in this thread, until that is unmounted or a signal ends it.
 
     Args:
@@ -142,7 +145,7 @@ class _Operations:
 
     use_ns = True
 
-    def __init__(self, tree: Tree, size: int, mounted: Callable[[], None]) -> None:
+    def __init__(self, tree: Tree | DiskTree, size: int, mounted: Callable[[], None]) -> None:
         self.is_mounted = False
         self._tree, self._size, self._mounted = tree, size, mounted
         self._numbers = itertools.count(1)

@@ -12,12 +12,15 @@ from pathlib import Path
 
 from vdbackup.disks.holders import holders, named
 from vdbackup.errors import Damaged, NotMounted, ProgramMissing, UnfitTarget
+from vdbackup.jobs import readable_size
 from vdbackup.processes import start_of
 from vdbackup.recovery.browse import FileBrowser
 from vdbackup.recovery.mount import fuse
+from vdbackup.recovery.mount.disk_tree import NAME, DiskTree
 from vdbackup.recovery.mount.table import DEVICE, shown_at
 from vdbackup.recovery.mount.tree import Tree
 from vdbackup.repository import checked
+from vdbackup.repository.checked import CheckedDisk
 from vdbackup.repository.repository import Repository
 from vdbackup.translation import tr
 from vdbackup.volumes.keys import Keys
@@ -109,28 +112,69 @@ def mount(
         PointInUse, PointNotFound, DiskError: the point cannot be read now.
         RecoveryError: its partition table is damaged, or the keys are none of it.
     """
+
+    def files(disk: CheckedDisk) -> _Shown:
+        volumes = Volumes(disk)
+        if keys:
+            volumes.unlock(keys)
+        browser = FileBrowser(disk, volumes)
+        lines = tuple(
+            f"{each.name or 'The disk'}: {each.problem or each.filesystem}"
+            for each in browser.volumes()
+        )
+        return _Shown(Tree(volumes), lines, browser.warnings(["/"]))
+
+    _mount(repository, set_name, point_id, where, mounted, files)
+
+
+def mount_disk(
+    repository: Repository,
+    set_name: str,
+    point_id: str,
+    where: Path,
+    mounted: Callable[[Mounted], None],
+) -> None:
+    """The same with the point's whole disk as the only file in the folder; raises as `mount`."""
+
+    def file(disk: CheckedDisk) -> _Shown:
+        line = f"{NAME}: {readable_size(disk.size)}"
+        return _Shown(DiskTree(disk), (line,), ())
+
+    _mount(repository, set_name, point_id, where, mounted, file)
+
+
+@dataclass(frozen=True, eq=False)
+class _Shown:
+    """What a folder is to show, and what is said of it."""
+
+    tree: Tree | DiskTree
+    lines: tuple[str, ...]
+    warnings: tuple[str, ...]
+
+
+def _mount(
+    repository: Repository,
+    set_name: str,
+    point_id: str,
+    where: Path,
+    mounted: Callable[[Mounted], None],
+    shown: Callable[[CheckedDisk], _Shown],
+) -> None:
     where = check(where)
     repository = Repository.open(repository.path.absolute())  # libfuse changes the folder we are in
     number = repository.set(set_name).point(point_id).sequence
     doing = tr("showing point {number} as the folder {where}", number=number, where=where)
-    with checked.open_point(repository, set_name, point_id, doing) as chain:
+    with checked.open_point(repository, set_name, point_id, doing) as disk:
         try:
-            volumes = Volumes(chain)
-            if keys:
-                volumes.unlock(keys)
-            browser = FileBrowser(chain, volumes)
-            shown = tuple(
-                f"{each.name or 'The disk'}: {each.problem or each.filesystem}"
-                for each in browser.volumes()
-            )
-            found = Mounted(where, number, shown, browser.warnings(["/"]))
+            what = shown(disk)
         except Damaged as error:  # what it offers to pass over damage is not offered here
             raise NotMounted(
                 tr("{where} was not mounted: {error}", where=where, error=error.title), error.advice
             ) from error
+        found = Mounted(where, number, what.lines, what.warnings)
         # the process behind it stands in its name, for whoever unmounts it
         name = f"{set_name}#{number}@{os.getpid()}"
-        fuse.serve(Tree(volumes), where, name, chain.size, lambda: mounted(found))
+        fuse.serve(what.tree, where, name, disk.size, lambda: mounted(found))
 
 
 def unmount(where: Path) -> None:
