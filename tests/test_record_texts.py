@@ -264,7 +264,8 @@ SET_TEXT = (
     "at_most_bytes": null,
     "keep_writes": null,
     "moments_every": null,
-    "forget_moments": null
+    "forget_moments": null,
+    "index": false
   },
   "last_sequence": 2,
   "continues": "disk-vhd",

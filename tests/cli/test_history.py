@@ -33,6 +33,32 @@ def test_a_name_is_found_in_every_set(vdbackup: Vdbackup, repository: Path, tmp_
     assert [p["sequence"] for each in one["found"] for p in each["points"]] == [1, 2, 3]
 
 
+def test_each_new_point_is_noted_after_its_backup_if_its_set_wants_that(
+    vdbackup: Vdbackup, repository: Path, disk: Path
+):
+    read = ("find", "-r", repository, "--set", "laptop", "DIARY.TXT", "--json")
+    assert vdbackup("policy", "-r", repository, "--index", "each").status == 0
+    said = vdbackup("backup", disk, "-r", repository)
+    assert said.status == 0
+    found = vdbackup(*read).json
+    assert found["points_read"] == 0
+    assert [p["sequence"] for each in found["found"] for p in each["points"]] == [1, 2, 3, 4]
+    assert vdbackup("policy", "-r", repository, "--index", "off").status == 0
+    demo_disk.change(disk, "state 5", {"DIARY.TXT": b"day 5, and it rained"})
+    assert vdbackup("backup", disk, "-r", repository).status == 0
+    assert vdbackup(*read).json["points_read"] == 1
+
+
+def test_a_backup_is_as_good_where_no_names_can_be_noted(
+    vdbackup: Vdbackup, repository: Path, disk: Path, tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+):  # fmt: skip
+    (tmp_path / "a file").touch()
+    monkeypatch.setenv("VDBACKUP_CACHE_DIR", str(tmp_path / "a file"))
+    said = vdbackup("backup", disk, "-r", repository, "--index", "each")
+    assert (said.status, said.err) == (0, "")
+
+
 def test_a_name_that_no_file_has_is_said(vdbackup: Vdbackup, repository: Path):
     said = vdbackup("find", "-r", repository, "nothing-like-this", "--no-index")
     assert said.status == 1

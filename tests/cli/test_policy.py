@@ -44,6 +44,7 @@ USUAL = {
     "keep_writes_seconds": None,
     "moments_every_seconds": None,
     "forget_moments_seconds": None,
+    "index": False,
 }
 
 
@@ -70,7 +71,7 @@ def test_the_policy_of_each_set_is_shown(vdbackup: Vdbackup, three_points: Path)
     said = vdbackup("policy", "-r", three_points)
     assert said.status == 0
     shown = re.split(" {2,}", said.out.splitlines()[1])
-    assert shown == ["laptop", "all points", "each new point", "no", "every 10th"]
+    assert shown == ["laptop", "all points", "each new point", "no", "every 10th", "no"]
 
 
 def test_how_often_everything_is_read_can_be_changed(vdbackup: Vdbackup, three_points: Path):
@@ -82,7 +83,7 @@ def test_how_often_everything_is_read_can_be_changed(vdbackup: Vdbackup, three_p
     assert never.out.startswith("No backup of laptop reads everything as a proof")
     shown = vdbackup("policy", "-r", three_points, "--json").json["sets"]
     assert shown == [{**USUAL, "read_all_every": None}]
-    assert vdbackup("policy", "-r", three_points).out.rstrip().endswith("never")
+    assert vdbackup("policy", "-r", three_points).out.split()[-2:] == ["never", "no"]
     for each in (0, -1, "always"):
         assert vdbackup("policy", "-r", three_points, "--read-all-every", each).status == 2
 
@@ -101,10 +102,10 @@ def test_a_set_that_cannot_be_read_is_shown_and_stops_no_other(
 def test_a_policy_that_takes_no_point_asks_nothing(
     vdbackup: Vdbackup, three_points: Path, nobody_to_ask: None
 ):
-    changes = ("--keep", 4, "--boot-test", "each", "--retarget", "off")
+    changes = ("--keep", 4, "--boot-test", "each", "--retarget", "off", "--index", "each")
     said = vdbackup("policy", "-r", three_points, *changes, "--json")
     assert said.status == 0
-    expected = {**USUAL, "keep": 4, "retarget": False, "boot_test": "each"}
+    expected = {**USUAL, "keep": 4, "retarget": False, "boot_test": "each", "index": True}
     assert said.json == {"event": "result", **expected}
     assert vdbackup("policy", "-r", three_points, "--json").json["sets"] == [expected]
     said = vdbackup("policy", "-r", three_points, "--keep", "all")

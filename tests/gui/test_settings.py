@@ -27,7 +27,9 @@ from vdbackup.gui.plan_dialog import PlanDialog
 from vdbackup.gui.settings_dialog import USUAL_KEEP, KeepField, SettingsDialog
 from vdbackup.gui.sources_list import SourcesList
 from vdbackup.gui.store import Store
+from vdbackup.jobs import Task
 from vdbackup.locations import Locations
+from vdbackup.recovery.history.find import Pattern, find
 from vdbackup.repository.backup_set import BackupSet
 from vdbackup.repository.model import SetSettings, SourceIdentity
 from vdbackup.repository.naming import PointType
@@ -307,6 +309,24 @@ def test_enter_saves_the_settings_wherever_the_focus_is(user: User, qtbot: QtBot
     qtbot.keyClick(dialog.sessions, Qt.Key.Key_Return)
     user.waits_until(lambda: not dialog.isVisible())
     assert user.window.store.value.sessions_folder == Path("/somewhere/else")
+
+
+def test_names_of_files_are_noted_after_each_backup_of_a_source_that_wants_it(
+    with_source: User, repository: Path, locations: Locations
+) -> None:
+    user = with_source
+    user.asks_for("actionSettings")
+    ((_, box),) = user.sees(SettingsDialog, "settingsDialog").index
+    box.setChecked(True)
+    user.clicks("settingsSave")
+    user.sees_job_end("Policy of laptop")
+    user.backs_up(2)
+    user.sees_job_end("Names of files in laptop")
+    opened = Repository.open(repository)
+    file = locations.names_file(opened.id, "laptop")
+    found = find(opened, "laptop", Pattern("README.TXT"), file, Task())
+    assert found.read == 0
+    assert [point.sequence for each in found.found for point in each.points] == [1, 2]
 
 
 # two windows

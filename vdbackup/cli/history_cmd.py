@@ -26,6 +26,8 @@ from vdbackup.text import iso, printable
 from vdbackup.translation import tr
 
 if TYPE_CHECKING:
+    from vdbackup.operations.backup import BackupResult
+    from vdbackup.operations.machine_backup import MachineResult
     from vdbackup.recovery.history.differences import Difference, Differences
     from vdbackup.recovery.history.find import Occurrence, Search
     from vdbackup.recovery.history.index import Name
@@ -187,6 +189,23 @@ def find(options: argparse.Namespace) -> int:
             tr("Use * for any letters, as in '*name*'; -i passes over capitals."),
         )
     return WARNINGS if warnings else DONE
+
+
+def note_names(made: BackupResult | MachineResult, *, as_json: bool) -> None:
+    """Note the names of files in points that have just been made, where their sets want that.
+
+    What is not noted the next search reads itself, so nothing is said of it.
+    """
+    if not made.to_be_indexed:
+        return
+    from vdbackup.locations import Locations
+    from vdbackup.recovery.history.noting import note
+
+    repository, locations = made.repository, Locations.from_environment()
+    for name in made.to_be_indexed:
+        file = locations.names_file(repository.id, name)
+        noting = partial(note, repository.path, name, file)
+        work(tr("Names of files in {name}", name=name), noting, as_json=as_json)
 
 
 def _found(

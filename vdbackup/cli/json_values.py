@@ -308,6 +308,7 @@ def _automatically(policy: Policy) -> dict[str, Any]:
         "keep_writes_seconds": policy.keep_writes,
         "moments_every_seconds": policy.moments_every,
         "forget_moments_seconds": policy.forget_moments,
+        "index": policy.index,
     }
 
 

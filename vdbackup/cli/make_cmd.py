@@ -17,6 +17,7 @@ from vdbackup.cli.common import (
     said_of,
 )
 from vdbackup.cli.console import print_json, say, table, warn, work
+from vdbackup.cli.history_cmd import note_names
 from vdbackup.cli.json_values import moment_json, point_json, set_json
 from vdbackup.cli.options import (
     FORMAT_NAMES,
@@ -195,6 +196,7 @@ def backup(options: argparse.Namespace) -> int:
         for note in made.notes:
             say(note)
     warn([*made.warnings, *said_of(made.trouble)])
+    note_names(made, as_json=options.json)
     boots = not made.to_be_tested or prove_new_point(made, allowed, as_json=options.json)
     return WARNINGS if made.warnings or made.trouble or not boots else DONE
 
@@ -253,6 +255,7 @@ def backup_machine(options: argparse.Namespace) -> int:
         )
     _show_moment(made, as_json=options.json)
     warn([*made.warnings, *said_of(made.trouble)])
+    note_names(made, as_json=options.json)
     boots = not made.to_be_tested or prove_new_point(made, allowed, as_json=options.json)
     return WARNINGS if made.warnings or made.trouble or not boots else DONE
 

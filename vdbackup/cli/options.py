@@ -284,6 +284,13 @@ def policy_options(parser: argparse.ArgumentParser) -> None:
         help=tr("from now on make each new point ready to boot (auto, which is usual), or do not"),
     )  # fmt: skip
     parser.add_argument(
+        "--index", choices=["off", "each"],
+        help=tr(
+            "from now on note the names of files in each new point after its backup, for `find`, "
+            "or in none (off, which is usual)"
+        ),
+    )  # fmt: skip
+    parser.add_argument(
         "--read-all-every", type=backups, metavar="N",
         help=tr(
             "from now on read everything at every Nth backup, or `never`, where else only what "
@@ -303,6 +310,7 @@ def policy_change(options: argparse.Namespace) -> Change | None:
         retarget=options.retarget == "auto" if options.retarget else None,
         boot_test=BootTests(options.boot_test) if options.boot_test else None,
         read_all_every=options.read_all_every,
+        index=options.index == "each" if options.index else None,
         keep_within=options.keep_within,
         daily=options.daily,
         weekly=options.weekly,

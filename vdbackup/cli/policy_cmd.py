@@ -215,6 +215,7 @@ _COLUMNS = (
     tr("made ready to boot"),
     tr("boot-tested"),
     tr("all read, if tracked"),
+    tr("names noted"),
 )
 
 
@@ -232,7 +233,8 @@ def _row(backup_set: BackupSet) -> tuple[str, ...]:
     if (writes := backup_set.settings.policy.writes).takes:
         said = writes_policy.in_words(writes)
         keep = tr("{points}; of kept writes {writes}", points=keep, writes=said)
-    return backup_set.name, keep, each if record["retarget"] else tr("no"), tested, proof
+    ready, noted = (each if record[name] else tr("no") for name in ("retarget", "index"))
+    return backup_set.name, keep, ready, tested, proof, noted
 
 
 def _named(plan: PolicyPlan) -> str:

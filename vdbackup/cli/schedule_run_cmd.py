@@ -10,6 +10,7 @@ from vdbackup.cli.boot_test_cmd import prove_new_point
 from vdbackup.cli.care_cmd import verdict_json, words_of_points
 from vdbackup.cli.common import DONE, WARNINGS, machines, said_of
 from vdbackup.cli.console import print_json, say, warn, work
+from vdbackup.cli.history_cmd import note_names
 from vdbackup.cli.json_values import run_json
 from vdbackup.cli.options import Subparsers, json_option, new_command, repository_options
 from vdbackup.errors import Cancelled, PointInUse, UsageError, VdbackupError
@@ -94,6 +95,7 @@ def _ran(
     if (made := result.made) is None:
         return DONE
     warn([*made.warnings, *said_of(made.trouble)])
+    note_names(made, as_json=as_json)
     boots = not made.to_be_tested or prove_new_point(made, allowed, as_json=as_json)
     damaged = _verify(schedule, pace, as_json=as_json)
     return WARNINGS if made.warnings or made.trouble or damaged or not boots else DONE

@@ -117,6 +117,7 @@ class Backups(QObject):
         def ended(job: Job[Outcome[MachineResult]]) -> None:
             if job.result:
                 made_it()
+                self._note_names(request.repository, job.result.value.to_be_indexed)
             if job.result and (made := job.result.value).to_be_tested:
                 self._test(request.repository, made.set_name, made.point, request.name)
 
@@ -160,9 +161,8 @@ class Backups(QObject):
         def ended(job: Job[Outcome[BackupResult]]) -> None:
             if job.error:
                 clarify(job.error)
-            elif job.result and (made := job.result.value).to_be_tested:
-                called = entry.title if entry.shares_name else made.set_name
-                self._test(request.repository, made.set_name, made.point, called)
+            elif job.result:
+                self._after(entry, request.repository, job.result.value)
 
         def start(_plan: Plan | None) -> None:
             back_up = partial(making.back_up, request, self._runner.store.machines, self._pace)
@@ -175,6 +175,13 @@ class Backups(QObject):
         self._runner.plan(
             request.repository, title, tr("Back up"), make, start, silence=True, clarify=clarify
         )
+
+    def _after(self, entry: Entry, repository: Path, made: BackupResult) -> None:
+        """What the set wants done with a new point by whoever has made it."""
+        self._note_names(repository, made.to_be_indexed)
+        if made.to_be_tested:
+            called = entry.title if entry.shares_name else made.set_name
+            self._test(repository, made.set_name, made.point, called)
 
     def begin(
         self, source: SourceRef, repository: Path, disk_format: str | None, form: Form
@@ -314,6 +321,14 @@ class Backups(QObject):
             care.boots, repository, set_name, point.id, self._runner.store.machines.boot_test()
         )
         self._runner.submit(self._runner.workers.tester(repository), repository, Job(title, doing))
+
+    def _note_names(self, repository: Path, sets: Sequence[str]) -> None:
+        """Note the names of files in new points; like a test it gives way to whoever writes."""
+        for name in sets:
+            where = self._runner.store.locations.names_file
+            doing = partial(care.note_names, repository, name, where)
+            job = Job(tr("Names of files in {name}", name=name), doing)
+            self._runner.submit(self._runner.workers.tester(repository), repository, job)
 
     @property
     def _pace(self) -> Pace:

@@ -42,6 +42,7 @@ class SettingsDialog(parts.Dialog):
         told: those that say how the user is told of trouble.
         keep: for each source that has been backed up, how many points to keep.
         boot_test: for each such source, whether new points are boot-tested.
+        index: for each such source, whether the names of files in new points are noted.
     """
 
     def __init__(
@@ -57,6 +58,7 @@ class SettingsDialog(parts.Dialog):
         self._locations = locations
         self.keep: list[tuple[Entry, KeepField]] = []
         self.boot_test: list[tuple[Entry, QCheckBox]] = []
+        self.index: list[tuple[Entry, QCheckBox]] = []
         inside = QWidget()
         column = QVBoxLayout(inside)
         column.setContentsMargins(0, 0, 8, 0)
@@ -112,6 +114,7 @@ class SettingsDialog(parts.Dialog):
                 (entry, policy.Change(boot_test=tests[box.isChecked()]))
                 for entry, box in self.boot_test
             ),
+            *((entry, policy.Change(index=box.isChecked())) for entry, box in self.index),
         ]
 
     def _add_window(self, column: QVBoxLayout) -> None:
@@ -165,6 +168,19 @@ class SettingsDialog(parts.Dialog):
             box.setAccessibleName(tr("Boot-test each new point of {entry}", entry=entry.title))
             form.addRow(_name(""), box)
             self.boot_test.append((entry, box))
+            self._add_index(form, entry, present)
+
+    def _add_index(self, form: QFormLayout, entry: Entry, present: Policy) -> None:
+        box = QCheckBox(tr("Note the names of files in each new point"))
+        box.setChecked(present.index)
+        box.setToolTip(
+            tr("Done after its backup, giving way to all else: searches are quick then.")
+        )
+        box.setAccessibleName(
+            tr("Note the names of files in each new point of {entry}", entry=entry.title)
+        )
+        form.addRow(_name(""), box)
+        self.index.append((entry, box))
 
     def _add_keep(self, form: QFormLayout, entry: Entry, present: Policy) -> None:
         """How many points a source keeps; where other rules say that, what they are."""

@@ -77,6 +77,7 @@ class BackupResult:
         notes: what else was done, a sentence each.
         warnings: what was not as it should be.
         to_be_tested: the set wants a boot test of the point, and nobody has cancelled.
+        to_be_indexed: the sets that want the names in their new points noted, likewise.
         changed: what is to be read again.
         trouble: what went wrong after it, and costs no point.
     """
@@ -87,6 +88,7 @@ class BackupResult:
     notes: tuple[str, ...]
     warnings: tuple[str, ...]
     to_be_tested: bool
+    to_be_indexed: tuple[str, ...]
     changed: Changed
     trouble: tuple[VdbackupError, ...]
 
@@ -190,6 +192,7 @@ def run(plan: CapturePlan, machines: Machines, task: Task) -> BackupResult:
         (*made.notes, *thinned.done),
         made.warnings,
         made.policy.boot_test is BootTests.EACH and not task.cancel.cancelled,
+        (name,) if made.policy.index and not task.cancel.cancelled else (),
         Changed.only(name),
         (*unready, *thinned.trouble, *relink(repository.path, folder)),
     )

@@ -60,6 +60,7 @@ class MachineResult:
         notes: what was done to all, a sentence each.
         warnings: what was not as it should be, of any of them.
         to_be_tested: it wants a boot test of the moment, and nobody has cancelled.
+        to_be_indexed: the sets that want the names in their new points noted, likewise.
         changed: what is to be read again.
         trouble: what went wrong after it, and costs no point.
     """
@@ -71,6 +72,7 @@ class MachineResult:
     notes: tuple[str, ...]
     warnings: tuple[str, ...]
     to_be_tested: bool
+    to_be_indexed: tuple[str, ...]
     changed: Changed
     trouble: tuple[VdbackupError, ...]
 
@@ -179,6 +181,7 @@ def run(plan: MachinePlan, machines: Machines, task: Task) -> MachineResult:
             *made.warnings,
         ),
         made.disks[0].policy.boot_test is BootTests.EACH and not task.cancel.cancelled,
+        made.machine.sets if made.disks[0].policy.index and not task.cancel.cancelled else (),
         Changed.only(*made.machine.sets),
         (*unready, *thinned.trouble, *relink(repository.path, folder)),
     )

@@ -42,6 +42,7 @@ class Change:
         retarget: whether each new point is made ready to boot.
         boot_test: which new points are boot-tested.
         read_all_every: of how many backups of a tracked source one reads everything, or NEVER.
+        index: whether the names of files in each new point are noted.
         keep_within, daily, weekly, monthly, yearly, at_most, at_most_bytes, keep_writes,
             moments_every, forget_moments: as `Policy` has them, or OFF.
     """
@@ -50,6 +51,7 @@ class Change:
     retarget: bool | None = None
     boot_test: BootTests | None = None
     read_all_every: int | Literal["never"] | None = None
+    index: bool | None = None
 
     keep_within: Number = None
     daily: Number = None
@@ -80,6 +82,7 @@ class Change:
             keep_writes=_number(self.keep_writes, policy.keep_writes),
             moments_every=_number(self.moments_every, policy.moments_every),
             forget_moments=_number(self.forget_moments, policy.forget_moments),
+            index=policy.index if self.index is None else self.index,
         )
 
     def _read_all_every(self, now: int | None) -> int | None:
@@ -368,6 +371,12 @@ def _changes(name: str, now: Policy, wanted: Policy) -> tuple[str, ...]:
         which = {BootTests.OFF: tr("No new point"), BootTests.EACH: tr("Each new point")}
         sentences.append(
             tr("{which} of {name} is boot-tested.", which=which[wanted.boot_test], name=name)
+        )
+    if wanted.index != now.index:
+        sentences.append(
+            tr("The names of files in each new point of {name} are noted for searches.", name=name)
+            if wanted.index
+            else tr("The names of files in {name} are noted when somebody searches.", name=name)
         )
     if wanted.read_all_every != now.read_all_every:
         every = wanted.read_all_every

@@ -70,6 +70,8 @@ class Policy:
             its log's end.
         moments_every: of what is older one consistent moment of so many seconds each.
         forget_moments: no moment that is older than so many seconds.
+        index: note the names of the files in each new point, after its capture: searches then need
+            not read it.
 
     Raises UsageError where not even the newest would be kept, or a number makes no sense.
     """
@@ -88,6 +90,7 @@ class Policy:
     keep_writes: int | None = None
     moments_every: int | None = None
     forget_moments: int | None = None
+    index: bool = False
 
     @property
     def chooses(self) -> bool:
@@ -130,6 +133,7 @@ class Policy:
             retarget=self.retarget,
             boot_test=self.boot_test,
             read_all_every=self.read_all_every,
+            index=self.index,
         )
 
     def __post_init__(self) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -23,6 +24,7 @@ from vdbackup.operations.retarget import RetargetResult
 from vdbackup.operations.several import DeletedSeveral, DeleteSeveralPlan, MergeRangePlan
 from vdbackup.recovery import verify
 from vdbackup.recovery.boot_test.boot_test import BootTestOptions
+from vdbackup.recovery.history import noting
 from vdbackup.recovery.verify import Verdict
 from vdbackup.repository.model import BootTest
 from vdbackup.repository.repository import Repository
@@ -153,3 +155,12 @@ def boots(
         sentence=tested.sentence,
     )
     return Outcome(tr("Boot-tested."), (), (where,), value=tested, changed=changed)
+
+
+def note_names(
+    folder: Path, set_name: str, where: Callable[[str, str], Path], task: Task
+) -> Outcome[bool]:
+    """Note the names of files in a set's new points; `where` as `Locations.names_file`."""
+    if noting.note(folder, set_name, where(Repository.open(folder).id, set_name), task):
+        return Outcome(tr("The names of files are noted for searches."), value=True)
+    return Outcome(tr("The next search reads them itself: others were at work."), value=False)

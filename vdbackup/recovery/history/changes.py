@@ -10,6 +10,7 @@ import numpy as np
 
 from vdbackup.disks.chain import Chain
 from vdbackup.disks.extents import ZERO, Int64s, Ranges, aligned, as_ranges, overlap, total, union
+from vdbackup.errors import VdbackupError
 from vdbackup.jobs import Task
 from vdbackup.translation import tr
 from vdbackup.volumes.places import Disk
@@ -28,9 +29,11 @@ class Traced:
 
     Attributes:
         size, sector_size: the disk's, in bytes.
+        is_whole: whether all could be read that was asked for.
     """
 
     def __init__(self, disk: Disk) -> None:
+        self.is_whole = True
         self._disk = disk
         self.size, self.sector_size = disk.size, disk.sector_size
         self._read: list[tuple[int, int]] = []
@@ -41,7 +44,11 @@ class Traced:
         self._read.append((offset, len(view)))
         if len(self._read) >= 1 << 16:
             self._known = self.ranges
-        self._disk.readinto(offset, view)
+        try:
+            self._disk.readinto(offset, view)
+        except (VdbackupError, OSError):
+            self.is_whole = False
+            raise
 
     @property
     def ranges(self) -> Ranges:

@@ -3,32 +3,37 @@
 from __future__ import annotations
 
 import fnmatch
+import logging
 import re
 from collections.abc import Iterator, Sequence
-from contextlib import closing, suppress
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from itertools import groupby
 from operator import itemgetter
 from pathlib import Path
 
 from vdbackup.disks.chain import Chain
-from vdbackup.disks.extents import Ranges, union
-from vdbackup.errors import NotInPoint, RecoveryError
+from vdbackup.errors import DiskError, NotInPoint, RecoveryError, VdbackupError
 from vdbackup.jobs import Task
 from vdbackup.recovery.browse import Entry
 from vdbackup.recovery.history import walk
-from vdbackup.recovery.history.changes import NOTHING, Traced, touches
+from vdbackup.recovery.history.changes import Traced
 from vdbackup.recovery.history.disks import in_order
 from vdbackup.recovery.history.index import Index, Name
+from vdbackup.recovery.history.seen import Folds, Seen
 from vdbackup.recovery.history.unlocking import Unlocking
 from vdbackup.repository import claims
 from vdbackup.repository.backup_set import BackupSet
+from vdbackup.repository.checked import CheckedDisk
+from vdbackup.repository.digests import DigestFold
 from vdbackup.repository.model import RecoveryPoint
 from vdbackup.repository.repository import Repository
 from vdbackup.text import printable
 from vdbackup.translation import tr
 from vdbackup.volumes.keys import Keys
 from vdbackup.volumes.volumes import Volumes
+
+log = logging.getLogger(__name__)
 
 MOST_FOUND = 10_000
 """Files of one point that are listed."""
@@ -116,23 +121,52 @@ def find(
     doing = tr("searching for {text}", text=printable(pattern.text))
     with claims.reading(repository, set_name, ids, doing) as backup_set:
         points = backup_set.points
-        with Index.load(index_file, points) as index:
+        with Index.load(index_file) as index:
             reader = _Reader(backup_set, index, unlocking)
-            try:
+            with _kept(index, index_file, points):
                 reader.read(points, task)
-            finally:
-                if index_file is not None:
-                    index.save(index_file)
-            with suppress(NotInPoint):  # nothing in this set is encrypted: it is searched, too
-                unlocking.check()
-            found = tuple(_matching(index, points, pattern))
-            by_id = {point.id: point.sequence for point in points}
-            unread = [
-                tr("Point {by_id}: {text}", by_id=by_id[each], text=text)
-                for each, text in index.warnings()
-                if each in by_id
-            ]
+                with suppress(NotInPoint):  # nothing in this set is encrypted: it is searched, too
+                    unlocking.check()
+                found = tuple(_matching(index, points, pattern))
+                by_id = {point.id: point.sequence for point in points}
+                unread = [
+                    tr("Point {by_id}: {text}", by_id=by_id[each], text=text)
+                    for each, text in index.warnings()
+                    if each in by_id
+                ]
     return Search(found, reader.count, (*reader.warnings, *unread))
+
+
+def note_names(repository: Repository, set_name: str, index_file: Path, task: Task) -> int:
+    """Bring what searches know of a set up to date, so that the next one need not read it.
+
+    Returns:
+        How many points had to be read.
+
+    Raises:
+        PointInUse: points are just being changed. Cancelled: what was read until then is kept.
+        RepositoryError.
+    """
+    ids = [point.id for point in repository.set(set_name).points]
+    doing = tr("noting the names of files")
+    with (
+        claims.reading(repository, set_name, ids, doing) as backup_set,
+        Index.load(index_file) as index,
+    ):
+        reader = _Reader(backup_set, index, Unlocking(Keys()))
+        with _kept(index, index_file, backup_set.points):
+            reader.read(backup_set.points, task)
+    return reader.count
+
+
+@contextmanager
+def _kept(index: Index, file: Path | None, points: Sequence[RecoveryPoint]) -> Iterator[None]:
+    """Keep what an index has got meanwhile, however that ends."""
+    try:
+        yield
+    finally:
+        if file is not None:
+            index.save(file, points)
 
 
 def in_volumes(volumes: Volumes, text: str, task: Task) -> list[Entry]:
@@ -181,20 +215,26 @@ def _matching(
 
 
 class _Reader:
-    """Adds the points to an index that it does not hold."""
+    """Brings an index up to date: adds the points to it whose names it does not know.
+
+    Attributes:
+        count: how many points had to be read.
+        warnings: which could not be.
+    """
 
     def __init__(self, backup_set: BackupSet, index: Index, unlocking: Unlocking) -> None:
         self.count = 0
         self.warnings: list[str] = []
         self._set, self._index, self._unlocking = backup_set, index, unlocking
-        self._looked_at: Ranges | None = None
-        self._since: Ranges = NOTHING
 
     def read(self, points: Sequence[RecoveryPoint], task: Task) -> None:
-        known = set(self._index.points)
-        missing = [point for point in points if point.id not in known]
-        with closing(in_order(self._set, missing)) as moments:
+        missing = self._missing(points, task)
+        with (
+            closing(in_order(self._set, missing)) as moments,
+            closing(Folds(self._set)) as folds,
+        ):
             for number, moment in enumerate(moments):
+                task.check()
                 task.phase(tr("Reading points"), number, len(missing))
                 if moment.disk is None:
                     because = moment.problem.title if moment.problem else ""
@@ -206,17 +246,27 @@ class _Reader:
                         )
                     )
                     continue
-                if moment.maybe is None:
-                    self._looked_at = None
-                else:
-                    self._since = union(self._since, moment.maybe)
-                self._read_one(moment.point, moment.disk, task)
+                self._look(moment.point, moment.disk, folds.of(moment.point), task)
 
-    def _read_one(self, point: RecoveryPoint, disk: Chain, task: Task) -> None:
-        if self._looked_at is not None and not touches(self._looked_at, self._since):
+    def _missing(self, points: Sequence[RecoveryPoint], task: Task) -> list[RecoveryPoint]:
+        """Those whose names are not known, or were another one's that bore the same id."""
+        missing = []
+        with closing(Folds(self._set)) as folds:
+            for point in points:
+                task.check()
+                fold, seen = folds.of(point), self._index.seen(point)
+                if seen is None or fold is None or not seen.is_in(point, fold):
+                    missing.append(point)
+                    if seen is not None:
+                        self._index.forget(point)
+        return missing
+
+    def _look(self, point: RecoveryPoint, disk: Chain, fold: DigestFold | None, task: Task) -> None:
+        before = self._index.last_seen
+        if before is not None and fold is not None and before.is_in(point, fold):
             self._index.repeat(point)
             return
-        traced = Traced(disk)
+        traced = Traced(CheckedDisk(disk, self._set.chain(point), fold))
         warnings: list[str] = []
         found: list[tuple[str, Name]] = []
         try:
@@ -224,8 +274,18 @@ class _Reader:
                 (each.path, Name(str(each.stat.kind), each.stat.size, each.stat.modified))
                 for each in walk.files(self._unlocking.volumes(traced), task, warnings)
             ]
-        except RecoveryError as error:
+        except (RecoveryError, DiskError) as error:
             warnings.append(error.title)
         self.count += 1
-        self._index.append(point, found, warnings)
-        self._looked_at, self._since = traced.ranges, NOTHING
+        self._index.append(point, found, warnings, _seen(traced, point, fold))
+
+
+def _seen(traced: Traced, point: RecoveryPoint, fold: DigestFold | None) -> Seen | None:
+    """What was read of a point; None where not all of it is proven to be as it was captured."""
+    if fold is None or not traced.is_whole:
+        return None
+    try:
+        return Seen.of(traced.ranges, point, fold)
+    except (VdbackupError, OSError) as error:
+        log.info("the names of point %d are not kept: %s", point.sequence, error)
+        return None
