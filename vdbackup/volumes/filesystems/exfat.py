@@ -4,6 +4,10 @@ The entries of a file say by a checksum whether they are whole, and so do the fi
 volume: neither is passed over. What was reserved for a file and not written reads as zeros. Times
 are local ones with their distance to UTC; without that they are given as if they were UTC.
 
+It is read here, and not by dissect.fat, because that (3.13) reads every folder as it opens a
+volume, of one without a chain only the first cluster, follows a chain that is a circle for ever,
+and takes what was reserved for data.
+
 Specification: Microsoft, "exFAT file system specification", by whose names the fields are called.
 """
 
