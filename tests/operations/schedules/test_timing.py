@@ -104,7 +104,7 @@ def elapses(expression: str, zone: str, base: str, count: int) -> list[datetime]
     lines = [line.strip() for line in said.splitlines()]
     moments = []
     for line, following in zip(lines, [*lines[1:], ""], strict=True):
-        if line.startswith(("Next elapse:", "Iter. #")):
+        if line.startswith(("Next elapse:", "Iter. #", "Iteration #")):  # the last from 257 on
             local = line.partition(": ")[2].split()[1:3]
             universal = following.partition(": ")[2].split()[1:3]
             text = " ".join(universal if following.startswith("(in UTC)") else local)
