@@ -112,7 +112,7 @@ class Guest:
             except TimeoutError:  # it was not heard: nobody had the port open
                 self._lines.close()
                 self._lines = self._agent.makefile("rb")
-            assert self._process.poll() is None, f"The guest has ended:\n{self._last_words()}"
+            assert self.is_on, f"The guest has ended:\n{self._last_words()}"
             self._check(patience, "to come up")
         self._agent.settimeout(_ANSWERS_WITHIN)
         self.run("systemctl is-system-running --wait; udevadm settle")
@@ -232,11 +232,21 @@ class Guest:
             except MachineFailed:  # it is still being pulled
                 time.sleep(_LOOKS_AGAIN)
 
+    @property
+    def is_on(self) -> bool:
+        """Whether it has not been switched off, or lost its power."""
+        return self._process.poll() is None
+
+    def lose_power(self) -> None:
+        """What it had not written out is lost."""
+        self._process.kill()
+        self._process.wait()
+
     def power_off(self) -> None:
         """As its user would."""
         self.start("systemctl poweroff")
         patience = self._patience(_UP_WITHIN)
-        while self._process.poll() is None:
+        while self.is_on:
             self._check(patience, "to power off")
             time.sleep(_LOOKS_AGAIN)
 

@@ -122,6 +122,23 @@ def test_a_link_that_leads_nowhere_is_refused_before_anything_is_written(
         planned(lab, tmp_path / "link.img")
 
 
+@pytest.mark.parametrize("name", ["/dev/sdz", "/dev/../dev/vdbackup-test"])
+def test_the_name_of_a_device_that_is_not_there_makes_no_file_in_memory(
+    lab: Lab, name: str
+) -> None:
+    with pytest.raises(UnfitTarget, match="There is no device"):
+        planned(lab, Path(name))
+
+
+def test_a_file_in_shared_memory_is_one_that_somebody_means(lab: Lab) -> None:
+    target = Path(f"/dev/shm/vdbackup-{os.getpid()}.img")
+    try:
+        run(planned(lab, target))
+        assert target.read_bytes() == lab.image.read_bytes()
+    finally:
+        target.unlink(missing_ok=True)
+
+
 def test_a_file_may_have_the_longest_name_that_there_is(lab: Lab, tmp_path: Path) -> None:
     target = tmp_path / ("漢" * 85)  # 255 bytes
     run(planned(lab, target))

@@ -27,6 +27,7 @@ from vdbackup.repository import claims
 from vdbackup.repository.files import check_space
 from vdbackup.repository.model import RecoveryPoint
 from vdbackup.repository.repository import Repository
+from vdbackup.sources.devices import is_among_devices
 from vdbackup.translation import tr
 from vdbackup.volumes.partitions import read_table
 
@@ -336,25 +337,7 @@ def _check_file(
             tr("Restore it to a raw file, or to a device."),
         )
     _check_format(disk_format, point)
-    if target.is_dir():
-        raise UnfitTarget(
-            tr("{target} is a folder.", target=target), tr("Give the name of a new file in it.")
-        )
-    if not target.parent.is_dir():
-        raise UnfitTarget(
-            tr("There is no folder {parent}.", parent=target.parent), tr("Make it first.")
-        )
-    if target.is_symlink() and not target.exists():
-        raise UnfitTarget(
-            tr("{target} is a link that leads nowhere.", target=target),
-            tr("Give the name of a new file."),
-        )
-    places = (target.parent.resolve(), target.resolve())  # what is in place is where a link leads
-    if any(place.is_relative_to(request.repository.path.resolve()) for place in places):
-        raise UnfitTarget(
-            tr("{target} lies inside the repository.", target=target),
-            tr("Restore to another folder."),
-        )
+    _check_folder(request)
     if target.exists() and not stat.S_ISREG(target.stat().st_mode):
         raise UnfitTarget(
             tr("{target} is neither a file nor a block device.", target=target),
@@ -381,6 +364,35 @@ def _check_file(
                 "(losetup --find --show --partscan {target}).",
                 target=target,
             ),
+        )
+
+
+def _check_folder(request: RestoreRequest) -> None:
+    """Raise UnfitTarget where no file of that name can be made, or may be."""
+    target = request.target
+    if target.is_dir():
+        raise UnfitTarget(
+            tr("{target} is a folder.", target=target), tr("Give the name of a new file in it.")
+        )
+    if not target.parent.is_dir():
+        raise UnfitTarget(
+            tr("There is no folder {parent}.", parent=target.parent), tr("Make it first.")
+        )
+    if is_among_devices(target) and (target.is_file() or not target.exists()):
+        raise UnfitTarget(
+            tr("There is no device {target}.", target=target),
+            tr("Connect the disk, or name a file in a folder of yours."),
+        )
+    if target.is_symlink() and not target.exists():
+        raise UnfitTarget(
+            tr("{target} is a link that leads nowhere.", target=target),
+            tr("Give the name of a new file."),
+        )
+    places = (target.parent.resolve(), target.resolve())  # what is in place is where a link leads
+    if any(place.is_relative_to(request.repository.path.resolve()) for place in places):
+        raise UnfitTarget(
+            tr("{target} lies inside the repository.", target=target),
+            tr("Restore to another folder."),
         )
 
 

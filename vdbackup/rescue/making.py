@@ -31,6 +31,7 @@ from vdbackup.errors import (
 from vdbackup.jobs import Plan, Task, readable_size
 from vdbackup.rescue import program, running
 from vdbackup.rescue.contents import Contents, contents, resource
+from vdbackup.sources.devices import is_among_devices
 from vdbackup.translation import tr
 
 _NEEDED = {
@@ -255,6 +256,11 @@ def _check_target(target: Path, overwrite: bool) -> None:
     if not target.parent.is_dir():
         raise UnfitTarget(
             tr("There is no folder {parent}.", parent=target.parent), tr("Make it first.")
+        )
+    if is_among_devices(target):
+        raise UnfitTarget(
+            tr("There is no device {target}.", target=target),
+            tr("Make a file, and copy that to the device as it is (cp, dd)."),
         )
     if os.path.lexists(target) and not target.is_file():
         raise UnfitTarget(

@@ -20,6 +20,7 @@ from vdbackup.sources.file_identity import file_identity
 from vdbackup.sources.identity import Attached, Facts, Kind
 from vdbackup.translation import tr
 
+_DEVICES, _SHARED_MEMORY = Path("/dev"), Path("/dev/shm")  # noqa: S108 - named, not used
 _LSBLK_COLUMNS = "PATH,SIZE,TYPE,MODEL,MOUNTPOINTS,FSTYPE,LABEL,WWN,SERIAL,PARTUUID,PTUUID,UUID"
 
 
@@ -97,6 +98,15 @@ def device_id(path: Path) -> str:
         if facts.get(kind):
             return f"{kind}:{facts[kind]}"
     return f"device:{path.resolve()}"
+
+
+def is_among_devices(path: Path) -> bool:
+    """Whether a new file of that name would lie where devices do: in memory, until the next start.
+
+    Who names one means a device, which is not there.
+    """
+    folder = path.parent.resolve()
+    return folder.is_relative_to(_DEVICES) and not folder.is_relative_to(_SHARED_MEMORY)
 
 
 def facts_of_device(path: Path) -> Facts:

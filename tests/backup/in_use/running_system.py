@@ -80,16 +80,27 @@ class Records:
     def _said(self) -> str:
         return f"/run/{self.place.replace('/', '-')}"
 
-    @contextmanager
-    def written(self) -> Iterator[None]:
-        """One after the other, until the block ends."""
-        name = f"writer{self.place.replace('/', '-')}"
+    @property
+    def _writer(self) -> str:
+        return f"writer{self.place.replace('/', '-')}"
+
+    def begin(self) -> None:
+        """Have them written, one after the other."""
         self.guest.write("/run/writer.py", _WRITER)
         arguments = f"{self.place} {self._said} {self.volume}"
-        self.guest.run(f"systemd-run --unit={name} python3 /run/writer.py {arguments}")
+        self.guest.run(f"systemd-run --unit={self._writer} python3 /run/writer.py {arguments}")
         self.guest.wait_for("the writer's ninth record", f"grep -q '^9 ' {self._said}")
+
+    @contextmanager
+    def written(self) -> Iterator[None]:
+        """The same until the block ends."""
+        self.begin()
         yield
-        self.guest.run(f"systemctl stop {name}")
+        self.end()
+
+    def end(self) -> None:
+        """Have no more written."""
+        self.guest.run(f"systemctl stop {self._writer}")
 
     def count(self) -> int:
         """How many are surely on the disk by now."""
@@ -129,13 +140,27 @@ def built(kind: Debian) -> Debian:
 
 @contextmanager
 def at_work(folder: Path, kind: Debian, **others: Path) -> Iterator[Guest]:
-    """The Debian runs; its repository's disk is mounted at /mnt, and belongs to USER."""
+    """The Debian runs; its repository's disk is mounted at /mnt, and belongs to USER.
+
+    It is switched off at the end, unless it has lost its power.
+    """
     target = folder / f"{TARGET}.img"
     disks = {TARGET: lab.empty(target, 2048), **others}
     with lab.running(folder / "machine", lab.disk(folder, kind), disks) as guest:
         guest.run(f"useradd --create-home {USER}")
         guest.run(f"mkfs.ext4 -q {device(TARGET)} && mount {device(TARGET)} /mnt")
         guest.run(f"chown {USER} /mnt")
+        yield guest
+        if guest.is_on:
+            guest.power_off()
+
+
+@contextmanager
+def at_work_again(folder: Path, **others: Path) -> Iterator[Guest]:
+    """The same started anew, with what was written to its disks."""
+    disks = {TARGET: folder / f"{TARGET}.img", **others}
+    with lab.running(folder / "machine", folder / "system.img", disks) as guest:
+        guest.run(f"mount {device(TARGET)} /mnt")
         yield guest
         guest.power_off()
 
