@@ -22,6 +22,7 @@ from vdbackup.backup import capture
 from vdbackup.errors import BackupError, SourceError
 from vdbackup.jobs import Task
 from vdbackup.repository.repository import Repository
+from vdbackup.sources import devices
 from vdbackup.sources.devices import candidates, device_id
 from vdbackup.sources.opening import open_source
 from vdbackup.sources.reference import SourceRef
@@ -265,3 +266,17 @@ else:
 
     def test_devices_that_may_not_be_read_are_offered_as_such():
         assert an_unreadable_device().is_block_device()
+
+
+def test_what_lies_below_a_volume_whose_writes_are_logged_is_no_clone_of_it(
+    monkeypatch: pytest.MonkeyPatch,
+):
+    """As lsblk lists it: what lies on two devices it shows below the first alone."""
+    volume = {"path": "/dev/mapper/crypt", "uuid": "1"}
+    others = ("/dev/mapper/vdbackup-below-253-2", "/dev/sdz")
+    rows = [
+        {"path": "/dev/loop9", "uuid": None, "children": [volume]},
+        *({"path": path, "uuid": "1"} for path in others),
+    ]
+    monkeypatch.setattr(devices, "lsblk", lambda *of: [volume] if of else rows)
+    assert devices.facts_of_device(Path("/dev/mapper/crypt")).twins == ("/dev/sdz",)

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from vdbackup.agent import connection
+from vdbackup.agent import connection, device_mapper
 from vdbackup.agent.block_devices import SYS_BLOCK
 from vdbackup.agent.stacking import number_of
 from vdbackup.errors import DevicesNotListed
@@ -202,8 +202,14 @@ def _twins(row: dict[str, Any]) -> tuple[str, ...]:
     return tuple(
         _said(each, "path")
         for each in _beside(lsblk(), _said(row, "path"))
-        if _same_ids(row, each) and not _same_numbers(row, each)
+        if _same_ids(row, each) and not _same_numbers(row, each) and not _is_below_log(each)
     )
+
+
+def _is_below_log(row: dict[str, Any]) -> bool:
+    """Whether it is the device of ours that has a volume's data while its writes are logged."""
+    path = Path(_said(row, "path"))  # which need not be there: udev makes nothing of it
+    return (_sysfs(_place(path) / "dm/name") or path.name).startswith(device_mapper.BELOW)
 
 
 def _same_ids(one: dict[str, Any], other: dict[str, Any]) -> bool:
