@@ -44,6 +44,7 @@ from vdbackup.repository import publication
 from vdbackup.repository.machine import (
     KnownMachines,
     find_moment,
+    moments_of,
     points_together,
 )
 from vdbackup.repository.policy import Policy
@@ -323,6 +324,21 @@ def test_a_machine_is_not_backed_up_without_one_of_its_disks(disks):
     disks.images[1].rename(disks.folder / "unplugged")
     with pytest.raises(NotOneMachine, match=r"missing \(home of web\): There is no"):
         planned_sets(disks)
+
+
+def test_a_machine_goes_on_without_a_disk_that_is_gone_for_good_as_is_advised(disks):
+    disks.back_up()
+    disks.images[1].unlink()
+    with pytest.raises(NotOneMachine) as raised:
+        planned_sets(disks)
+    assert "gone for good, remove machine-web.json" in raised.value.advice
+    (disks.repository.path / "machine-web.json").unlink()
+    left = MachineRequest("web", disks.repository.path, (SourceRef.of_path(disks.images[0]),))
+    made = machine_backup.back_up(left, Machines(disks.folder), Task())
+    assert (made.machine.sets, made.moment.missing) == (("root",), ())
+    first, second = moments_of(disks.repository, made.machine)
+    assert (first.missing, second.moment.number) == (("home",), 2)
+    assert len(disks.repository.set("home").points) == 1
 
 
 def test_another_disk_in_the_place_of_a_machines_is_refused_until_it_is_said_to_be_meant(disks):

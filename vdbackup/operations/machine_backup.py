@@ -23,7 +23,7 @@ from vdbackup.operations.changed import Changed
 from vdbackup.operations.machines import Machines
 from vdbackup.operations.relinking import relink
 from vdbackup.operations.request import Request
-from vdbackup.repository.machine import KnownMachines, Machine, MomentPoints
+from vdbackup.repository.machine import KnownMachines, Machine, MomentPoints, record_name
 from vdbackup.repository.model import RecoveryPoint
 from vdbackup.repository.policy import BootTests, Policy
 from vdbackup.repository.repository import Repository
@@ -143,7 +143,14 @@ def _opened(
         title = tr(
             "A disk of the machine is missing ({which}): {error}", which=which, error=error.title
         )
-        raise NotOneMachine.because_of(error, title) from error
+        missing = NotOneMachine.because_of(error, title)
+        if set_name:
+            missing.advice += " " + tr(
+                "If it is gone for good, remove {record} from the backups, and name the disks that "
+                "are left as the machine.",
+                record=record_name(request.name),
+            )
+        raise missing from error
 
 
 def plan(request: MachineRequest) -> MachinePlan:

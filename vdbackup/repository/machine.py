@@ -372,8 +372,13 @@ def _names(repository: Repository) -> list[str]:
     ]
 
 
+def record_name(name: str) -> str:
+    """What the file of a machine's record is called, in the repository's folder."""
+    return f"{_PREFIX}{name}{_SUFFIX}"
+
+
 def _path(repository: Repository, name: str) -> Path:
-    return repository.path / f"{_PREFIX}{name}{_SUFFIX}"
+    return repository.path / record_name(name)
 
 
 def _read(repository: Repository, name: str) -> Machine:
