@@ -13,7 +13,8 @@ import pytest
 from tests.backup.lab import Lab
 from tests.cli.conftest import Vdbackup
 from tests.noise import noise
-from tests.sources.loops import loop
+from tests.recovery.test_resize import places
+from tests.sources.loops import loop, run
 from vdbackup.locations import Locations
 from vdbackup.rescue import ending, finding
 from vdbackup.rescue.finding import FoundRepository
@@ -64,7 +65,7 @@ def answering(monkeypatch: pytest.MonkeyPatch, *answers: str) -> None:
 def test_the_newest_point_is_restored_after_a_yes(
     vdbackup: Vdbackup, lab: Lab, target: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    answering(monkeypatch, "1", "", "1", "yes")
+    answering(monkeypatch, "1", "", "1", "", "yes")
     said = vdbackup("rescue")
     assert said.status == 0
     assert "Bigger Disk" in said.out
@@ -77,14 +78,17 @@ def test_the_newest_point_is_restored_after_a_yes(
 def test_another_point_is_restored_where_that_was_asked_for(
     vdbackup: Vdbackup, lab: Lab, target: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    answering(monkeypatch, "1", "1", "1", "yes")
+    answering(monkeypatch, "1", "1", "1", "", "yes")
     assert "holds point 1" in vdbackup("rescue").out
     (first, _) = lab.moments.values()
     assert target.read_bytes()[: 4 * MIB] == first.read_bytes()
 
 
 @needs_root
-@pytest.mark.parametrize("answers", [["1", "", "1", "no"], ["1", "", "1"], ["7", "x", "q"], ["1"]])
+@pytest.mark.parametrize(
+    "answers",
+    [["1", "", "1", "", "no"], ["1", "", "1", ""], ["1", "", "1"], ["7", "x", "q"], ["1"]],
+)
 def test_without_a_yes_nothing_is_written(
     answers: list[str], vdbackup: Vdbackup, lab: Lab, target: Path, monkeypatch: pytest.MonkeyPatch
 ):
@@ -98,11 +102,46 @@ def test_without_a_yes_nothing_is_written(
 def test_a_point_that_is_not_there_is_said_and_asked_for_again(
     vdbackup: Vdbackup, lab: Lab, target: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    answering(monkeypatch, "1", "9", "1", "2", "1", "yes")
+    answering(monkeypatch, "1", "9", "1", "2", "1", "", "yes")
     said = vdbackup("rescue")
     assert said.status == 0
     assert "9" in said.err
     assert "holds point 2" in said.out
+
+
+@pytest.fixture
+def partitioned(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Lab:
+    """The same with one point of a disk whose only partition is an ext4."""
+    lab = Lab(tmp_path, 80 * MIB)
+    run("sfdisk", "-q", lab.image, stdin="label: gpt\nstart=1M,size=78M,type=L\n")
+    run("mkfs.ext4", "-q", "-E", f"offset={MIB}", lab.image, "78M")
+    lab.backup()
+    found = [FoundRepository(lab.repository.path, "/dev/sdx1")]
+    monkeypatch.setattr(finding, "find", lambda _task: found)
+    return lab
+
+
+@needs_root
+@pytest.mark.parametrize(
+    ("size", "answers", "fitted"),
+    [(60, ("yes",), 58), (120, ("yes", "yes"), 118), (120, ("", "yes"), 78)],
+    ids=["smaller", "larger", "larger, the rest free"],
+)
+def test_a_disk_of_another_size_is_fitted_where_it_has_to_be_or_that_is_wanted(
+    size: int, answers: tuple[str, ...], fitted: int, vdbackup: Vdbackup, partitioned: Lab,
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+):  # fmt: skip
+    image = tmp_path / "target.img"
+    with image.open("wb") as file:
+        file.truncate(size * MIB)
+    with loop(image) as device:
+        disk = Candidate(device, "Another Disk", size * MIB, "disk", (), True)
+        monkeypatch.setattr(devices, "candidates", lambda: [disk])
+        answering(monkeypatch, "1", "", "1", *answers)
+        said = vdbackup("rescue")
+    assert "holds point 1 of disk" in said.out
+    assert [each[1] for each in places(image)] == [fitted]
+    assert "clean" in run("e2fsck", "-n", f"{image}?offset={MIB}")
 
 
 @pytest.mark.parametrize(("letter", "what"), [("r", "restart"), ("p", "power_off")])

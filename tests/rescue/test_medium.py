@@ -1,8 +1,9 @@
 """A computer without a system is started from a medium, restored to another disk, and starts.
 
 What it is restored to is other hardware than what was backed up, which knew AHCI alone, and of
-another size. The medium's Debian stays in the tests' cache, as it takes ten minutes: the program of
-today is laid over it as live-boot lays one file system over another.
+another size, to which its partitions are fitted once. The medium's Debian stays in the tests'
+cache, as it takes ten minutes: the program of today is laid over it as live-boot lays one file
+system over another.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import pytest
 
 from tests.guests import cache, debian
 from tests.guests.cache import run
+from tests.recovery.test_resize import places
 from tests.rescue import console
 from vdbackup import cli
 from vdbackup.jobs import Task, readable_size
@@ -97,6 +99,9 @@ def test_a_restored_computer_starts(computer: Computer, medium: Path, tmp_path: 
     target.touch()
     os.truncate(target, computer.size << 20)
     restore(computer, medium, repository, target, tmp_path)
+    last = places(target)[-1]
+    fitted = sum(last) > computer.size - 4
+    assert fitted == computer.uefi  # there that was wanted
     alive = f"{debian.ALIVE} count={{}} root={computer.root.replace('vdb', 'vda')}"
     disk = computer.disk(target, "NEW")
     # by its entry, where there is one
@@ -136,6 +141,8 @@ def restore(computer: Computer, medium: Path, repository: Path, target: Path, fo
         number = screen.wait_for(row)[1].decode()
         screen.wait_for(r"Onto which disk\?")
         screen.type(number)
+        screen.wait_for("That disk is larger")
+        screen.type("yes" if computer.uefi else "")
         screen.wait_for(f"Everything on {computer.node} will be lost")
         screen.type("yes")
         screen.wait_for(f"{computer.node} holds point 1 of disk, checked", RESTORE)

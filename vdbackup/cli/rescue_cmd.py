@@ -269,9 +269,12 @@ def _restore(repository: Repository, backup_set: BackupSet) -> None:
 
     wanted = _answer(tr("Which point? A number, or Enter for the newest:")) or "latest"
     _, point = find_moment_or_point(repository, wanted, backup_set.name)
-    target = _chosen_disk(point.virtual_size).path
+    disk = _chosen_disk(point.virtual_size)
+    target, fits = disk.path, _is_to_fit(disk, point.virtual_size)
     plan = restore.plan(
-        restore.RestoreRequest(repository, backup_set.name, point.id, target, overwrite=True)
+        restore.RestoreRequest(
+            repository, backup_set.name, point.id, target, overwrite=True, resize=fits
+        )
     )
     say(plan.summary)
     say(tr("Everything on {target} will be lost.", target=target))
@@ -288,6 +291,19 @@ def _restore(repository: Repository, backup_set: BackupSet) -> None:
     )
     _offer_to_make_bootable(target)
     say(tr("Type r to restart the computer, and take the medium out."))
+
+
+def _is_to_fit(disk: Candidate, size_of_point: int) -> bool:
+    """Whether the partitions are to be fitted to a disk of another size."""
+    if disk.size < size_of_point:
+        say(tr("That disk is smaller than the one in the backup: its partitions are fitted to it."))
+        return True
+    if disk.size == size_of_point:
+        return False
+    say(tr("That disk is larger than the one in the backup."))
+    return (
+        _answer(tr("Type yes to fit the partitions to it, Enter to leave the rest free:")) == "yes"
+    )
 
 
 def _offer_to_make_bootable(disk: Path) -> None:
@@ -326,7 +342,7 @@ def _chosen_disk(needed: int) -> Candidate:
 
 
 def _state(disk: Candidate, needed: int) -> str:
-    """Why a disk cannot be written to, as far as that is known; "" where it may be."""
+    """Why a disk may not be the right one, as far as that is known; "" where nothing is."""
     if disk.mountpoints:
         return tr("in use: {mountpoints}", mountpoints=", ".join(disk.mountpoints))
-    return tr("too small") if disk.size < needed else ""
+    return tr("smaller") if disk.size < needed else ""
