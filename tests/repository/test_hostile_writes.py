@@ -30,6 +30,7 @@ from tests.repository.kept import (
 )
 from vdbackup.disks.write_log.index import IndexWriter
 from vdbackup.disks.write_log.log import WriteLog
+from vdbackup.durable import PARTIAL
 from vdbackup.errors import PointNotFound, VdbackupError
 from vdbackup.operations import protection
 from vdbackup.repository.kept_logs import KeptLog, Protection, kept_logs
@@ -108,6 +109,23 @@ def test_what_is_noted_has_reached_the_storage(lab: Lab, monkeypatch: pytest.Mon
 
 
 # ------------------------------------------------------------------------------------ damaged
+
+
+def test_a_log_whose_record_gets_its_name_while_one_looks_is_no_lost_one(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log = kept(lab)
+    log.record.rename(log.record.with_name(log.record.name + PARTIAL))
+    there = os.path.lexists
+
+    def begun_meanwhile(path: Path) -> bool:
+        """Between the look for the record and that for the one in flight."""
+        if there(path) and str(path).endswith(PARTIAL):
+            os.replace(path, log.record)
+        return there(path)
+
+    monkeypatch.setattr(os.path, "lexists", begun_meanwhile)
+    assert [each.session for each in kept_logs(lab.set.folder)] == [SESSION]
 
 
 def test_notes_of_another_log_are_not_believed(lab: Lab) -> None:

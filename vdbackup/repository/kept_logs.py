@@ -409,8 +409,11 @@ def _found(folder: Path, session: str) -> KeptLog | UnreadLog:
                 left=True,
             )
         os.lstat(path)
-        problem = tr("{path} is missing, so nobody knows whose writes these are.", path=record)
-        return UnreadLog(folder, session, problem, _PUT_BACK)
+        try:
+            data = read_json(record)  # it may have been given its name between the two looks
+        except FileNotFoundError:
+            problem = tr("{path} is missing, so nobody knows whose writes these are.", path=record)
+            return UnreadLog(folder, session, problem, _PUT_BACK)
     if _is_newer(data):
         problem = tr("{path} was written by a newer version of vdbackup.", path=record)
         return UnreadLog(folder, session, problem, tr("Use that."))
