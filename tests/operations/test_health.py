@@ -17,7 +17,7 @@ from vdbackup.errors import ScheduleNotFound
 from vdbackup.operations import health
 from vdbackup.operations.health import Concern, Moment, SetHealth
 from vdbackup.operations.schedules.store import Outcome, Run, Schedule, Store
-from vdbackup.repository.kept_logs import record_path
+from vdbackup.repository.kept_logs import Cause, KeptLog, Protection, record_path
 from vdbackup.repository.manifests import manifest_path
 from vdbackup.repository.model import BootTest, Check
 from vdbackup.repository.policy import Policy
@@ -195,6 +195,43 @@ def test_a_damaged_point_is_no_good_one(lab: Lab, look: Look) -> None:
     assert about(found) == [Concern.LATE, Concern.DAMAGED]
     assert found.last_good is not None
     assert found.last_good.sequence == 1
+
+
+def test_a_source_that_could_not_be_read_whole_needs_somebody_until_it_is(
+    lab: Lab, look: Look
+) -> None:
+    points(lab, timedelta(hours=3), timedelta(hours=2))
+    lab.repository.save_point("disk", replace(lab.set.points[1], unreadable=((4096, 1024),)))
+    (finding,) = look().findings
+    assert finding.about is Concern.UNREAD
+    assert finding.sentence.startswith("1 KiB of the source could not be read for point 2")
+    points(lab, timedelta(hours=1))
+    assert about(look()) == []
+
+
+def test_writes_that_are_kept_no_more_need_somebody_until_there_is_a_newer_point(
+    lab: Lab, look: Look
+) -> None:
+    points(lab, timedelta(hours=3))
+    (point,) = lab.set.points
+    ended = (NOW - timedelta(hours=2)).isoformat()
+    kept = KeptLog.of(
+        lab.set.folder,
+        Protection(
+            SESSION, point.id, "disk", ended, point.virtual_size, ended=ended,
+            why="Its storage is full.", cause=Cause.STORAGE, source="/dev/vg/home",
+        ),
+    )  # fmt: skip
+    kept.save()
+    (finding,) = look().findings
+    assert finding.about is Concern.WRITES_ENDED
+    assert finding.sentence == ("Writes to /dev/vg/home are no longer kept: Its storage is full.")
+    for other in (replace(kept.protection, cause=Cause.ASKED), replace(kept.protection, source="")):
+        replace(kept, protection=other).save()  # asked for, or a machine's
+        assert about(look()) == []
+    kept.save()
+    points(lab, timedelta(hours=1))
+    assert about(look()) == []
 
 
 def test_kept_writes_that_nobody_can_read_need_somebody(lab: Lab, look: Look) -> None:

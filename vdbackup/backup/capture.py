@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from vdbackup.backup import following, merge, retention, space, unread
+from vdbackup.backup import following, merge, retention, space, unmerged, unread
 from vdbackup.backup.belonging import belonging
 from vdbackup.backup.copying import Copying, Wish, check_wanted
 from vdbackup.backup.differences import to_read
@@ -25,7 +25,6 @@ from vdbackup.errors import (
     Remedy,
     VdbackupError,
     WrongPlace,
-    from_os,
 )
 from vdbackup.jobs import Plan, Task
 from vdbackup.repository import claims, long_chains
@@ -284,12 +283,13 @@ def run(plan: CapturePlan, task: Task) -> CaptureResult:
         # a mistake must not cost the other source its backups
         doubt = plan.confirmed or begun.interrupted or settled.failed
         if plan.merges and not doubt:
-            try:
-                applied = retention.apply(repository, plan.set_name, task)
-                notes += applied.done
-                warnings += applied.damaged
-            except (VdbackupError, OSError) as error:
-                warnings += (not_merged(error),)
+            applied = unmerged.after_point(
+                repository,
+                [plan.set_name],
+                lambda: retention.apply(repository, plan.set_name, task),
+            )
+            notes += applied.done
+            warnings += applied.damaged
         return result(plan, point, notes, warnings)
 
 
@@ -404,14 +404,8 @@ def settle(plan: CapturePlan, begun: Begun, point: RecoveryPoint) -> Settled:
         settings = _settings_after(begun.backup_set, plan, point, policy)
         plan.repository.save_settings(plan.set_name, settings)
     except (VdbackupError, OSError) as error:
-        return Settled(notes, (*warnings, not_merged(error)), failed=True)
+        return Settled(notes, (*warnings, unmerged.not_merged(error)), failed=True)
     return Settled(notes, (*warnings, *untold), failed=False)
-
-
-def not_merged(error: VdbackupError | OSError) -> str:
-    """What is said where what follows a point has failed."""
-    title = from_os(error).title if isinstance(error, OSError) else error.title
-    return tr("The point is safe, but the older ones were not merged: {title}", title=title)
 
 
 def result(

@@ -15,11 +15,11 @@ from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from vdbackup.backup import capture, machine_retention, space
+from vdbackup.backup import capture, machine_retention, space, unmerged
 from vdbackup.backup.belonging import belonging
 from vdbackup.backup.capture import Begun, CapturePlan, CaptureResult
 from vdbackup.backup.kind import AUTO
-from vdbackup.errors import NotOneMachine, OtherSource, VdbackupError
+from vdbackup.errors import NotOneMachine, OtherSource
 from vdbackup.jobs import Plan, Task
 from vdbackup.repository.draft import publish_together
 from vdbackup.repository.machine import KnownMachines, Machine, MomentPoints, joined, moments_of
@@ -241,11 +241,12 @@ def run(plan: MachinePlan, task: Task) -> MachineResult:
         warnings: tuple[str, ...] = ()
         doubt = any(each.confirmed for each in disks) or any(each.interrupted for each in begun)
         if plan.merges and not doubt and not any(each.failed for each in settled):
-            try:
-                applied = machine_retention.apply(repository, plan.machine, task)
-                notes, warnings = applied.done, applied.damaged
-            except (VdbackupError, OSError) as error:
-                warnings = (capture.not_merged(error),)
+            applied = unmerged.after_point(
+                repository,
+                machine.sets,
+                lambda: machine_retention.apply(repository, plan.machine, task),
+            )
+            notes, warnings = applied.done, applied.damaged
         results = tuple(
             capture.result(each, point, said.notes, said.warnings)
             for each, point, said in zip(disks, points, settled, strict=True)

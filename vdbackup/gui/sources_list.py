@@ -31,13 +31,20 @@ NEEDED = {
     Concern.NO_POINTS: tr("no whole point"),
     Concern.LATE: tr("late!"),
     Concern.FAILED: tr("last failed!"),
+    Concern.UNREAD: tr("source unreadable"),
     Concern.DAMAGED: tr("data damaged"),
     Concern.NOT_BOOTING: tr("does not boot"),
     Concern.SOON_FULL: tr("storage soon full"),
     Concern.NOT_MERGED: tr("not merged"),
+    Concern.WRITES_ENDED: tr("writes not kept"),
 }
 """What needs somebody, behind the age of the last point."""
-ROLES = {Concern.FAILED: "bad", Concern.DAMAGED: "bad", Concern.NO_POINTS: "bad"}
+ROLES = {
+    Concern.FAILED: "bad",
+    Concern.DAMAGED: "bad",
+    Concern.UNREAD: "bad",
+    Concern.NO_POINTS: "bad",
+}
 
 
 def hint(entry: Entry) -> str:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import enum
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -20,7 +20,7 @@ from vdbackup.operations.schedules.store import Outcome, Run, Schedule, Store, s
 from vdbackup.repository import long_chains
 from vdbackup.repository.backup_set import BackupSet
 from vdbackup.repository.files import free_space
-from vdbackup.repository.kept_logs import UnreadLog, survey
+from vdbackup.repository.kept_logs import RESTARTED, KeptLog, UnreadLog, survey
 from vdbackup.repository.machine import KnownMachines
 from vdbackup.repository.model import Check, RecoveryPoint, Rehearsal
 from vdbackup.repository.naming import PointType
@@ -44,10 +44,12 @@ class Concern(enum.StrEnum):
     NO_POINTS = "no-points"
     LATE = "late"
     FAILED = "failed"
+    UNREAD = "source-unreadable"
     DAMAGED = "damaged"
     NOT_BOOTING = "not-booting"
     SOON_FULL = "soon-full"
     NOT_MERGED = "not-merged"
+    WRITES_ENDED = "writes-ended"
     UNPROVEN = "unproven"
     LONG_CHAIN = "long-chain"
 
@@ -184,12 +186,13 @@ def of_set(backup_set: BackupSet, store: Store, free: int | None, moment: Moment
     held = [each for each in rehearsals if each.ok]
     findings = [
         *_broken(backup_set),
-        *_logs(backup_set.folder),
+        *_logs(backup_set.folder, last),
         *_schedule(backup_set, store),
         *_run(last_run, last),  # before what comes of that
         *_age(backup_set, last, age, schedule, moment),
+        *_unread(captured),
         *_checks(backup_set),
-        *_merge(schedule, store),
+        *_merge(backup_set, schedule, store),
         *_space(full_in, free),
         *_unproven(backup_set, moment.now),
         *_long(backup_set),
@@ -231,18 +234,35 @@ def _broken(backup_set: BackupSet) -> list[Finding]:
     ]
 
 
-def _logs(set_folder: Path) -> list[Finding]:
-    """Kept writes of machines that nobody can read: until that is mended they hold their points."""
+def _logs(set_folder: Path, last: RecoveryPoint | None) -> list[Finding]:
+    """Kept writes that nobody can read, which hold their points, or that ended too early."""
     try:
-        unread = [each for each in survey(set_folder) if isinstance(each, UnreadLog)]
+        logs = list(survey(set_folder))
     except OSError as error:
         problem = from_os(error)
         return [Finding(Concern.UNREADABLE, f"{problem.title} {problem.advice}".rstrip())]
-    return [
+    unread = [
         Finding(Concern.UNREADABLE, f"{each.problem} {each.advice}")
-        for each in unread
-        if not each.left
+        for each in logs
+        if isinstance(each, UnreadLog) and not each.left
     ]
+    of_volume = [each for each in logs if isinstance(each, KeptLog) and each.protection.source]
+    return [*unread, *(_ended_early(of_volume[-1], last) if of_volume else ())]
+
+
+def _ended_early(newest: KeptLog, last: RecoveryPoint | None) -> list[Finding]:
+    """That writes to a volume were to be kept on, and none are, since when no point was made."""
+    record = newest.protection
+    cut_off = newest.was_cut_off
+    if not (record.ended_early or cut_off):
+        return []
+    since = _parsed(record.ended or record.since)
+    made_since = last is not None and last.id != record.point and moment_of(last) >= since
+    if made_since:
+        return []
+    why = RESTARTED if cut_off else record.why
+    said = tr("Writes to {source} are no longer kept: {why}", source=record.source, why=why)
+    return [Finding(Concern.WRITES_ENDED, said)]
 
 
 def _age(
@@ -338,16 +358,37 @@ def _run(last: Run | None, good: RecoveryPoint | None) -> list[Finding]:
     ]
 
 
-def _merge(schedule: Schedule | None, store: Store) -> list[Finding]:
-    """That the last merge, where it has a time of its own, failed or had to leave something."""
+def _merge(backup_set: BackupSet, schedule: Schedule | None, store: Store) -> list[Finding]:
+    """That the last merge failed or had to leave something: after a backup, or at its own time."""
     last = store.last_merge(schedule.id) if schedule and schedule.merge_at else None
     if last is None or last.outcome not in (Outcome.FAILED, Outcome.WARNED):
-        return []
+        return _left(backup_set)
     if last.outcome is Outcome.FAILED:
         said = tr("The last scheduled merge failed: {sentence}", sentence=last.sentence)
     else:
         said = tr("The last scheduled merge met trouble: {sentence}", sentence=last.sentence)
     return [Finding(Concern.NOT_MERGED, said)]
+
+
+def _left(backup_set: BackupSet) -> list[Finding]:
+    """What the policy had to leave after the last backup; unknown points are said already."""
+    left = backup_set.settings.unmerged
+    if not left or backup_set.broken:
+        return []
+    said = tr("Not all that its policy lets go went: {left}", left=" ".join(left))
+    return [Finding(Concern.NOT_MERGED, said)]
+
+
+def _unread(captured: Sequence[RecoveryPoint]) -> list[Finding]:
+    """That the source did not give all that was asked of it, when it was read last."""
+    if not captured or not (ranges := captured[-1].unreadable):
+        return []
+    said = tr(
+        "{size} of the source could not be read for point {point}: its disk may be failing.",
+        size=readable_size(sum(length for _, length in ranges)),
+        point=captured[-1].sequence,
+    )
+    return [Finding(Concern.UNREAD, said)]
 
 
 def _checks(backup_set: BackupSet) -> list[Finding]:

@@ -3,7 +3,7 @@
     <history>/ID.told       what they were told of, until it is over
 
 What is a trouble is what `health` says needs somebody, a run that failed, and a merge that failed
-or had to leave something as it was.
+or had to leave something as it was, after a backup or at a time of its own.
 """
 
 from __future__ import annotations
@@ -80,6 +80,8 @@ def _over(about: str) -> str:
         Concern.FAILED: tr("It is backed up again: the trouble is over."),
         Concern.NOT_MERGED: tr("Older points are merged again: the trouble is over."),
         Concern.LATE: tr("There is a new backup: the trouble is over."),
+        Concern.UNREAD: tr("All of the source can be read again: the trouble is over."),
+        Concern.WRITES_ENDED: tr("There is a newer point, or writes are kept again."),
     }
     known = next((said for concern, said in words.items() if concern.value == about), "")
     return known or tr("Something that needed you is over ({about}).", about=about)

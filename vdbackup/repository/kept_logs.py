@@ -71,6 +71,10 @@ class Cause(enum.StrEnum):
     RESTART = "restart"
 
 
+RESTARTED = tr("The computer was started anew.")
+"""What is said of that."""
+
+
 @dataclass(frozen=True)
 class Protection:
     """Whose writes a log holds: `writes-<session>.json`.

@@ -427,6 +427,8 @@ class SetSettings:
         pins: the points that stay whatever the policy says. They stand here and not in manifests,
             because of this a repair has a copy.
         near: points are made every so many seconds; None where that never was.
+        unmerged: what the policy had to leave when it was applied last, a sentence each; None where
+            it could do all.
     """
 
     source: SourceIdentity
@@ -439,6 +441,7 @@ class SetSettings:
     source_format: str = ""
     pins: Annotated[tuple[Pin, ...], _not_too_many] = ()
     near: NearContinuous | None = field(default=None, metadata=records.SELDOM)
+    unmerged: tuple[records.Sentence, ...] | None = field(default=None, metadata=records.SELDOM)
 
     def to_json(self) -> dict[str, Any]:
         """The JSON object of `set.json`."""

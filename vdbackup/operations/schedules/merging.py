@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-from vdbackup.backup import machine_retention, merge, retention
+from vdbackup.backup import machine_retention, merge, retention, unmerged
 from vdbackup.backup.retention import Applied
 from vdbackup.errors import RepositoryLocked, VdbackupError, from_os
 from vdbackup.jobs import Task, retry_when_cleared
@@ -76,11 +76,15 @@ def _applied(schedule: Schedule, task: Task) -> Applied:
     what = tr("merging in {set_name}", set_name=schedule.set_name)
     with repository.lock(what, task.cancel):
         machine = KnownMachines.of(repository).with_set(backup_set)
-        for name in machine.sets if machine else (schedule.set_name,):
+        names = machine.sets if machine else (schedule.set_name,)
+        for name in names:
             merge.finish_interrupted(repository, name, task)
         if machine is not None:
-            return machine_retention.apply(repository, machine, task)
-        return retention.apply(repository, schedule.set_name, task)
+            applied = machine_retention.apply(repository, machine, task)
+        else:
+            applied = retention.apply(repository, schedule.set_name, task)
+        unmerged.note(repository, names, applied.damaged)
+        return applied
 
 
 def words(merged: Merged) -> Sequence[str]:
