@@ -34,6 +34,9 @@ VIEWS = {
     "chooseSchedule": "scheduleDialog",
     "choosePolicy": "policyDialog",
     "convertSet": "convertDialog",
+    "aboutSource": "sourceDialog",
+    "protectSource": "protectDialog",
+    "actionHistory": "historyDialog",
 }
 """Every dialog of ours by the action that opens it."""
 

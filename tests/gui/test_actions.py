@@ -204,10 +204,13 @@ def test_what_is_done_to_a_moment_is_done_to_it_and_to_its_log(desk: Desk) -> No
     )
     desk.chosen = Chosen(MADE, MOMENT, logs=(LOG, older))
     actions.update()
-    for name in ("actionKeepMoment", "actionForgetWrites", "actionRestore", "actionDelete"):
+    of_log = ("actionThinWrites", "actionForgetWrites")
+    for name in ("actionKeepMoment", "actionFoldMoment", *of_log, "actionRestore", "actionDelete"):
         actions[name].trigger()
     assert desk.calls.noted == [
         ("keep_moment", (MADE, MOMENT)),
+        ("fold_moment", (MADE, MOMENT)),
+        ("thin_writes", (MADE, LOG)),
         ("forget_writes", (MADE, LOG)),
         ("restore", (MADE, MOMENT)),
     ]
@@ -302,7 +305,7 @@ def test_the_menu_of_a_source_names_what_would_go(desk: Desk) -> None:
         "Schedule of disk…",
         "Points of disk that stay…",
         "Changed blocks of /dev/a&&b…",
-        "Points of disk every some seconds…",
+        "Protect disk continuously…",
         "Convert…",
         "Copy its path",
         "Open the folder of its backups",

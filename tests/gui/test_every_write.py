@@ -25,7 +25,9 @@ from vdbackup.gui import written_words
 from vdbackup.gui.boot_dialog import BootDialog
 from vdbackup.gui.browse_dialog import BrowseDialog
 from vdbackup.gui.help_dialogs import ShortcutsDialog
+from vdbackup.gui.plan_dialog import PlanDialog
 from vdbackup.gui.restore_dialog import RestoreDialog
+from vdbackup.gui.thin_dialog import ThinDialog
 from vdbackup.gui.timeline.bands import Spot
 from vdbackup.jobs import Task
 from vdbackup.operations import thinning
@@ -402,8 +404,8 @@ def test_a_near_continuous_set_says_that_it_is_no_log_of_every_write(
 
 
 @pytest.fixture
-def thinned(user: User, repository: Path, tmp_path: Path) -> tuple[User, int, list[bytes]]:
-    """Somebody with a log of ten moments, thinned to a few; how many writes, and each state."""
+def timed(user: User, repository: Path, tmp_path: Path) -> tuple[User, list[int], list[bytes]]:
+    """Somebody with a log of ten moments, 90 s apart; after how many writes, and each state."""
     states = [file_system(tmp_path, f"f{number}") for number in range(11)]
     disk = tmp_path / "laptop.img"
     disk.write_bytes(states[0])
@@ -425,15 +427,64 @@ def thinned(user: User, repository: Path, tmp_path: Path) -> tuple[User, int, li
                 at += 512 + len(each.data)
             now = begin + turn * 90 * 10**9
             index.note(headers, now - 10**9, now)
-    here = Repository.open(repository)
-    backup_set = here.set()
-    sessions = tmp_path / "sessions"
-    plan = thinning.plan(here, backup_set.name, kept.session, sessions, within=200, every=300)
-    assert thinning.run(plan, sessions, Task()) > 0
     user.asks_for("actionRefresh")
     ends = [sum(len(part) - 1 for part in parts[: n + 1]) for n in range(len(parts))]
     user.waits_until(lambda: user.window.panel.timeline.facts.bands)
+    return user, ends, states
+
+
+@pytest.fixture
+def thinned(
+    timed: tuple[User, list[int], list[bytes]], repository: Path, tmp_path: Path
+) -> tuple[User, int, list[bytes]]:
+    """The same, thinned to a few; how many writes, and each state."""
+    user, ends, states = timed
+    here = Repository.open(repository)
+    backup_set = here.set()
+    sessions, session = tmp_path / "sessions", user.window.kept_logs.logs[0].session
+    plan = thinning.plan(here, backup_set.name, session, sessions, within=200, every=300)
+    assert thinning.run(plan, sessions, Task()) > 0
+    user.asks_for("actionRefresh")
+    user.waits_until(lambda: user.window.kept_logs.logs[0].thinned_until)
     return user, ends[-1], states
+
+
+def test_a_log_is_thinned_by_two_times_once_it_was_shown_what_goes(
+    timed: tuple[User, list[int], list[bytes]], tmp_path: Path
+) -> None:
+    user, ends, states = timed
+    user.asks_for("actionThinWrites")
+    dialog = user.sees(ThinDialog, "thinDialog")
+    dialog.within.setValue(3)
+    dialog.every.setValue(5)
+    user.agrees("thinDialog", "thinAccept")
+    plan = user.sees(PlanDialog, "planDialog")
+    assert "consistent moments" in plan.plan.summary
+    user.agrees()
+    assert user.sees_job_end("Thin the writes of").sentence.startswith("The log takes ")
+    user.waits_until(lambda: user.window.kept_logs.logs[0].thinned_until)
+    (log,) = user.window.kept_logs.logs
+    assert 0 < len(log.moments) - 1 < len(ends)
+    user.window.panel.timeline.select_moment(log.session, ends[-1])
+    assert restores(user, tmp_path / "last.img") == states[-1]
+
+
+def test_a_moment_is_kept_as_a_point_and_what_led_there_is_thinned(
+    timed: tuple[User, list[int], list[bytes]], tmp_path: Path
+) -> None:
+    user, ends, states = timed
+    (before,) = user.window.kept_logs.logs
+    user.window.panel.timeline.select_moment(before.session, ends[7])
+    user.asks_for("actionFoldMoment")
+    user.agrees()
+    user.sees_points(2)
+    assert "The log takes" in user.sees_job_end("Keep ").sentence
+    user.waits_until(lambda: user.window.kept_logs.logs[0].thinned_until)
+    (log,) = user.window.kept_logs.logs
+    assert set(ends[7:]) <= set(log.moments.tolist())  # what came behind it stays
+    assert len(log.moments) < len(before.moments)
+    user.presses(Qt.Key.Key_End)
+    assert restores(user, tmp_path / "kept.img") == states[8]
 
 
 def test_of_a_thinned_log_only_what_is_kept_is_gone_to(

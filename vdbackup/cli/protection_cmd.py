@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from vdbackup.cli.common import (
@@ -37,10 +36,7 @@ from vdbackup.translation import grouped, tr
 if TYPE_CHECKING:
     from vdbackup.operations.folding import Folded
     from vdbackup.operations.protection import KeptMomentResult, KeptMoments
-    from vdbackup.operations.thinning import ThinPlan
     from vdbackup.recovery.sessions.saved import SavedSession
-    from vdbackup.repository.model import RecoveryPoint
-    from vdbackup.repository.repository import Repository
 
 _NS = 1_000_000_000
 
@@ -370,7 +366,7 @@ def add_promote(subparsers: Subparsers) -> None:
 def promote(options: argparse.Namespace) -> int:
     """Make a recovery point of a moment; the writes stay, or are thinned."""
     from vdbackup.operations import folding, protection
-    from vdbackup.repository.written import is_moment
+    from vdbackup.repository.written import WrittenPoint, is_moment
 
     if not is_moment(options.point):
         raise UsageError(
@@ -379,16 +375,11 @@ def promote(options: argparse.Namespace) -> int:
         )
     repository = open_repository(options.repository, as_json=options.json)
     backup_set, moment = find_moment_or_point(repository, options.point, options.set)
-    plan = protection.plan_point(repository, backup_set.name, moment.id)
-    thins = _folding(repository, backup_set.name, moment) if options.thin_writes else None
-    if thins is not None:
-        plan = replace(
-            plan,
-            summary=f"{plan.summary} {thins.summary}",
-            replaces=thins.replaces,
-            invalidates=thins.invalidates,
-        )
-    if not announce(plan, options):
+    folds: folding.FoldPlan | None = None
+    if options.thin_writes and isinstance(moment, WrittenPoint):
+        folds = folding.plan_point(repository, backup_set.name, moment, sessions_folder())
+    plan = folds.point if folds else protection.plan_point(repository, backup_set.name, moment.id)
+    if not announce(folds or plan, options):
         return DONE
     made: KeptMomentResult = work(
         tr("Promote"),
@@ -398,7 +389,7 @@ def promote(options: argparse.Namespace) -> int:
     )
     folded: Folded = work(
         tr("Thin"),
-        lambda task: folding.after(thins, sessions_folder(), task),
+        lambda task: folding.after(folds.thins if folds else None, sessions_folder(), task),
         as_json=options.json,
     )
     trouble = (*made.trouble, *folded.trouble)
@@ -416,16 +407,6 @@ def promote(options: argparse.Namespace) -> int:
         )
     warn(said_of(trouble))
     return WARNINGS if trouble else DONE
-
-
-def _folding(repository: Repository, set_name: str, moment: RecoveryPoint) -> ThinPlan | None:
-    """How the log of a moment is thinned up to it."""
-    from vdbackup.operations import folding
-    from vdbackup.repository.written import WrittenPoint
-
-    if not isinstance(moment, WrittenPoint):
-        return None
-    return folding.plan(repository, set_name, moment.log, sessions_folder(), moment.write)
 
 
 def _time(text: str) -> int:

@@ -92,37 +92,34 @@ def unprotect_volume(options: argparse.Namespace) -> Unprotected | None:
     """Keep no more writes to the volume that is named, or whose log is; None where none is."""
     from vdbackup.operations import volume_protection
 
-    kept = _named(options)
-    if kept is not None:
-        volume_protection.unprotect(kept)
-        said = tr(
-            "No more writes of {saved} are kept. Those until now can be used.",
-            saved=kept.protection.title,
-        )
-        return Unprotected(kept.session, said)
     if options.source is None:
-        return None
-    if volume_protection.take_out(options.source.path):
-        said = tr(
-            "No more writes to {source} are kept. Their log does not lie in {repository}.",
-            source=options.source,
-            repository=options.repository,
-        )
-        return Unprotected(None, said)
-    raise NotProtected(
-        tr("No writes to {source} are kept.", source=options.source),
-        tr("Check its name, and the repository's."),
+        kept = _log_of_session(options)
+        return _unprotected(volume_protection.unprotect(kept)) if kept else None
+    repository = open_repository(options.repository, as_json=options.json)
+    ended = volume_protection.end_of(repository, options.source.path)
+    if ended is not None:
+        return _unprotected(ended)
+    said = tr(
+        "No more writes to {source} are kept. Their log does not lie in {repository}.",
+        source=options.source,
+        repository=options.repository,
     )
+    return Unprotected(None, said)
 
 
-def _named(options: argparse.Namespace) -> KeptLog | None:
-    """The log of a volume's writes that is meant; None where it is a session, or none."""
-    from vdbackup.operations import protection, volume_protection
+def _unprotected(kept: KeptLog) -> Unprotected:
+    said = tr(
+        "No more writes of {saved} are kept. Those until now can be used.",
+        saved=kept.protection.title,
+    )
+    return Unprotected(kept.session, said)
+
+
+def _log_of_session(options: argparse.Namespace) -> KeptLog | None:
+    """The log of a volume's writes that is meant; None where it is a session's, or none."""
+    from vdbackup.operations import protection
     from vdbackup.repository.kept_logs import KeptLog
 
-    if options.source is not None:
-        repository = open_repository(options.repository, as_json=options.json)
-        return volume_protection.log_of(repository, options.source.path)
     try:
         repository = open_repository(options.repository, as_json=options.json)
         _, found = protection.find_kept(repository, options.session)

@@ -252,6 +252,22 @@ ACTIONS = (
         keys="Ctrl+Shift+M",
     ),
     Action(
+        "actionFoldMoment",
+        tr("Keep as a point, thin what led there…"),
+        tr("Make a recovery point of the moment, and keep fewer of the moments before it"),
+        OfMoment(lambda desk, entry, moment: desk.operations.fold_moment(entry, moment)),
+        hides=True,
+        keys="Ctrl+Alt+M",
+    ),
+    Action(
+        "actionThinWrites",
+        tr("Thin the writes…"),
+        tr("Keep fewer of the moments behind the point"),
+        OfWritten(lambda desk, entry, log: desk.dialogs.thin_writes(entry, log)),
+        hides=True,
+        keys="Ctrl+Shift+T",
+    ),
+    Action(
         "actionForgetWrites",
         tr("Forget the writes…"),
         tr("Delete the writes that are kept behind the point"),

@@ -22,20 +22,22 @@ from vdbackup.gui.choice_dialog import ChoiceDialog
 from vdbackup.gui.convert_dialog import ConvertDialog
 from vdbackup.gui.jobs import repositories, sessions
 from vdbackup.gui.machines.sessions import Sessions
-from vdbackup.gui.near_dialog import NearDialog
 from vdbackup.gui.operations import Operations
 from vdbackup.gui.pin_dialog import PinDialog
 from vdbackup.gui.plan_dialog import PlanDialog
 from vdbackup.gui.policy_dialog import PolicyDialog
+from vdbackup.gui.protect_dialog import Kind, ProtectDialog
 from vdbackup.gui.retarget_dialog import RetargetDialog
 from vdbackup.gui.runner import Runner
 from vdbackup.gui.schedule_dialog import ScheduleDialog
 from vdbackup.gui.settings_dialog import SettingsDialog
 from vdbackup.gui.theme import Theme
+from vdbackup.gui.thin_dialog import ThinDialog
 from vdbackup.gui.tracking_dialog import TrackingDialog
 from vdbackup.gui.versions_dialog import VersionsDialog
 from vdbackup.jobs import Job
 from vdbackup.operations import file_choice
+from vdbackup.operations.written_logs import ReadLog
 from vdbackup.recovery.checks import CommandCheck, TextCheck
 from vdbackup.recovery.sessions.saved import SavedSession
 from vdbackup.repository.model import RecoveryPoint
@@ -200,19 +202,28 @@ class Dialogs(QObject):
         TrackingDialog(entry, self._workers.reader(None), self._window).open()
 
     def protect(self, entry: Entry) -> None:
-        """Show which ways a source can have to keep more of it; begin or end points of it."""
-        near = self._operations.near
+        """Show which ways a source can have to keep more of it; begin one, or end what goes on."""
+        protecting = self._operations.protecting
         reader = self._workers.reader(None)
-        dialog = NearDialog(entry, reader, self._window, runs=near.runs(entry))
+        dialog = ProtectDialog(entry, reader, self._window, runs=protecting.runs(entry))
 
         def accepted() -> None:
+            lasts = dialog.seconds
             if dialog.ends:
-                near.end(entry)
+                protecting.end(entry)
+            elif dialog.wanted is Kind.WRITES:
+                protecting.begin_every_write(entry, dialog.log_bytes, lasts)
             elif dialog.ways:
                 track = not dialog.ways.tracked
-                near.begin(entry, dialog.every.value(), dialog.seconds, track=track)
+                protecting.begin_points(entry, dialog.every.value(), lasts, track=track)
 
         dialog.accepted.connect(accepted)
+        dialog.open()
+
+    def thin_writes(self, entry: Entry, log: ReadLog) -> None:
+        """Let the user say which of the moments behind a point stay, and delete the others."""
+        dialog = ThinDialog(log, self._window)
+        dialog.accepted.connect(lambda: self._operations.thin_writes(entry, log, *dialog.seconds))
         dialog.open()
 
     def choose_policy(self, entry: Entry) -> None:

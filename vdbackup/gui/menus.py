@@ -47,6 +47,8 @@ POINT = (
     "actionUnpin",
     "actionDelete",
     "actionKeepMoment",
+    "actionFoldMoment",
+    "actionThinWrites",
     "actionForgetWrites",
     "",
     "actionCopyId",

@@ -24,7 +24,7 @@ from vdbackup.gui.jobs import (
 )
 from vdbackup.gui.jobs.outcome import Outcome
 from vdbackup.gui.machine_restore_dialog import MachineRestoreDialog
-from vdbackup.gui.near import NearPoints
+from vdbackup.gui.protecting import Protecting
 from vdbackup.gui.restore_dialog import RestoreDialog
 from vdbackup.gui.restore_files_dialog import RestoreFilesDialog
 from vdbackup.gui.runner import Runner
@@ -33,6 +33,7 @@ from vdbackup.operations import (
     convert,
     delete,
     file_choice,
+    folding,
     machine_restore,
     merge,
     policy,
@@ -42,6 +43,7 @@ from vdbackup.operations import (
     restore,
     retarget,
     several,
+    thinning,
 )
 from vdbackup.operations.restore_files import FilesPlan
 from vdbackup.operations.schedules.arrange import SchedulePlan
@@ -66,7 +68,7 @@ class Operations(QObject):
     """Starts everything else that changes a repository: what makes points is in `backups.py`.
 
     Attributes:
-        near: the points that are made every so many seconds.
+        protecting: what keeps more of a source than a point now and then.
 
     Signals:
         promoted(): a session has become a recovery point, or could not.
@@ -79,7 +81,7 @@ class Operations(QObject):
     def __init__(self, runner: Runner) -> None:
         super().__init__(runner.window)
         self._runner = runner
-        self.near = NearPoints(runner)
+        self.protecting = Protecting(runner)
         runner.catalogue.interrupted.connect(self._on_interrupted)
 
     def merge(self, entry: Entry, point: RecoveryPoint) -> None:
@@ -374,6 +376,31 @@ class Operations(QObject):
             tr("Make the point"),
             lambda repository, name: protection.plan_point(repository, name, moment.id),
             lambda plan, task: writes.keep_moment(plan, folder, task),
+        )
+
+    def fold_moment(self, entry: Entry, moment: WrittenPoint) -> None:
+        """Make a recovery point of a moment, and thin the writes that led there."""
+        folder = self._sessions_folder
+        self._change(
+            entry,
+            tr("Keep {moment} of {entry}", moment=words.point_name(moment), entry=entry.title),
+            tr("Make the point"),
+            lambda repository, name: folding.plan_point(repository, name, moment, folder),
+            lambda plan, task: writes.fold_moment(plan, folder, task),
+        )
+
+    def thin_writes(self, entry: Entry, log: ReadLog, within: int, every: int) -> None:
+        """Delete moments of a log that lie close together; the times are in seconds."""
+        title = tr("Thin the writes of {title}", title=printable(log.kept.protection.title))
+        folder = self._sessions_folder
+        self._change(
+            entry,
+            title,
+            tr("Thin"),
+            lambda repository, name: thinning.plan(
+                repository, name, log.session, folder, within, every
+            ),
+            lambda plan, task: writes.thin(plan, folder, task),
         )
 
     def forget_writes(self, entry: Entry, log: ReadLog) -> None:

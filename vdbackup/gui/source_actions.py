@@ -59,7 +59,7 @@ def _track_text(chosen: Chosen) -> str:
 
 def _protect_text(chosen: Chosen) -> str:
     return (
-        tr("Points of {entry} every some seconds…", entry=_literal(chosen.entry.title))
+        tr("Protect {entry} continuously…", entry=_literal(chosen.entry.title))
         if chosen.entry
         else ""
     )
@@ -122,8 +122,8 @@ OF_LISTED = (
     ),
     Action(
         "protectSource",
-        tr("Points every some seconds…"),
-        tr("See whether more can be kept of it than a point now and then, and begin or end that"),
+        tr("Protect continuously…"),
+        tr("Keep every write to it, or a point every some seconds, where it can have that"),
         OfSource(lambda desk, entry: desk.dialogs.protect(entry)),
         text_of=_protect_text,
     ),

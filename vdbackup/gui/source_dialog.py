@@ -13,22 +13,32 @@ from vdbackup.gui import parts, words, written_words
 from vdbackup.gui.catalogue import Entry
 from vdbackup.gui.schedule_dialog import RAN, run_in_words
 from vdbackup.operations import policy
+from vdbackup.operations.written_logs import ReadLog
 from vdbackup.sources.file_sets.choice import Choice
 from vdbackup.text import printable
 from vdbackup.translation import tr, trn
 
 HELD = tr("Nothing needs somebody.")
 BY_HAND = tr("when you say so")
+ABREAST = 3
+"""Buttons in a row."""
 
 
 class SourceDialog(parts.Dialog):
     """Facts, findings, and the actions that change what the facts say.
 
     Args:
+        logs: of the writes that are kept beside its points.
         actions: what can be done to the source; each is a button that closes this.
     """
 
-    def __init__(self, entry: Entry, actions: Sequence[QAction], parent: QWidget) -> None:
+    def __init__(
+        self,
+        entry: Entry,
+        logs: Sequence[ReadLog],
+        actions: Sequence[QAction],
+        parent: QWidget,
+    ) -> None:
         super().__init__("sourceDialog", tr("About {entry}", entry=entry.title), 520, parent)
         self.column.addWidget(parts.label(entry.title, "heading"))
         inside = QWidget()
@@ -36,7 +46,7 @@ class SourceDialog(parts.Dialog):
         form.setContentsMargins(0, 0, 8, 0)
         form.setHorizontalSpacing(14)
         form.setVerticalSpacing(8)
-        for name, fact in facts(entry).items():
+        for name, fact in facts(entry, logs).items():
             value = parts.label(words.breakable_lines(fact), selectable=True)
             value.setAccessibleName(name)
             form.addRow(parts.label(name, "muted", wrap=False), value)
@@ -59,19 +69,20 @@ class SourceDialog(parts.Dialog):
             )
 
     def _add_actions(self, actions: Sequence[QAction]) -> None:
-        row = QHBoxLayout()
-        for action in actions:
-            if action.isVisible() and action.isEnabled():
+        offered = [each for each in actions if each.isVisible() and each.isEnabled()]
+        for first in range(0, len(offered), ABREAST):
+            row = QHBoxLayout()
+            for action in offered[first : first + ABREAST]:
                 made = parts.button(action.iconText(), f"{action.objectName()}Button")
                 made.setToolTip(parts.hint(action.text().replace("&&", "&")))
                 made.clicked.connect(self.accept)
                 made.clicked.connect(action.trigger)
                 row.addWidget(made)
-        row.addStretch(1)
-        self.column.addLayout(row)
+            row.addStretch(1)
+            self.column.addLayout(row)
 
 
-def facts(entry: Entry) -> dict[str, str]:
+def facts(entry: Entry, logs: Sequence[ReadLog] = ()) -> dict[str, str]:
     """What there is to say of a source, by what it is called."""
     found, points = entry.backup_set, entry.points
     said = {**_source(entry), tr("Backups in"): str(entry.repository)}
@@ -91,6 +102,8 @@ def facts(entry: Entry) -> dict[str, str]:
     said[tr("Points that stay")] = policy.in_words(found.settings.policy)
     if found.settings.near is not None:
         said[tr("Near-continuous")] = written_words.near_summary(found.settings.near)
+    if logs:
+        said[tr("Every write")] = "\n".join(map(written_words.stored_summary, logs))
     health = entry.health
     said[tr("Backed up")] = health.schedule.timing.words if health and health.schedule else BY_HAND
     if health and health.verified:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 
+from vdbackup.agent.write_log import Logged
 from vdbackup.gui import words
 from vdbackup.operations.written_logs import ReadLog
-from vdbackup.repository.kept_logs import NS
+from vdbackup.repository.kept_logs import NS, KeptLog
 from vdbackup.repository.near_continuous import NearContinuous
 from vdbackup.repository.written import WrittenPoint
 from vdbackup.text import printable
@@ -45,6 +46,15 @@ def summary(log: ReadLog) -> str:
     return f"{said} {printable(kept.why)}".strip()
 
 
+def stored_summary(log: ReadLog) -> str:
+    """The same, and how much of what it may take it takes."""
+    limit = log.kept.protection.limit
+    if log.problem is not None or not limit:
+        return summary(log)
+    used, most = words.size(log.stored), words.size(limit)
+    return f"{summary(log)} {tr('It takes {used} of {most}.', used=used, most=most)}"
+
+
 def _thinned(log: ReadLog, count: str) -> str:
     """That of a log that was thinned not every write is kept."""
     kept = log.kept.protection
@@ -72,6 +82,24 @@ def near_summary(near: NearContinuous) -> str:
         return said
     until = words.when_exactly(near.ended)
     return tr("{said} Until {until}: {why}", said=said, until=until, why=printable(near.why))
+
+
+def logged_summary(state: Logged, kept: KeptLog | None) -> str:
+    """That every write to a volume is being kept, since when, and how full its log is."""
+    if kept is None:
+        return tr(
+            "Every write is kept, in a log that does not lie in this folder: it takes {used}.",
+            used=words.size(state.used),
+        )
+    record = kept.protection
+    said = tr(
+        "Every write since {since} is kept: the log takes {used} of {limit}.",
+        since=words.when_exactly(record.since),
+        used=words.size(state.used),
+        limit=words.size(record.limit),
+    )
+    full = tr("The kernel adds no more to it: it is full, or its storage failed.")
+    return said if state.goes_on else f"{said} {full}"
 
 
 def hint(log: ReadLog, moment: WrittenPoint) -> str:

@@ -10,13 +10,28 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from vdbackup.backup.keep_moment import MomentPlan
 from vdbackup.backup.moments_kept import MomentRules
 from vdbackup.errors import VdbackupError, from_os
-from vdbackup.jobs import Task
-from vdbackup.operations import thinning
+from vdbackup.jobs import Plan, Task
+from vdbackup.operations import protection, thinning
 from vdbackup.operations.thinning import ThinPlan
 from vdbackup.repository.kept_logs import kept_log
 from vdbackup.repository.repository import Repository
+from vdbackup.repository.written import WrittenPoint
+
+
+@dataclass(frozen=True, kw_only=True)
+class FoldPlan(Plan):
+    """What making a point of a moment, and thinning what led there, would do.
+
+    Attributes:
+        point: the first of it.
+        thins: the second.
+    """
+
+    point: MomentPlan
+    thins: ThinPlan
 
 
 @dataclass(frozen=True)
@@ -51,6 +66,23 @@ def plan(
     rules = MomentRules(0, backup_set.settings.policy.writes.every)
     last = None if until is None else kept.protection.before + until
     return thinning.plan_by(repository, set_name, kept, sessions_folder, rules, until=last)
+
+
+def plan_point(
+    repository: Repository, set_name: str, moment: WrittenPoint, sessions_folder: Path
+) -> FoldPlan:
+    """What both would do of a moment; raises as `protection.plan_point` and `thinning.plan`."""
+    point = protection.plan_point(repository, set_name, moment.id)
+    thins = plan(repository, set_name, moment.log, sessions_folder, moment.write)
+    return FoldPlan(
+        summary=f"{point.summary} {thins.summary}",
+        bytes_to_copy=point.bytes_to_copy + thins.bytes_to_copy,
+        creates=point.creates,
+        replaces=(*point.replaces, *thins.replaces),
+        invalidates=(*point.invalidates, *thins.invalidates),
+        point=point,
+        thins=thins,
+    )
 
 
 def after(plan: ThinPlan | None, sessions_folder: Path, task: Task) -> Folded:

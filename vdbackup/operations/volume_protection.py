@@ -47,7 +47,14 @@ from vdbackup.operations.machines import Machines
 from vdbackup.recovery.sessions.protection import LIMIT, end
 from vdbackup.recovery.sessions.writes_watch import LOOK, Keeper
 from vdbackup.repository.backup_set import BackupSet
-from vdbackup.repository.kept_logs import Cause, KeptLog, Protection, kept_log, kept_logs
+from vdbackup.repository.kept_logs import (
+    RESTARTED,
+    Cause,
+    KeptLog,
+    Protection,
+    kept_log,
+    kept_logs,
+)
 from vdbackup.repository.lease import Lease
 from vdbackup.repository.model import RecoveryPoint
 from vdbackup.repository.repository import Repository
@@ -98,10 +105,15 @@ class VolumeResult:
 
 @dataclass(frozen=True)
 class Told:
-    """What is said while it goes on: a point that was made, or the log that goes on behind it."""
+    """What is said while it goes on: a point that was made, the log behind it, and how that is.
+
+    Attributes:
+        logged: how it was a moment ago, while it goes on.
+    """
 
     made: BackupResult | None = None
     begun: KeptLog | None = None
+    logged: Logged | None = None
 
 
 Tell = Callable[[Told], None]
@@ -127,7 +139,7 @@ def run(request: VolumeRequest, machines: Machines, task: Task, tell: Tell) -> V
             kept.save()
             _check_there(backup_set, point)
             tell(Told(begun=kept))
-            with closing(_Watch(kept, device, since)) as watch:
+            with closing(_Watch(kept, device, since, tell)) as watch:
                 watch.run(task, request.lasts)
             return VolumeResult(kept_log(kept.folder, kept.session), point)
 
@@ -193,9 +205,6 @@ def _note_ended(backup_set: BackupSet, device: Path) -> None:
             _goes_on(kept) and record.machine == here.machine and _is(record.source, device, number)
         ):
             _finish(kept, Cause.CHANGED, tr("Nobody looked after it any more."))
-
-
-RESTARTED = tr("The computer was started anew.")
 
 
 @contextmanager
@@ -287,15 +296,19 @@ def _check_there(backup_set: BackupSet, point: RecoveryPoint) -> None:
 
 
 class _Watch:
-    """Looks after a log that goes on: notes when writes came, and takes it out in time."""
+    """Looks after a log that goes on: notes when writes came, and takes it out in time.
 
-    def __init__(self, kept: KeptLog, device: Path, since: int) -> None:
+    Args:
+        tell: is told how the log is, at each look.
+    """
+
+    def __init__(self, kept: KeptLog, device: Path, since: int, tell: Tell) -> None:
         keeper = Keeper.of(kept.folder, kept.session, since)
         if keeper is None:
             raise NotProtected(
                 tr("The writes of {title} were forgotten.", title=kept.protection.title)
             )
-        self._keeper, self._kept, self._device = keeper, kept, device
+        self._keeper, self._kept, self._device, self._tell = keeper, kept, device, tell
         self._used = self._grown = self._missing = 0
 
     def run(self, task: Task, lasts: float | None) -> None:
@@ -342,6 +355,7 @@ class _Watch:
             log.warning("%s: %s", self._kept.folder, error)
             full = error.errno in (errno.ENOSPC, errno.EDQUOT)
             return Cause.STORAGE, tr("Its storage is full.") if full else _FAILED
+        self._tell(Told(logged=state))
         return self._full(state) or self._keeper.too_much()
 
     def _gone(self) -> tuple[Cause, str] | None:
@@ -409,6 +423,22 @@ def unprotect(kept: KeptLog) -> KeptLog:
         take_out(Path(kept.protection.source))
         _finish(kept, Cause.ASKED, tr("That was asked for."))
     return kept_log(kept.folder, kept.session)
+
+
+def end_of(repository: Repository, device: Path) -> KeptLog | None:
+    """Keep no more writes to a volume, whoever began that; its log, where it lies in a repository.
+
+    Raises NotProtected where none were kept, what `unprotect` does.
+    """
+    kept = log_of(repository, device)
+    if kept is not None:
+        return unprotect(kept)
+    if take_out(device):
+        return None
+    raise NotProtected(
+        tr("No writes to {source} are kept.", source=device),
+        tr("Check its name, and the repository's."),
+    )
 
 
 def take_out(device: Path) -> bool:

@@ -1,7 +1,7 @@
 """Every write to a volume: its log follows on a point, is looked after, and ends in time.
 
-The kernel of these tests knows no device-mapper: the log of a loop device is written by a stand-in
-here, which logs what the test says. It is real in test_every_write_of_a_volume.py.
+The log of a loop device is written by a stand-in (logged_volume.py), as the kernel of these tests
+knows no device-mapper. It is real in test_every_write_of_a_volume.py.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ import pytest
 
 from tests.agent.mounts import MIB, image
 from tests.backup.in_use.devices import use
+from tests.backup.in_use.logged_volume import FLUSH, PLACE, Volume, block
 from tests.cli.conftest import Vdbackup, vdbackup  # noqa: F401
 from tests.disks.write_log import logs
 from tests.disks.write_log.logs import Entry
 from tests.noise import noise
 from tests.sources.loops import loop
-from vdbackup.agent import logged, write_log
+from vdbackup.agent import logged
 from vdbackup.agent.block_devices import Disk
-from vdbackup.agent.write_log import Logged
 from vdbackup.backup import delete
 from vdbackup.errors import AgentFailed, LogRefused, NotProtected, PointInUse, UsageError
 from vdbackup.jobs import CancelToken, Task, silent
@@ -42,75 +42,13 @@ from vdbackup.sources.reference import SourceRef
 
 pytestmark = pytest.mark.usefixtures("as_root")
 
-FLUSH = Entry(flags=1)
-PLACE = 40_000
-"""A sector of the device that no file system needs."""
 LIMIT = 32 * MIB
-
-
-def block(seed: int, sector: int = PLACE) -> Entry:
-    return Entry(sector, 8, 0, noise(4096, seed))
-
-
-class Volume:
-    """In the place of the kernel: writes to a log what it is told, and how that is.
-
-    Attributes:
-        marks: whether a freeze is noted in it.
-        before: what is logged from before the point.
-    """
-
-    def __init__(self) -> None:
-        self.marks, self.before, self.goes_on = True, [block(1), FLUSH], True
-        self._file = -1
-        self._entries: list[Entry] = []
-        self.ended = 0
-
-    def begin(self, _: Path, file: int) -> None:
-        self._file, self._entries = os.dup(file), []
-        self.log(*self.before)
-
-    def log(self, *entries: Entry) -> None:
-        """All of them, and that they are there."""
-        place = self._end
-        made = logs.make(Path(f"/proc/self/fd/{self._scratch()}"), entries).read_bytes()[512:]
-        os.pwrite(self._file, made, place)
-        self._entries += entries
-        os.pwrite(self._file, logs.super_block(len(self._entries)), 0)
-
-    @staticmethod
-    def _scratch() -> int:
-        return os.memfd_create("entries")
-
-    @property
-    def _end(self) -> int:
-        sizes = (512 + (0 if each.flags & 12 else len(each.data)) for each in self._entries)
-        return 512 + sum(sizes)
-
-    def mark_frozen(self, _: int, at: str) -> None:
-        if self.marks and self._file >= 0:
-            self.log(FLUSH, logs.mark(f"{write_log.FROZEN}{at}".encode()))
-
-    def state(self, _: Path) -> Logged | None:
-        if self._file < 0:
-            return None
-        return Logged(len(self._entries), self._end, self.goes_on)
-
-    def end(self, _: Path) -> bool:
-        was, self.ended = self._file >= 0, self.ended + 1
-        if was:
-            os.close(self._file)
-        self._file = -1
-        return was
 
 
 @pytest.fixture
 def volume(monkeypatch: pytest.MonkeyPatch) -> Volume:
     volume = Volume()
-    for name in ("begin", "state", "end"):
-        monkeypatch.setattr(logged, name, getattr(volume, name))
-    monkeypatch.setattr(logged, "state_of_any", volume.state)
-    monkeypatch.setattr(write_log, "mark_frozen", volume.mark_frozen)
+    volume.take_the_place(monkeypatch)
     return volume
 
 

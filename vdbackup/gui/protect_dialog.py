@@ -1,7 +1,11 @@
-"""Points every so many seconds of one source: whether it can have them, begun, and ended."""
+"""More of one source than a point now and then: every write, or points every so many seconds.
+
+Says which of the two it can have, what goes on, and begins or ends it.
+"""
 
 from __future__ import annotations
 
+import enum
 from functools import partial
 
 from PySide6.QtWidgets import QFormLayout, QWidget
@@ -13,6 +17,7 @@ from vdbackup.gui.jobs.worker import Worker
 from vdbackup.jobs import Job, JobState
 from vdbackup.operations import policy, protection_ways
 from vdbackup.operations.protection_ways import Ways
+from vdbackup.recovery.sessions.protection import LIMIT
 from vdbackup.translation import grouped, tr
 
 WIDTH = 540  # pixels
@@ -20,6 +25,9 @@ USUAL = 30
 """Seconds that are offered first."""
 LONGEST = 3600
 """Seconds: what is less often is a schedule's."""
+GIB = 1 << 30
+MOST = 16 << 10
+"""GiB of a log."""
 _DAY = 86400
 _ABOUT = tr(
     "It runs as a job of this window until you end it or quit; in the tray it goes on. Where "
@@ -27,12 +35,21 @@ _ABOUT = tr(
 )
 
 
-class NearDialog(parts.Dialog):
-    """Says which ways a source has; accepted, points are to be made, or no more.
+class Kind(enum.Enum):
+    """What is kept of a source, as the dialog has it."""
+
+    WRITES = tr("Every write")
+    POINTS = tr("A point every some seconds")
+
+
+class ProtectDialog(parts.Dialog):
+    """Says which ways a source has; accepted, one of them is to begin, or what goes on to end.
 
     Attributes:
         said, each_write: what is known of the two ways.
-        every, hours: seconds from point to point; for how long, 0 for until it is ended.
+        kind: which of them is wanted, where there are both.
+        every, limit, hours: seconds from point to point; GiB that a log may take; for how long, 0
+            for until it is ended.
         begin_button, end_button: one of which can be pressed, once it is known which.
         ends: it was accepted to end what runs.
         ways: what is known; None until it is.
@@ -41,8 +58,8 @@ class NearDialog(parts.Dialog):
     def __init__(
         self, entry: Entry, worker: Worker, parent: QWidget | None = None, *, runs: bool
     ) -> None:
-        title = tr("Points of {entry} every some seconds", entry=entry.title)
-        super().__init__("nearDialog", title, WIDTH, parent)
+        title = tr("Protect {entry} continuously", entry=entry.title)
+        super().__init__("protectDialog", title, WIDTH, parent)
         self._runs = runs
         self.ends = False
         self.ways: Ways | None = None
@@ -51,7 +68,7 @@ class NearDialog(parts.Dialog):
         self.column.addWidget(self.said)
         self.each_write = parts.Notice("", "nearEachWrite")
         self.column.addWidget(self.each_write)
-        self.column.addLayout(self._form(entry))
+        self.column.addLayout(self._make_form(entry))
         self._cost = parts.label("", "muted")
         self.column.addWidget(self._cost)
         self.column.addWidget(parts.label(_ABOUT, "muted"))
@@ -63,7 +80,7 @@ class NearDialog(parts.Dialog):
         self.begin_button.setEnabled(False)
         self.end_button.setEnabled(runs)
         self._policy = entry.backup_set.settings.policy if entry.backup_set else None
-        self._on_every()
+        self._show_kind()
         name = entry.backup_set.name if entry.backup_set else None
         look = partial(protection_ways.look, entry.source, entry.repository, name)
         worker.submit(Job(title, lambda _task: look()), self._on_known)
@@ -73,34 +90,63 @@ class NearDialog(parts.Dialog):
         """For how long; None for until it is ended."""
         return self.hours.value() * 3600.0 or None
 
-    def _form(self, entry: Entry) -> QFormLayout:
+    @property
+    def log_bytes(self) -> int:
+        """That a log may take."""
+        return self.limit.value() * GIB
+
+    @property
+    def wanted(self) -> Kind:
+        """What is to be kept."""
+        if self.ways is None or not self.ways.each_write:
+            return Kind.POINTS
+        return Kind(self.kind.currentData())
+
+    def _make_form(self, entry: Entry) -> QFormLayout:
         near = entry.backup_set.settings.near if entry.backup_set else None
-        form = QFormLayout()
+        self._form = form = QFormLayout()
         form.setHorizontalSpacing(14)
         form.setVerticalSpacing(8)
         form.setFieldGrowthPolicy(QFormLayout.FieldGrowthPolicy.FieldsStayAtSizeHint)
+        self.kind = parts.ComboBox("protectKind", tr("What is kept"))
+        for each in Kind:
+            self.kind.addItem(each.value, each)
+        self.kind.currentIndexChanged.connect(self._show_kind)
         self.every = parts.SpinBox("nearEvery", tr("Seconds from one point to the next"))
         self.every.setRange(1, LONGEST)
         self.every.setSuffix(tr(" seconds"))
         self.every.setValue(min(near.every, LONGEST) if near else USUAL)
-        self.every.valueChanged.connect(self._on_every)
+        self.every.valueChanged.connect(self._show_kind)
+        self.limit = parts.SpinBox("protectLimit", tr("GiB that the log of writes may take"))
+        self.limit.setRange(1, MOST)
+        self.limit.setSuffix(" GiB")
+        self.limit.setValue(LIMIT // GIB)
         self.hours = parts.SpinBox("nearHours", tr("Hours after which that ends by itself"))
         self.hours.setRange(0, 24 * 30)
         self.hours.setSuffix(tr(" hours"))
         self.hours.setSpecialValueText(tr("until it is ended"))
+        form.addRow(parts.label(tr("Keep"), wrap=False), self.kind)
         form.addRow(parts.label(tr("A point every"), wrap=False), self.every)
+        form.addRow(parts.label(tr("The log takes at most"), wrap=False), self.limit)
         form.addRow(parts.label(tr("For"), wrap=False), self.hours)
         if near is not None:
             last = parts.label(words.breakable_lines(written_words.near_summary(near)), "muted")
             form.addRow(last)
         return form
 
-    def _on_every(self) -> None:
-        """Say how many points that may be, and which of them stay."""
+    def _show_kind(self) -> None:
+        """Ask for what the way that is chosen needs, and say what it costs."""
+        points = self.wanted is Kind.POINTS
+        self._form.setRowVisible(self.kind, bool(self.ways and self.ways.each_write))
+        self._form.setRowVisible(self.every, points)
+        self._form.setRowVisible(self.limit, not points)
+        self._cost.setText(self._cost_of_points() if points else _COST_OF_WRITES)
+
+    def _cost_of_points(self) -> str:
         most = grouped(_DAY // self.every.value())
         stays = policy.in_words(self._policy) if self._policy else tr("all points")
-        self._cost.setText(
-            tr("Up to {most} points a day. By its policy it keeps {stays}.", most=most, stays=stays)
+        return tr(
+            "Up to {most} points a day. By its policy it keeps {stays}.", most=most, stays=stays
         )
 
     def _on_end(self) -> None:
@@ -115,15 +161,30 @@ class NearDialog(parts.Dialog):
 
     def _show(self, ways: Ways) -> None:
         self.ways = ways
-        said = tr("Points are being made: see the jobs.") if self._runs else ways.about_near
-        self.said.say(words.breakable_lines(said), "good" if ways.near else "")
-        self.each_write.say(words.breakable_lines(ways.about_each_write), "")
-        can = ways.near and not self._runs
-        for each in (self.begin_button, self.every, self.hours):
+        goes_on = self._runs or ways.logged is not None
+        if ways.logged is not None:
+            said, role = written_words.logged_summary(ways.logged, ways.log), "good"
+        elif self._runs:
+            said, role = tr("Points are being made: see the jobs."), "good"
+        else:
+            said, role = ways.about_near, "good" if ways.near else ""
+        self.said.say(words.breakable_lines(said), role)
+        about = "" if ways.logged is not None else ways.about_each_write
+        self.each_write.say(words.breakable_lines(about), "good" if ways.each_write else "")
+        can = (ways.near or ways.each_write) and not goes_on
+        for each in (self.begin_button, self.kind, self.every, self.limit, self.hours):
             each.setEnabled(can)
+        self.end_button.setEnabled(goes_on)
         if can:
             self.press_by_enter(self.begin_button)
+        self._show_kind()
         self.fit()
 
     def _on_refused(self, error: VdbackupError) -> None:
         self.said.say(remedies.sentences(error), "bad")
+
+
+_COST_OF_WRITES = tr(
+    "A point is made first, on which the writes follow. Each takes its own size and 512 bytes of "
+    "the log; when that is full, or its storage, no more are kept, and you are told."
+)
