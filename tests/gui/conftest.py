@@ -32,8 +32,9 @@ def no_buses(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(autouse=True)
 def no_plugging(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No list of disks follows what other tests attach meanwhile."""
+    """Nothing follows what other tests attach and mount meanwhile."""
     monkeypatch.setattr(plugging, "listening", lambda: None)
+    monkeypatch.setattr(plugging, "mounts", lambda: None)
 
 
 @pytest.fixture

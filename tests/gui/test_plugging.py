@@ -1,12 +1,14 @@
-"""Lists of disks follow what is attached and taken away while somebody looks at them."""
+"""What is attached, mounted and taken away while somebody looks is seen within seconds."""
 
 from __future__ import annotations
 
+import subprocess
 from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 from PySide6.QtWidgets import QListWidget
+from pytestqt.qtbot import QtBot
 
 from tests.gui.user import User
 from tests.sources.loops import loop
@@ -17,7 +19,7 @@ from vdbackup.gui.restore_dialog import RestoreDialog
 
 pytestmark = pytest.mark.usefixtures("as_root")
 MIB = 1 << 20
-LISTENS = plugging.listening
+LISTENS, MOUNTS = plugging.listening, plugging.mounts
 
 
 @pytest.fixture(autouse=True)
@@ -100,3 +102,23 @@ def test_who_may_not_listen_has_the_list_as_it_was(
     dialog = with_source.sees(AddSourceDialog, "addSourceDialog")
     with_source.waits_until(dialog.form.devices.count)
     dialog.reject()
+
+
+def test_what_is_mounted_and_unmounted_is_told(
+    tmp_path: Path, qtbot: QtBot, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(plugging, "mounts", MOUNTS)
+    heard = plugging.Plugging()
+    for command in (("mount", "-t", "tmpfs", "none"), ("umount",)):
+        with qtbot.waitSignal(heard.changed, timeout=10_000):
+            subprocess.run([*command, tmp_path], check=True)
+
+
+def test_a_drive_that_goes_and_comes_back_is_seen(with_source: User, repository: Path) -> None:
+    window, away = with_source.window, repository.with_name("unplugged")
+    repository.rename(away)
+    window.plugging.changed.emit()
+    with_source.waits_until(lambda: window.entry and window.entry.problem)
+    away.rename(repository)
+    window.plugging.changed.emit()
+    with_source.sees_points(1)

@@ -315,12 +315,6 @@ def test_a_repository_whose_drive_is_gone_is_not_begun_anew(
     again.deleteLater()
 
 
-def test_the_demo_disk_needs_one_click(user: User) -> None:
-    user.clicks("demoButton")
-    user.sees_points(1)
-    assert user.window.sources.count() == 1
-
-
 def test_the_files_of_a_folder_are_backed_up_again_and_again(
     user: User, tmp_path: Path, repository: Path
 ) -> None:

@@ -273,15 +273,16 @@ class Backups(QObject):
         return Entry(source, repository)
 
     def start_demo(self, folder: Path) -> None:
-        """Make a demo disk and a repository in `folder`, and back it up."""
+        """Make a demo disk and a week of its backups in `folder`, and show them."""
         image, repository = folder / "demo-disk.img", folder / "backups"
 
-        def back_up(job: Job[Outcome[Path]]) -> None:
+        def made(job: Job[Outcome[tuple[RecoveryPoint, ...]]]) -> None:
             if job.state is JobState.FINISHED:
-                self.back_up(self.add_source(SourceRef.of_path(image), repository), ask=False)
+                self.begun.emit(self.add_source(SourceRef.of_path(image), repository))
 
-        job = Job(tr("Make a demo disk"), partial(making.make_demo_disk, image))
-        self._runner.workers.writer(repository).submit(job, back_up)
+        doing = partial(making.make_demo, image, repository, self._runner.store.machines)
+        job = Job(tr("Make a demo disk"), doing)
+        self._runner.workers.writer(repository).submit(job, made)
 
     def adopt(self, tip: SourceRef, repository: Path) -> None:
         """Make a set of another program's chain, and remember it."""

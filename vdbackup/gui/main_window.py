@@ -44,6 +44,7 @@ from vdbackup.gui.machines.sessions_list import SessionsList
 from vdbackup.gui.menus import MenuBar
 from vdbackup.gui.needs import Chosen
 from vdbackup.gui.operations import Operations
+from vdbackup.gui.plugging import Plugging
 from vdbackup.gui.rescue import Rescue
 from vdbackup.gui.runner import Runner
 from vdbackup.gui.source_dialog import SourceDialog
@@ -59,7 +60,14 @@ from vdbackup.settings import WindowState
 from vdbackup.translation import tr
 
 MINUTE = 60_000  # milliseconds
-SETS = ("changeChoice", "chooseSchedule", "choosePolicy", "forgetSource")
+SETS = (
+    "changeChoice",
+    "chooseSchedule",
+    "choosePolicy",
+    "protectSource",
+    "forgetSource",
+    "leaveRepository",
+)
 """What the page about a source offers."""
 
 
@@ -84,6 +92,7 @@ class MainWindow(QMainWindow):
         history: what was done, in this window and before.
         launcher: how far it is, at the program's icon.
         tray: the icon by which it can be reached once the window is closed.
+        plugging: tells of disks and mounts that come or go.
     """
 
     def __init__(self, store: Store) -> None:
@@ -117,11 +126,14 @@ class MainWindow(QMainWindow):
         self._ran = store.schedules.changed_at()
         self._build()
         self._connect()
+        self._take_theme()
         self._on_settings_changed()
         self._on_entry_chosen(None)
         self._on_catalogue_changed()
         self.catalogue.refresh()
         self.sessions.find_saved()
+        self.plugging = Plugging(self)
+        self.plugging.changed.connect(lambda: self.catalogue.refresh(changed=NOTHING))
         self._clock = QTimer(self, interval=MINUTE)
         self._clock.timeout.connect(self._on_minute)
         self._clock.start()
@@ -240,6 +252,7 @@ class MainWindow(QMainWindow):
         self.sessions.discard_wanted.connect(self.dialogs.discard)
         self.sessions.promotion_wanted.connect(self.operations.promote)
         self.operations.promoted.connect(self.sessions.find_saved)
+        self.operations.protecting.logged.connect(self.kept_logs.refresh)
         self.kept_logs.changed.connect(self._on_logs_changed)
         self.catalogue.changed.connect(self._on_catalogue_changed)
         self.store.changed.connect(self._on_settings_changed)
@@ -301,7 +314,7 @@ class MainWindow(QMainWindow):
     def show_source(self, entry: Entry) -> None:
         """Show what is known of a source."""
         actions = [self.actions_[name] for name in SETS]
-        SourceDialog(entry, actions, self).open()
+        SourceDialog(entry, self.kept_logs.logs, actions, self).open()
 
     def _on_demo_wanted(self) -> None:
         self.backups.start_demo(self.store.locations.data / "demo")
@@ -392,18 +405,26 @@ class MainWindow(QMainWindow):
     @Slot()
     def _on_settings_changed(self) -> None:
         settings = self.store.value
-        self._theme = theme.chosen(settings.theme)
+        if theme.chosen(settings.theme) is not self._theme:
+            # in a turn of its own: the dialog that it was chosen in need not be painted anew, too
+            QTimer.singleShot(0, self._take_theme)
+        self.tray.want(settings.tray, self._theme)
+        self.sources.remind_after_days = settings.remind_after_days
+        self.panel.animated = settings.animations
+        self._on_catalogue_changed()
+
+    @Slot()
+    def _take_theme(self) -> None:
+        """Look as the settings want it, or as the desktop does."""
+        self._theme = theme.chosen(self.store.value.theme)
         application = QApplication.instance()
         if isinstance(application, QApplication):
             theme.apply(application, self._theme)
         self.setWindowIcon(icons.icon("vdbackup", self._theme))
-        self.tray.want(settings.tray, self._theme)
+        self.tray.want(self.store.value.tray, self._theme)
         self.actions_.set_theme(self._theme)
-        self.sources.remind_after_days = settings.remind_after_days
         self.sources.set_theme(self._theme)
         self.panel.set_theme(self._theme)
-        self.panel.animated = settings.animations
-        self._on_catalogue_changed()
 
     # the end
 

@@ -1,8 +1,9 @@
-"""Disks come and go while somebody looks at a list of them: the list follows.
+"""Disks come and go, and are mounted, while somebody looks at what there is: that follows.
 
 The kernel says so to whoever listens, without any rights; udev says it once more when it has found
-out what lies on them. Sources: netlink(7), NETLINK_KOBJECT_UEVENT; the kernel's
-lib/kobject_uevent.c.
+out what lies on them. Of the mounts of this process it tells whoever waits for its list of them to
+be another one. Sources: netlink(7), NETLINK_KOBJECT_UEVENT; the kernel's lib/kobject_uevent.c;
+proc(5), mountinfo.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from collections.abc import Iterable
 from contextlib import ExitStack
 from functools import partial
 
-from PySide6.QtCore import QObject, QSocketNotifier, Qt, QTimer, Signal
+from PySide6.QtCore import QObject, QSocketNotifier, Qt, QTimer, Signal, SignalInstance
 from PySide6.QtWidgets import QListWidget, QListWidgetItem
 
 log = logging.getLogger(__name__)
@@ -43,8 +44,17 @@ def listening() -> socket.socket | None:
     return found
 
 
+def mounts() -> int | None:
+    """A descriptor that has an exception when mounts have changed; None where there is none."""
+    try:
+        return os.open("/proc/self/mountinfo", os.O_RDONLY | os.O_CLOEXEC)
+    except OSError as error:
+        log.info("nobody says what is mounted: %s", error)
+        return None
+
+
 class Plugging(QObject):
-    """Listens for disks that come, go or change.
+    """Listens for disks that come, go or change, and for mounts.
 
     Signals:
         changed(): some did, and for a moment none has any more.
@@ -56,13 +66,21 @@ class Plugging(QObject):
         super().__init__(parent)
         self._timer = QTimer(self, singleShot=True, interval=SETTLED)
         self._timer.timeout.connect(self.changed)
-        if (heard := listening()) is None:
-            return
-        self._heard = heard.detach()
-        notifier = QSocketNotifier(self._heard, QSocketNotifier.Type.Read, self)
-        notifier.activated.connect(self._on_heard)
+        if (heard := listening()) is not None:
+            self._heard = heard.detach()
+            self._notifier(self._heard, QSocketNotifier.Type.Read).connect(self._on_heard)
+        if (table := mounts()) is not None:
+            self._notifier(table, QSocketNotifier.Type.Exception).connect(self._on_mounts)
+
+    def _notifier(self, descriptor: int, kind: QSocketNotifier.Type) -> SignalInstance:
+        """What is emitted as soon as there is something to know; the descriptor is closed later."""
+        notifier = QSocketNotifier(descriptor, kind, self)
         # not before Qt looks at it no more; this object is gone then
-        notifier.destroyed.connect(partial(os.close, self._heard))
+        notifier.destroyed.connect(partial(os.close, descriptor))
+        return notifier.activated
+
+    def _on_mounts(self) -> None:
+        self._timer.start()
 
     def _on_heard(self) -> None:
         about_disks = False

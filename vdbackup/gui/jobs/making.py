@@ -13,22 +13,21 @@ from vdbackup.operations import (
     adopt,
     backup,
     convert,
+    demo_week,
     machine_backup,
 )
 from vdbackup.operations.adopt import AdoptRequest, AdoptResult
 from vdbackup.operations.backup import BackupRequest, BackupResult
+from vdbackup.operations.changed import ANY
 from vdbackup.operations.convert import ConvertPlan, ConvertResult
 from vdbackup.operations.machine_backup import MachineRequest, MachineResult
 from vdbackup.operations.machines import Machines
 from vdbackup.pace import Pace
-from vdbackup.sources import demo_disk
 from vdbackup.translation import tr, trn
 
 if TYPE_CHECKING:  # late at run time: what reads file systems takes long to import
     from vdbackup.repository.backup_set import BackupSet
-
-
-DEMO_MESSAGE = "Hello from the vdbackup demo disk."
+    from vdbackup.repository.model import RecoveryPoint
 
 
 def back_up(
@@ -83,12 +82,18 @@ def _stored(made: BackupResult) -> str:
     return tr("nothing has changed since #{before}", before=before.sequence)
 
 
-def make_demo_disk(image: Path, _task: Task) -> Outcome[Path]:
-    """Make the demo disk unless it is there already; its path."""
-    if not image.exists():
-        image.parent.mkdir(parents=True, exist_ok=True)
-        demo_disk.create(image, DEMO_MESSAGE)
-    return Outcome(tr("The demo disk is {image}.", image=image), value=image)
+def make_demo(
+    image: Path, repository: Path, machines: Machines, task: Task
+) -> Outcome[tuple[RecoveryPoint, ...]]:
+    """Make the demo disk and a week of its backups, unless they are there already."""
+    points = demo_week.make(image, repository, machines, task)
+    sentence = trn(
+        "The demo disk is {image}, with {count} point of a week.",
+        "The demo disk is {image}, with {count} points of a week.",
+        len(points),
+        image=image,
+    )
+    return Outcome(sentence, value=points, changed=ANY)
 
 
 def convert_set(plan: ConvertPlan, task: Task) -> Outcome[ConvertResult]:
