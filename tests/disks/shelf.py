@@ -6,7 +6,7 @@ from contextlib import closing
 from pathlib import Path
 
 from vdbackup.disks.chain import Chain
-from vdbackup.disks.disk import ParentRef, VirtualDisk
+from vdbackup.disks.disk import UNIT, ParentRef, VirtualDisk
 from vdbackup.disks.formats import create_disk, open_disk
 from vdbackup.disks.names import DiskFormat
 
@@ -25,9 +25,11 @@ def contents(path: Path, disk_format: str | None = "vmdk") -> bytes:
         return bytes(data)
 
 
-def opened(path: Path, disk_format: str, writable: bool = False) -> closing[VirtualDisk]:
+def opened(
+    path: Path, disk_format: str, writable: bool = False, unit: int = UNIT
+) -> closing[VirtualDisk]:
     """The disk in this one file, for a `with` at whose end it is closed and not flushed."""
-    return closing(open_disk(path, DiskFormat(disk_format), writable))
+    return closing(open_disk(path, DiskFormat(disk_format), writable, unit))
 
 
 def reference(path: Path, disk_format: str = "vmdk") -> ParentRef:
@@ -36,9 +38,9 @@ def reference(path: Path, disk_format: str = "vmdk") -> ParentRef:
         return ParentRef(disk.info.disk_id, disk.info.content_id, path.name)
 
 
-def change(path: Path, disk_format: str, *writes: Write) -> None:
+def change(path: Path, disk_format: str, *writes: Write, unit: int = UNIT) -> None:
     """Open the disk, do the writes, and flush."""
-    with opened(path, disk_format, writable=True) as disk:
+    with opened(path, disk_format, writable=True, unit=unit) as disk:
         put(disk, *writes)
         disk.flush()
 
@@ -58,9 +60,13 @@ class Shelf:
     Attributes:
         raw: what the disk through all layers holds.
         names: of the layers, the base first.
+        unit: bytes in which they are written.
     """
 
-    def __init__(self, folder: Path, size: int, disk_format: str = "vmdk") -> None:
+    def __init__(
+        self, folder: Path, size: int, disk_format: str = "vmdk", unit: int = UNIT
+    ) -> None:
+        self.unit = unit
         self.folder = folder
         self.size = size
         self.format = disk_format
@@ -79,7 +85,8 @@ class Shelf:
     def add(self, name: str, *writes: Write) -> Path:
         """The same under another name."""
         parent = reference(self.top, self.format) if self.names else None
-        disk = create_disk(self.folder / name, DiskFormat(self.format), self.size, parent)
+        kind = DiskFormat(self.format)
+        disk = create_disk(self.folder / name, kind, self.size, parent, unit=self.unit)
         put(disk, *writes)
         disk.flush()
         disk.close()
@@ -89,7 +96,7 @@ class Shelf:
 
     def write(self, *writes: Write) -> None:
         """Open the newest layer again, and do these writes to it, too."""
-        change(self.top, self.format, *writes)
+        change(self.top, self.format, *writes, unit=self.unit)
         self.note(*writes)
 
     def note(self, *writes: Write) -> None:

@@ -219,12 +219,13 @@ def test_a_cancel_is_obeyed_before_the_next_chunk():
 class Recorder:
     """A disk that notes what is asked of it."""
 
-    def __init__(self) -> None:
+    def __init__(self, unit: int = UNIT) -> None:
+        self.unit = unit
         self.written: dict[int, bytes] = {}
         self.zeros: list[tuple[int, int]] = []
 
     def write_units(self, units: Int64s, view: memoryview, at: Int64s) -> None:
-        for unit, first, end in neighbouring_units(units, at, len(view)):
+        for unit, first, end in neighbouring_units(units, at, len(view), self.unit):
             self.written[unit] = bytes(view[first:end])
 
     def zero(self, offset: int, length: int) -> None:
@@ -250,6 +251,16 @@ def test_blocks_that_only_the_buffer_has_side_by_side_are_written_apart():
     written = {3: view[: 2 * UNIT], 9: view[2 * UNIT : 3 * UNIT], 20: view[4 * UNIT :]}
     assert disk.written == written
     assert disk.zeros == [(10 * UNIT, UNIT)]
+
+
+def test_blocks_are_written_to_a_disk_of_smaller_units_as_all_that_they_have():
+    """The last one is short: it has no more units than its bytes are."""
+    disk = Recorder(UNIT // 4)
+    view = memoryview(noise(2 * UNIT + UNIT // 4 + 500, 1))
+    zero = np.array([False, True, False])
+    write_blocks(disk, np.array([3, 4, 9]), view, np.ones(3, bool), zero)
+    assert disk.written == {12: view[:UNIT], 36: view[2 * UNIT :]}
+    assert disk.zeros == [(4 * UNIT, UNIT)]
 
 
 def test_many_small_ranges_are_moved_in_few_calls():

@@ -25,7 +25,7 @@ def units_of(offset: int, length: int) -> set[int]:
 
 @given(writes)
 def test_a_unit_counts_as_written_when_some_of_its_bytes_were(marked):
-    written, expected = WrittenUnits(SIZE, PER_GROUP * UNIT), set()
+    written, expected = WrittenUnits(SIZE, PER_GROUP * UNIT, UNIT), set()
     for offset, length in marked:
         written.mark(offset, length)
         expected |= units_of(offset, length)
@@ -40,7 +40,7 @@ def test_a_unit_counts_as_written_when_some_of_its_bytes_were(marked):
 
 
 def test_a_group_can_be_marked_of_which_nothing_was_written():
-    written = WrittenUnits(SIZE, PER_GROUP * UNIT)
+    written = WrittenUnits(SIZE, PER_GROUP * UNIT, UNIT)
     written.mark_group(3)
     assert written.groups() == [3]
     assert not written.in_group(3).any()
@@ -49,6 +49,6 @@ def test_a_group_can_be_marked_of_which_nothing_was_written():
 
 
 def test_a_write_of_nothing_marks_nothing():
-    written = WrittenUnits(SIZE, PER_GROUP * UNIT)
+    written = WrittenUnits(SIZE, PER_GROUP * UNIT, UNIT)
     written.mark(3 * UNIT, 0)
     assert written.groups() == []

@@ -9,7 +9,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Protocol, cast
 
-from vdbackup.disks.disk import SECTOR, ParentRef, VirtualDisk
+from vdbackup.disks.disk import SECTOR, UNIT, ParentRef, VirtualDisk
 from vdbackup.disks.host_file import HostFile
 from vdbackup.disks.names import BACKUP_FORMATS, DESCRIPTOR_START, DiskFormat
 from vdbackup.disks.raw import RawDisk
@@ -21,15 +21,16 @@ PROBE_BYTES = 512
 
 
 class _DiskClass(Protocol):
-    def open(self, path: Path, writable: bool = False) -> VirtualDisk: ...
+    # see open_disk and create_disk; ValueError where check_fits was not asked first
+    def open(self, path: Path, writable: bool = False, unit: int = UNIT) -> VirtualDisk: ...
 
-    # see create_disk; ValueError where check_fits was not asked first
     def create(
         self,
         path: Path,
         virtual_size: int,
         parent: ParentRef | None = None,
         sector_size: int = SECTOR,
+        unit: int = UNIT,
     ) -> VirtualDisk: ...
 
 
@@ -112,11 +113,20 @@ def format_by_content(file: HostFile, head: bytes, foot: bytes) -> DiskFormat | 
     return DiskFormat.VHD if ends_as_vhd(file) else None
 
 
-def open_disk(path: Path, disk_format: DiskFormat, writable: bool = False) -> VirtualDisk:
-    """Open a disk as of that format; raises DiskError where the file is not one."""
+def open_disk(
+    path: Path, disk_format: DiskFormat, writable: bool = False, unit: int = UNIT
+) -> VirtualDisk:
+    """Open a disk as of that format; raises DiskError where the file is not one.
+
+    Args:
+        path: of the file.
+        disk_format: the one that it is in.
+        writable: open it for writing, too.
+        unit: bytes in which it will be written, where the file does not say that itself.
+    """
     if disk_format == DiskFormat.RAW:
         return RawDisk.open(path, writable)
-    return FORMATS[check_format(disk_format)].disk.open(path, writable)
+    return FORMATS[check_format(disk_format)].disk.open(path, writable, unit)
 
 
 def create_disk(
@@ -125,6 +135,7 @@ def create_disk(
     virtual_size: int,
     parent: ParentRef | None = None,
     sector_size: int = SECTOR,
+    unit: int = UNIT,
 ) -> VirtualDisk:
     """Make a new, empty disk, open for writing; the file must not exist.
 
@@ -134,6 +145,8 @@ def create_disk(
         virtual_size: in bytes, a multiple of 512, and of `sector_size` in VHDX.
         parent: what it is the child of.
         sector_size: that the disk itself has, in bytes; a raw disk has none.
+        unit: bytes in which it will be written: UNIT, or FINE_UNIT up to LARGEST_FINE, in sectors
+            of 512.
 
     Raises:
         DiskError: such a disk cannot be in that format, or the parent's name not be written in it;
@@ -151,7 +164,7 @@ def create_disk(
             )
         return RawDisk.create(path, virtual_size)
     check_fits(disk_format, virtual_size, sector_size)
-    return FORMATS[disk_format].disk.create(path, virtual_size, parent, sector_size)
+    return FORMATS[disk_format].disk.create(path, virtual_size, parent, sector_size, unit)
 
 
 def check_format(name: str) -> DiskFormat:

@@ -13,13 +13,18 @@ from vdbackup.disks.extents import Int64s
 from vdbackup.disks.host_file import HostFile
 
 
-def neighbouring_units(units: Int64s, at: Int64s, length: int) -> Iterator[tuple[int, int, int]]:
-    """Units that are neighbours in a disk and in a view of `length` bytes: (unit, first, end)."""
+def neighbouring_units(
+    units: Int64s, at: Int64s, length: int, size: int = UNIT
+) -> Iterator[tuple[int, int, int]]:
+    """Units of `size` bytes that are neighbours in a disk and in a view of `length` bytes.
+
+    Yields (unit, first, end): a number in the disk, two bytes in the view.
+    """
     cuts = np.flatnonzero((np.diff(units) != 1) | (np.diff(at) != 1)) + 1
     for run in np.split(np.arange(len(units)), cuts):
         if len(run):
             first, last = int(at[run[0]]), int(at[run[-1]])
-            yield int(units[run[0]]), first * UNIT, min((last + 1) * UNIT, length)
+            yield int(units[run[0]]), first * size, min((last + 1) * size, length)
 
 
 def one_by_one(
@@ -32,6 +37,8 @@ def one_by_one(
 
 class OneFileDisk(ABC):
     """The part of a VirtualDisk that only hands on to its file; a place in the map is one in it."""
+
+    unit = UNIT
 
     def __init__(self, file: HostFile) -> None:
         self.path = file.path
@@ -64,8 +71,8 @@ class OneFileDisk(ABC):
 
     def write_units(self, units: Int64s, view: memoryview, at: Int64s) -> None:
         """Write some units that `view` holds, neighbours in one call; see VirtualDisk."""
-        for unit, first, end in neighbouring_units(units, at, len(view)):
-            self.write(unit * UNIT, view[first:end])
+        for unit, first, end in neighbouring_units(units, at, len(view), self.unit):
+            self.write(unit * self.unit, view[first:end])
 
     def stored(self, host: int, length: int) -> list[tuple[int, int]]:
         """What is no hole of `length` bytes from byte `host` of the file on."""
@@ -77,12 +84,20 @@ class OneFileDisk(ABC):
 
 
 class WrittenInUnits(OneFileDisk):
-    """One in which each unit has a place of its own in the file (UNIT)."""
+    """One in which each unit has a place of its own in the file.
+
+    Attributes:
+        unit: in bytes.
+    """
+
+    def __init__(self, file: HostFile, unit: int) -> None:
+        super().__init__(file)
+        self.unit = unit
 
     def write(self, offset: int, view: memoryview) -> None:
         """Write whole units (the disk's last one may be short) at byte `offset` of the disk."""
-        units = _units(offset, len(view))
-        self.write_units(units, view, units - offset // UNIT)
+        units = self._units(offset, len(view))
+        self.write_units(units, view, units - offset // self.unit)
 
     def write_units(self, units: Int64s, view: memoryview, at: Int64s) -> None:
         """Write some units that `view` holds; see VirtualDisk."""
@@ -91,8 +106,8 @@ class WrittenInUnits(OneFileDisk):
 
     def share(self, offset: int, length: int, source: HostFile, start: int) -> None:
         """Hold in whole units what `source` holds from byte `start` on; raises OSError."""
-        units = _units(offset, length)
-        for host, first, end in self._runs(units, units - offset // UNIT, length):
+        units = self._units(offset, length)
+        for host, first, end in self._runs(units, units - offset // self.unit, length):
             self._file.share(host, source, start + first, end - first)
         self._note_written(units)
 
@@ -101,12 +116,16 @@ class WrittenInUnits(OneFileDisk):
         if not len(units):
             return
         hosts = self._places_for(units)
-        cuts = np.flatnonzero((np.diff(hosts) != UNIT) | (np.diff(at) != 1)) + 1
+        unit = self.unit
+        cuts = np.flatnonzero((np.diff(hosts) != unit) | (np.diff(at) != 1)) + 1
         begins = [0, *cuts.tolist()]
-        ends = np.minimum((at[np.append(cuts, len(at)) - 1] + 1) * UNIT, length)
+        ends = np.minimum((at[np.append(cuts, len(at)) - 1] + 1) * unit, length)
         yield from zip(
-            hosts[begins].tolist(), (at[begins] * UNIT).tolist(), ends.tolist(), strict=True
+            hosts[begins].tolist(), (at[begins] * unit).tolist(), ends.tolist(), strict=True
         )
+
+    def _units(self, offset: int, length: int) -> Int64s:
+        return np.arange(offset // self.unit, -(-(offset + length) // self.unit))
 
     @abstractmethod
     def _places_for(self, units: Int64s) -> Int64s:
@@ -114,7 +133,3 @@ class WrittenInUnits(OneFileDisk):
 
     def _note_written(self, units: Int64s) -> None:
         """These units were written, or shared."""
-
-
-def _units(offset: int, length: int) -> Int64s:
-    return np.arange(offset // UNIT, -(-(offset + length) // UNIT))

@@ -197,7 +197,11 @@ def _interrupts_stop(work: _Work) -> Iterator[None]:
 
 
 class Target(Protocol):
-    """What units (UNIT) can be written to; see VirtualDisk."""
+    """What units can be written to; see VirtualDisk."""
+
+    @property
+    def unit(self) -> int:
+        """Bytes of one."""
 
     def write_units(self, units: Int64s, view: memoryview, at: Int64s) -> None:
         """Take whole units."""
@@ -207,23 +211,39 @@ class Target(Protocol):
 
 
 def write_blocks(
-    disk: Target, blocks: Int64s, view: memoryview, wanted: Flags, zero: Flags
+    disk: Target,
+    blocks: Int64s,
+    view: memoryview,
+    wanted: Flags,
+    zero: Flags,
+    block: int = UNIT,
 ) -> None:
     """Write some of the blocks that `view` holds, all at once.
 
     Args:
         disk: where to.
-        blocks: int64[blocks], their numbers, ascending, in units (UNIT).
+        blocks: int64[blocks], their numbers, ascending.
         view: the blocks, one behind the other; the last one may be short.
         wanted: bool[blocks], which to write.
         zero: bool[blocks], which of them are all zeros.
+        block: bytes of one: whole units of the disk.
     """
     at = np.flatnonzero(wanted & ~zero)
     if len(at):
-        disk.write_units(blocks[at], view, at)
+        units, places = blocks[at], at
+        if block != disk.unit:
+            units, places = (_divided(each, block // disk.unit) for each in (units, places))
+            inside = places * disk.unit < len(view)
+            units, places = units[inside], places[inside]
+        disk.write_units(units, view, places)
     for first, end in neighbours(blocks, wanted & zero):
-        length = min(end * UNIT, len(view)) - first * UNIT
-        disk.zero(int(blocks[first]) * UNIT, length)
+        length = min(end * block, len(view)) - first * block
+        disk.zero(int(blocks[first]) * block, length)
+
+
+def _divided(blocks: Int64s, parts: int) -> Int64s:
+    """The numbers of the parts of blocks, each of which has so many."""
+    return (blocks[:, None] * parts + np.arange(parts)).ravel()
 
 
 def neighbours(blocks: Int64s, wanted: Flags) -> list[tuple[int, int]]:

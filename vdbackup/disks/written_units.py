@@ -5,12 +5,11 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from vdbackup.disks.disk import UNIT
 from vdbackup.disks.extents import Int64s
 
 
 class WrittenUnits:
-    """One flag for each unit (UNIT), and one for each group of them, so that few are looked at.
+    """One flag for each unit, and one for each group of them, so that few are looked at.
 
     64 TiB have a billion units; a flush that looked at each of them would take seconds. Units that
     several threads mark at once may lie in one group.
@@ -19,11 +18,11 @@ class WrittenUnits:
         per_group: units of a group; the disk's last group may have fewer.
     """
 
-    def __init__(self, virtual_size: int, group_size: int) -> None:
-        """Both in bytes; a group is whole units."""
-        self.per_group = group_size // UNIT
-        self._size = group_size
-        self._units = np.zeros(-(-virtual_size // UNIT), np.bool_)
+    def __init__(self, virtual_size: int, group_size: int, unit: int) -> None:
+        """All in bytes; a group is whole units."""
+        self.per_group = group_size // unit
+        self._size, self._unit = group_size, unit
+        self._units = np.zeros(-(-virtual_size // unit), np.bool_)
         self._groups = np.zeros(-(-virtual_size // group_size), np.bool_)
 
     def mark(self, offset: int, length: int) -> None:
@@ -31,7 +30,7 @@ class WrittenUnits:
         if not length:  # else its group would be marked for nothing
             return
         end = offset + length
-        self._units[offset // UNIT : -(-end // UNIT)] = True
+        self._units[offset // self._unit : -(-end // self._unit)] = True
         self._groups[offset // self._size : -(-end // self._size)] = True
 
     def mark_units(self, units: Int64s) -> None:
@@ -45,7 +44,7 @@ class WrittenUnits:
 
     def between(self, offset: int, length: int) -> NDArray[np.bool_]:
         """bool[units], a view: whether each that has some of these bytes was written."""
-        return self._units[offset // UNIT : -(-(offset + length) // UNIT)]
+        return self._units[offset // self._unit : -(-(offset + length) // self._unit)]
 
     def in_group(self, group: int) -> NDArray[np.bool_]:
         """bool[units of the group], a view: whether each was written."""

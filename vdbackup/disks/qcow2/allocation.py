@@ -1,8 +1,8 @@
 """Where the clusters of a QCOW2 file go that is being written: L1, L2 and refcounts in memory.
 
-Only v3 files with clusters of 64 KiB and refcounts of 16 bits, in which each cluster has one user.
-L2 tables and refcount blocks are held only where something was written since the file was opened:
-10 bytes per 64 KiB, however large the disk claims to be.
+Only v3 files with clusters of 64 KiB, or 8, and refcounts of 16 bits, in which each cluster has one
+user. L2 tables and refcount blocks are held only where something was written since the file was
+opened: 10 bytes per cluster, however large the disk claims to be.
 """
 
 from __future__ import annotations
@@ -14,13 +14,12 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from vdbackup.disks.disk import FINE_UNIT, UNIT
 from vdbackup.disks.extents import Int64s
 from vdbackup.disks.host_file import HostFile
 from vdbackup.disks.qcow2.mapping import Entries, MappingTables
 from vdbackup.disks.qcow2.structs import (
     BACKING_FORMAT,
-    CLUSTER,
-    CLUSTER_BITS,
     COMPRESSED,
     COPIED,
     FEATURE_NAMES,
@@ -36,8 +35,6 @@ from vdbackup.disks.read_only import only_read
 from vdbackup.errors import NeedsCheck, NoSpaceInDisk
 from vdbackup.translation import tr
 
-TABLE_ENTRIES = CLUSTER // 8
-BLOCK_ENTRIES = CLUSTER // 2
 _CLUSTERLESS_EXTENSIONS = {BACKING_FORMAT, FEATURE_NAMES, IDENTITY}
 """Header extensions that name no clusters."""
 _SPARE_BLOCKS = 16
@@ -57,6 +54,9 @@ class Allocation:
     def __init__(self, file: HostFile, header: Header, l1: Entries, refcounts: Entries) -> None:
         self._file = file
         self._header = header
+        self._cluster = header.cluster_size
+        self._table_entries = self._cluster // 8
+        self._block_entries = self._cluster // 2
         self._lock = threading.Lock()
         self._l1 = l1
         self._tables: dict[int, Entries] = {}  # L2 tables that a write needed
@@ -72,9 +72,9 @@ class Allocation:
     @classmethod
     def of_new_disk(cls, file: HostFile, header: Header) -> Allocation:
         """Header, refcount table and L1 table are there, and nothing else."""
-        refcounts = np.zeros(header.refcount_table_clusters * TABLE_ENTRIES, np.uint64)
+        refcounts = np.zeros(header.refcount_table_clusters * header.table_entries, np.uint64)
         self = cls(file, header, np.zeros(header.l1_size, np.uint64), refcounts)
-        self._end = -(-(header.l1_offset + header.l1_size * 8) // CLUSTER)
+        self._end = -(-(header.l1_offset + header.l1_size * 8) // self._cluster)
         self._add_block(0)
         self._blocks[0][: self._end] = 1
         return self
@@ -90,7 +90,7 @@ class Allocation:
         _check_layout(file, header)
         mapping = MappingTables(file, header)
         table_at, entries = header.refcount_table_offset, header.refcount_table_clusters
-        refcounts = _entries_at(file, table_at, entries * TABLE_ENTRIES)
+        refcounts = _entries_at(file, table_at, entries * header.table_entries)
         self = cls(file, header, mapping.l1(), refcounts)
         used = self._used(*mapping.table_places(self._l1))
         unknown = {kind for kind, _ in first.extensions} - _CLUSTERLESS_EXTENSIONS
@@ -106,18 +106,18 @@ class Allocation:
             raise only_read(path)  # the state of a virtual machine, behind the disk
         if not (self._l1[tables] & np.uint64(COPIED)).all():
             raise _needs_check(path)
-        used = np.zeros(-(-self._file.size // CLUSTER), np.bool_)
+        used = np.zeros(-(-self._file.size // self._cluster), np.bool_)
         for place, size in (
-            (0, CLUSTER),
-            (header.refcount_table_offset, header.refcount_table_clusters * CLUSTER),
+            (0, self._cluster),
+            (header.refcount_table_offset, header.refcount_table_clusters * self._cluster),
             (header.l1_offset, header.l1_size * 8),
         ):
-            self._use(used, np.arange(place // CLUSTER, -(-(place + size) // CLUSTER)))
+            self._use(used, np.arange(place // self._cluster, -(-(place + size) // self._cluster)))
         self._use(used, self._named(self._refcount_table, 0))
-        self._use(used, places // CLUSTER)
+        self._use(used, places // self._cluster)
         for place in places.tolist():
-            if self._file.data_segments(place, place + CLUSTER):
-                entries = _entries_at(self._file, place, TABLE_ENTRIES)
+            if self._file.data_segments(place, place + self._cluster):
+                entries = _entries_at(self._file, place, self._table_entries)
                 if (entries & np.uint64(COMPRESSED)).any():
                     raise only_read(path)
                 named = entries[entries > ZERO_FLAG]
@@ -131,9 +131,9 @@ class Allocation:
         if (pointers & ~np.uint64(OFFSET | flags)).any():
             raise _needs_check(self._file.path)
         places: Int64s = (pointers[pointers != 0] & np.uint64(OFFSET)).astype(np.int64)
-        if (places % CLUSTER).any():
+        if (places % self._cluster).any():
             raise _needs_check(self._file.path)
-        return places // CLUSTER
+        return places // self._cluster
 
     def _use(self, used: NDArray[np.bool_], clusters: Int64s) -> None:
         """Note the clusters as used; raises DiskError where one is none, or is used already."""
@@ -152,13 +152,13 @@ class Allocation:
         """
         self._end = int(np.flatnonzero(used)[-1]) + 1 if mend else len(used)
         self._has_remains = mend
-        needed = -(-len(used) // BLOCK_ENTRIES)
+        needed = -(-len(used) // self._block_entries)
         named = set(np.flatnonzero(self._refcount_table).tolist())
         if len(named) > 2 * needed + _SPARE_BLOCKS:
             raise _needs_check(self._file.path)
         for block in sorted(named.union(range(needed))):
-            here = used[block * BLOCK_ENTRIES :][:BLOCK_ENTRIES]
-            counts = np.zeros(BLOCK_ENTRIES, np.uint16)
+            here = used[block * self._block_entries :][: self._block_entries]
+            counts = np.zeros(self._block_entries, np.uint16)
             counts[: len(here)] = here
             stored = self._stored_counts(block)
             if (stored > 1).any() or (counts > stored).any():
@@ -166,13 +166,13 @@ class Allocation:
             leaks = mend and (counts < stored).any()
             if leaks:
                 self._changed_blocks.add(block)
-            if leaks or (block in named and block >= self._end // BLOCK_ENTRIES):
+            if leaks or (block in named and block >= self._end // self._block_entries):
                 self._blocks[block] = counts if mend else stored
 
     def _stored_counts(self, block: int) -> Counts:
         if block >= len(self._refcount_table) or not self._refcount_table[block]:
-            return np.zeros(BLOCK_ENTRIES, np.uint16)
-        data = bytearray(CLUSTER)
+            return np.zeros(self._block_entries, np.uint16)
+        data = bytearray(self._cluster)
         self._file.readinto(int(self._refcount_table[block]), memoryview(data))
         return np.frombuffer(data, ">u2").astype(np.uint16)
 
@@ -181,15 +181,14 @@ class Allocation:
     def to_write(self, clusters: Int64s) -> Int64s:
         """Where to write clusters of the disk, ascending, in bytes; new ones are made."""
         with self._lock:
-            return np.concatenate([
-                self._to_write(table, rows) for table, rows in _by_table(clusters)
-            ])  # fmt: skip
+            tables = _by_table(clusters, self._table_entries)
+            return np.concatenate([self._to_write(table, rows) for table, rows in tables])
 
     def _to_write(self, table: int, rows: Int64s) -> Int64s:
         entries = self._table(table)
         hosts = (entries[rows] & np.uint64(OFFSET)).astype(np.int64)
         missing = np.flatnonzero(hosts == 0)
-        hosts[missing] = self._free(len(missing)) * CLUSTER
+        hosts[missing] = self._free(len(missing)) * self._cluster
         wanted = hosts.astype(np.uint64) | np.uint64(COPIED)
         if (entries[rows] != wanted).any():
             entries[rows] = wanted
@@ -201,7 +200,7 @@ class Allocation:
         with self._lock:
             entries = [
                 self._table(table)[rows] if self._l1[table] else np.zeros(len(rows), np.uint64)
-                for table, rows in _by_table(clusters)
+                for table, rows in _by_table(clusters, self._table_entries)
             ]
             return (np.concatenate(entries) & np.uint64(OFFSET)).astype(np.int64)
 
@@ -210,25 +209,25 @@ class Allocation:
         if number not in self._tables:
             if self._l1[number]:
                 place = int(self._l1[number]) & OFFSET
-                self._tables[number] = _entries_at(self._file, place, TABLE_ENTRIES)
+                self._tables[number] = _entries_at(self._file, place, self._table_entries)
             else:
-                self._tables[number] = np.zeros(TABLE_ENTRIES, np.uint64)
-                self._l1[number] = int(self._free(1)[0]) * CLUSTER | COPIED
+                self._tables[number] = np.zeros(self._table_entries, np.uint64)
+                self._l1[number] = int(self._free(1)[0]) * self._cluster | COPIED
                 self._new_tables.add(number)
         return self._tables[number]
 
     def _free(self, count: int) -> Int64s:
         """The numbers of the next `count` free clusters of the file, which are in use now."""
         if count and self._has_remains:
-            self._file.cut(self._end * CLUSTER)  # what is new is zeros until it is written
+            self._file.cut(self._end * self._cluster)  # what is new is zeros until it is written
             self._has_remains = False
         found = [np.empty(0, np.int64)]
         while count:
-            block = self._end // BLOCK_ENTRIES
+            block = self._end // self._block_entries
             if block >= len(self._refcount_table) or not self._refcount_table[block]:
                 self._add_block(block)
                 continue
-            stop = min(self._end + count, (block + 1) * BLOCK_ENTRIES)
+            stop = min(self._end + count, (block + 1) * self._block_entries)
             found.append(np.arange(self._end, stop))
             count -= stop - self._end
             self._take(block, stop)
@@ -244,13 +243,13 @@ class Allocation:
                 tr("{file} has grown to the end of its refcount table.", file=self._file.path),
                 tr("Export it to a new disk first."),
             )
-        self._blocks[block] = np.zeros(BLOCK_ENTRIES, np.uint16)
-        self._refcount_table[block] = self._end * CLUSTER
+        self._blocks[block] = np.zeros(self._block_entries, np.uint16)
+        self._refcount_table[block] = self._end * self._cluster
         self._new_blocks.add(block)
         self._take(block, self._end + 1)
 
     def _take(self, block: int, stop: int) -> None:
-        start = block * BLOCK_ENTRIES
+        start = block * self._block_entries
         self._blocks[block][self._end - start : stop - start] = 1
         self._changed_blocks.add(block)
         self._end = stop
@@ -267,7 +266,7 @@ class Allocation:
         is named and not there, or not counted.
         """
         header = self._header
-        self._file.grow(self._end * CLUSTER)
+        self._file.grow(self._end * self._cluster)
         for block in sorted(self._changed_blocks):
             counts = self._blocks[block].astype(">u2")
             self._file.write(int(self._refcount_table[block]), memoryview(counts).cast("B"))
@@ -301,12 +300,15 @@ class Allocation:
                 self._file.write(place + int(run[0]) * 8, memoryview(data).cast("B"))
 
 
-def _by_table(clusters: Int64s) -> Iterator[tuple[int, Int64s]]:
-    """Clusters of the disk, ascending, as (L2 table, their entries' numbers in it)."""
-    tables = clusters // TABLE_ENTRIES
+def _by_table(clusters: Int64s, entries: int) -> Iterator[tuple[int, Int64s]]:
+    """Clusters of the disk, ascending, as (L2 table, their entries' numbers in it).
+
+    A table has so many entries.
+    """
+    tables = clusters // entries
     for part in np.split(clusters, np.flatnonzero(np.diff(tables)) + 1):
         if len(part):
-            yield int(part[0]) // TABLE_ENTRIES, part % TABLE_ENTRIES
+            yield int(part[0]) // entries, part % entries
 
 
 def _entries_at(file: HostFile, place: int, count: int) -> Entries:
@@ -319,16 +321,17 @@ def _check_layout(file: HostFile, header: Header) -> None:
     """Raise DiskError where something is laid out as we do not write it, or lies outside."""
     if (
         header.version != 3
-        or header.cluster_bits != CLUSTER_BITS
+        or header.cluster_size not in (UNIT, FINE_UNIT)
         or header.refcount_order != REFCOUNT_ORDER
         or header.snapshots
         or header.snapshots_offset
         or header.extended_l2
     ):
         raise only_read(file.path)
-    size = header.refcount_table_clusters * CLUSTER
+    size = header.refcount_table_clusters * header.cluster_size
     place = header.refcount_table_offset
-    if not 0 < size <= MAX_REFCOUNT_TABLE_BYTES or place % CLUSTER or place + size > file.size:
+    misplaced = place % header.cluster_size or place + size > file.size
+    if not 0 < size <= MAX_REFCOUNT_TABLE_BYTES or misplaced:
         raise _needs_check(file.path)
 
 

@@ -16,10 +16,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Self
 
-import numpy as np
-
 from vdbackup.disks.at_once import Part
-from vdbackup.disks.disk import NOT_CLOSED, SECTOR, DiskInfo, ParentRef
+from vdbackup.disks.disk import NOT_CLOSED, SECTOR, UNIT, DiskInfo, ParentRef
 from vdbackup.disks.doubts import SHARED, any_shared
 from vdbackup.disks.extents import UNALLOCATED, ZERO, BlockMap, Int64s
 from vdbackup.disks.host_file import HostFile
@@ -36,7 +34,6 @@ from vdbackup.disks.qcow2.structs import (
     DIRTY,
     FEATURE_NAMES,
     IDENTITY,
-    NAME_SLOTS,
     Header,
     HeaderCluster,
     Identity,
@@ -59,7 +56,7 @@ class Qcow2Disk(WrittenInUnits):
     """
 
     def __init__(self, file: HostFile, first: HeaderCluster) -> None:
-        super().__init__(file)
+        super().__init__(file, first.header.cluster_size)
         self._mapping = MappingTables(file, first.header)
         self._compressed = CompressedClusters(file, self._mapping)
         self._allocation: Allocation | None = None  # while writing
@@ -91,8 +88,8 @@ class Qcow2Disk(WrittenInUnits):
     # ------------------------------------------------------------------ open and create
 
     @classmethod
-    def open(cls, path: Path, writable: bool = False) -> Qcow2Disk:
-        """Open an existing file.
+    def open(cls, path: Path, writable: bool = False, unit: int = UNIT) -> Qcow2Disk:
+        """Open an existing file; it says itself in which units it is written.
 
         Raises:
             DiskFormatError: it breaks the format's rules.
@@ -129,6 +126,7 @@ class Qcow2Disk(WrittenInUnits):
         virtual_size: int,
         parent: ParentRef | None = None,
         sector_size: int = SECTOR,
+        unit: int = UNIT,
     ) -> Qcow2Disk:
         """As `formats.create_disk` says: at most MAX_SIZE bytes, in sectors of 512 or 4096."""
         if virtual_size > MAX_SIZE or sector_size not in (512, 4096):
@@ -140,7 +138,7 @@ class Qcow2Disk(WrittenInUnits):
                 )
             )
         identity = Identity(sector_size, str(uuid.uuid4()), uuid.uuid4().hex)
-        first = HeaderCluster(Header.for_disk(virtual_size))
+        first = HeaderCluster(Header.for_disk(virtual_size, unit))
         if parent:
             first, identity = _with_parent(first, identity, parent)
         first = first.with_extension(IDENTITY, identity.pack())
@@ -232,12 +230,12 @@ class Qcow2Disk(WrittenInUnits):
 
     def zero(self, offset: int, length: int) -> None:
         """Make whole clusters read as zeros: a child gets real ones, a base none that it lacks."""
-        clusters = np.arange(offset // CLUSTER, -(-(offset + length) // CLUSTER))
+        clusters = self._units(offset, length)
         hosts = self._writing().hosts(clusters)
         if self._info.parent is not None:
             self._writing().to_write(clusters)  # what is new is a hole of the file: zeros
         for host in hosts[hosts > 0].tolist():
-            self._file.zero(host, CLUSTER)
+            self._file.zero(host, self.unit)
 
     def flush(self) -> None:
         """Make all writes durable; see Allocation.flush for the order."""
@@ -266,7 +264,7 @@ class Qcow2Disk(WrittenInUnits):
         header = replace(first.header, backing_offset=slot, backing_size=len(name))
         first = replace(first, header=header).without_extension(FEATURE_NAMES)
         data = first.pack()
-        if max(len(data), len(self._first.pack())) > NAME_SLOTS[0]:
+        if max(len(data), len(self._first.pack())) > header.name_slots[0]:
             raise NoSpaceInDisk(
                 tr(
                     "The header of {path} is full of what other programs put there.", path=self.path

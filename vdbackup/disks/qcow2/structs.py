@@ -43,6 +43,8 @@ ZERO_FLAG = 1
 CLUSTER_BITS = 16
 CLUSTER = 1 << CLUSTER_BITS
 """Of disks that we create, in bytes: QEMU's default."""
+FINE_CLUSTER_BITS = 13
+"""Of those that are written in FINE_UNIT."""
 REFCOUNT_ORDER = 4
 HEADER_LENGTH = 112
 MAX_L1_BYTES = 32 << 20
@@ -50,8 +52,7 @@ MAX_L1_BYTES = 32 << 20
 MAX_REFCOUNT_TABLE_BYTES = 8 << 20
 """QEMU opens no larger refcount table (QCOW_MAX_REFTABLE_SIZE)."""
 MAX_NAME = 1023
-NAME_SLOTS = (4096, 8192)
-"""Where in the first cluster we put the backing file's name: in turns, see Qcow2Disk._rewrite."""
+_NAME_SLOTS = {CLUSTER_BITS: (4096, 8192), FINE_CLUSTER_BITS: (4096, 6144)}
 
 _QEMU_NAMES = {each: each.value for each in DiskFormat} | {DiskFormat.VHD: "vpc"}
 _OUR_NAMES = {name: ours for ours, name in _QEMU_NAMES.items()}
@@ -205,6 +206,14 @@ class Header:
         return -(-self.clusters // self.table_entries)
 
     @property
+    def name_slots(self) -> tuple[int, int]:
+        """Where in the first cluster we put the parent's name: in turns, see Qcow2Disk._rewrite.
+
+        KeyError for clusters that we do not write.
+        """
+        return _NAME_SLOTS[self.cluster_bits]
+
+    @property
     def compression(self) -> int:
         """0 zlib, 1 Zstandard."""
         return self.additional[0] if self.additional else 0
@@ -220,30 +229,33 @@ class Header:
         return _VERSION_2.pack(*fields[:13]) + _VERSION_3.pack(*fields[13:18]) + self.additional
 
     @classmethod
-    def for_disk(cls, virtual_size: int) -> Header:
-        """The header of a new disk of `virtual_size` bytes.
+    def for_disk(cls, virtual_size: int, cluster_size: int = CLUSTER) -> Header:
+        """The header of a new disk of `virtual_size` bytes, in such clusters.
 
         Then come the refcount table, large enough for all that the disk can ever take, the L1
         table, and what is allocated.
         """
-        per_cluster = CLUSTER // 8
-        clusters = -(-virtual_size // CLUSTER)
+        per_cluster = cluster_size // 8
+        clusters = -(-virtual_size // cluster_size)
         tables = -(-clusters // per_cluster)
         l1_clusters = -(-tables // per_cluster)
-        refcount_clusters = _refcount_table_clusters(1 + l1_clusters + tables + clusters)
+        refcount_clusters = _refcount_table_clusters(
+            1 + l1_clusters + tables + clusters, cluster_size
+        )
         return cls(
-            MAGIC, 3, 0, 0, CLUSTER_BITS, virtual_size, 0, tables,
-            (1 + refcount_clusters) * CLUSTER, CLUSTER, refcount_clusters, 0, 0,
+            MAGIC, 3, 0, 0, cluster_size.bit_length() - 1, virtual_size, 0, tables,
+            (1 + refcount_clusters) * cluster_size, cluster_size, refcount_clusters, 0, 0,
             length=HEADER_LENGTH, additional=bytes(8),
         )  # fmt: skip
 
 
-def _refcount_table_clusters(clusters: int) -> int:
+def _refcount_table_clusters(clusters: int, cluster_size: int) -> int:
     """Clusters of a refcount table that counts `clusters`, its own blocks, and itself.
 
-    One block more, 2 GiB of the file: what power cuts leave behind is not written to again.
+    One block more, 2 GiB of the file in clusters of 64 KiB: what power cuts leave behind is not
+    written to again.
     """
-    per_block, per_cluster = CLUSTER // 2, CLUSTER // 8
+    per_block, per_cluster = cluster_size // 2, cluster_size // 8
     blocks, needed = 0, 1
     while needed > blocks:
         blocks = needed
@@ -390,8 +402,8 @@ class HeaderCluster:
         return packed.ljust(-(-len(packed) // SECTOR) * SECTOR, b"\0")
 
     def free_slot(self) -> int:
-        """The one of NAME_SLOTS in which the backing file's present name does not lie."""
-        first, second = NAME_SLOTS
+        """The one of `name_slots` in which the backing file's present name does not lie."""
+        first, second = self.header.name_slots
         start = self.header.backing_offset
         taken = start < first + MAX_NAME and start + self.header.backing_size > first
         return second if self.header.has_backing and taken else first

@@ -72,15 +72,17 @@ class VhdDisk(WrittenInUnits):
     and the table in the file follow with `flush`.
     """
 
-    def __init__(self, file: HostFile, footer: Footer, header: DynamicHeader) -> None:
-        super().__init__(file)
+    def __init__(
+        self, file: HostFile, footer: Footer, header: DynamicHeader, unit: int = UNIT
+    ) -> None:
+        super().__init__(file, unit)
         self._footer = footer
         self._header = header
         self._parent = self._stored_parent()
         self._lock = threading.Lock()
         self._entries = np.empty(0, np.uint32)  # of the table, while writing
         self._touched = np.empty(0, np.bool_)  # entries changed since the last flush
-        self._written = WrittenUnits(0, UNIT)  # by block, while writing
+        self._written = WrittenUnits(0, unit, unit)  # by block, while writing
         self._end = 0  # where the footer at the end lies, in bytes
         self._hole_from = 0  # where what was not written since the last flush is a hole
         self._footers_agree = False
@@ -89,7 +91,7 @@ class VhdDisk(WrittenInUnits):
     # ------------------------------------------------------------------ open and create
 
     @classmethod
-    def open(cls, path: Path, writable: bool = False) -> VhdDisk | FixedVhdDisk:
+    def open(cls, path: Path, writable: bool = False, unit: int = UNIT) -> VhdDisk | FixedVhdDisk:
         """Open an existing file; raises DiskFormatError where it breaks the format's rules."""
         with HostFile.open(path, writable).closed_on_error() as file:
             footer = footer_of(file)
@@ -97,7 +99,7 @@ class VhdDisk(WrittenInUnits):
                 if writable:
                     raise only_read(path)
                 return FixedVhdDisk(file, footer)
-            disk = cls(file, footer, _header(file, footer))
+            disk = cls(file, footer, _header(file, footer), unit)
             if writable:
                 disk._prepare_writing()
         return disk
@@ -109,6 +111,7 @@ class VhdDisk(WrittenInUnits):
         virtual_size: int,
         parent: ParentRef | None = None,
         sector_size: int = SECTOR,
+        unit: int = UNIT,
     ) -> VhdDisk:
         """As `formats.create_disk` says: at most MAX_SIZE bytes, in sectors of 512."""
         if virtual_size > MAX_SIZE or sector_size != SECTOR:
@@ -123,7 +126,7 @@ class VhdDisk(WrittenInUnits):
         header, slot = DynamicHeader.for_disk(virtual_size).in_slot(footer.data_offset, parent)
         with HostFile.create(path).closed_on_error() as file:
             _write_empty(file, footer, header, slot)
-            disk = cls(file, footer, header)
+            disk = cls(file, footer, header, unit)
             disk._prepare_writing()
         return disk
 
@@ -262,7 +265,7 @@ class VhdDisk(WrittenInUnits):
         self._entries = np.full(header.max_table_entries, UNUSED, np.uint32)
         self._entries[blocks] = places // SECTOR
         self._touched = np.zeros(len(self._entries), np.bool_)
-        self._written = WrittenUnits(self.info.virtual_size, header.block_size)
+        self._written = WrittenUnits(self.info.virtual_size, header.block_size, self.unit)
         size = self._file.size
         first, last = self._file.read(0, SECTOR), self._file.read(size - SECTOR, SECTOR)
         data_end = np.max(places + self._lengths(blocks), initial=header.table_end)
@@ -294,11 +297,11 @@ class VhdDisk(WrittenInUnits):
 
     def _places_for(self, units: Int64s) -> Int64s:
         """Each unit's place in its block; blocks that are missing get places at the end."""
-        per_block = self._header.block_size // UNIT
+        per_block = self._header.block_size // self.unit
         of_unit = units // per_block
         blocks = distinct(of_unit)
         payloads = self._allocated(blocks)[np.searchsorted(blocks, of_unit)]
-        return payloads + units % per_block * UNIT
+        return payloads + units % per_block * self.unit
 
     def _note_written(self, units: Int64s) -> None:
         self._written.mark_units(units)
@@ -401,7 +404,7 @@ class VhdDisk(WrittenInUnits):
         else:
             bitmap = before.copy()
             # whole units, and so whole bytes: libvhdi extends a run that ends inside a byte
-            mine = np.repeat(self._written.in_group(block), UNIT // SECTOR // 8)
+            mine = np.repeat(self._written.in_group(block), self.unit // SECTOR // 8)
             bitmap[: len(mine)][mine] = 0xFF
         if np.array_equal(bitmap, before):
             return False

@@ -2,7 +2,7 @@
 
 A child's block is here as a whole (state 6) or in parts (state 7): then a bitmap says of each
 sector whether it is here or the parent answers. Blocks that we add to a child are in parts: the
-file grows by 2 MiB, of which only the written units of 64 KiB take space. A log that somebody left
+file grows by 2 MiB, of which only the written units take space. A log that somebody left
 is replayed; we write none: every change is ordered so that a power cut leaves a valid disk.
 """
 
@@ -74,8 +74,8 @@ class VhdxDisk(WrittenInUnits):
     was written by somebody who did not come to an end: it goes before the first new block.
     """
 
-    def __init__(self, file: HostFile, replay: Replay | None = None) -> None:
-        super().__init__(file)
+    def __init__(self, file: HostFile, replay: Replay | None = None, unit: int = UNIT) -> None:
+        super().__init__(file, unit)
         # what is read: the file as it is once its log is replayed
         self._contents: Contents = Replayed(file, replay) if replay else file
         self._current, self._header = _read_header(file)
@@ -87,7 +87,7 @@ class VhdxDisk(WrittenInUnits):
         self._announced = False  # whether the headers say that the file is being changed
         self._bat = np.empty(0, np.uint64)  # while writing: the allocation table
         self._touched = np.empty(0, np.bool_)  # its pages that changed since the last flush
-        self._written = WrittenUnits(0, UNIT)  # by chunk, while writing
+        self._written = WrittenUnits(0, unit, unit)  # by chunk, while writing
         self._end = 0  # where the next block goes, in bytes
         self._flushed_end = 0  # where it was at the last flush: what lies behind are new blocks
         self._named_end = 0  # where the last ends that something named when the file was opened
@@ -96,7 +96,7 @@ class VhdxDisk(WrittenInUnits):
     # ------------------------------------------------------------------ open and create
 
     @classmethod
-    def open(cls, path: Path, writable: bool = False) -> VhdxDisk:
+    def open(cls, path: Path, writable: bool = False, unit: int = UNIT) -> VhdxDisk:
         """Open an existing file; raises DiskFormatError where it breaks the format's rules.
 
         A log that is not empty is replayed: in memory for reading, in the file for writing.
@@ -106,7 +106,7 @@ class VhdxDisk(WrittenInUnits):
                 raise DiskFormatError(path, 0, tr("there is no VHDX signature"))
             _, header = _read_header(file)
             replay = Replay.of(file, header) if header.log_guid != NULL else None
-            disk = cls(file, replay)
+            disk = cls(file, replay, unit)
             if writable:
                 disk._prepare_writing(replay)
         return disk
@@ -118,6 +118,7 @@ class VhdxDisk(WrittenInUnits):
         virtual_size: int,
         parent: ParentRef | None = None,
         sector_size: int = SECTOR,
+        unit: int = UNIT,
     ) -> VhdxDisk:
         """As `formats.create_disk` says: at most MAX_SIZE bytes, in sectors of 512 or 4096."""
         if not 0 < virtual_size <= MAX_SIZE or sector_size not in (512, 4096):
@@ -145,7 +146,7 @@ class VhdxDisk(WrittenInUnits):
                 file.write(at, memoryview(data))
             table = _regions(geometry)[BAT]
             file.grow(table.offset + table.length)
-            disk = cls(file)
+            disk = cls(file, unit=unit)
             disk._load_table()
             disk._announced = True
         return disk
@@ -236,7 +237,7 @@ class VhdxDisk(WrittenInUnits):
         self._bat = np.zeros(pages * PAGE, np.uint64)
         self._bat[table.places] = table.entries
         self._touched = np.zeros(pages, np.bool_)
-        self._written = WrittenUnits(geometry.virtual_size, geometry.chunk_size)
+        self._written = WrittenUnits(geometry.virtual_size, geometry.chunk_size, self.unit)
         self._end = self._named_end = self._end_of_named(table)
         self._has_remains = True
         if geometry.has_parent:
@@ -274,7 +275,7 @@ class VhdxDisk(WrittenInUnits):
         they were zeros until now.
         """
         geometry = self._geometry
-        per_block = geometry.block_size // UNIT
+        per_block = geometry.block_size // self.unit
         blocks = units // per_block
         places = blocks + blocks // geometry.chunk_ratio
         self._announce()
@@ -283,7 +284,7 @@ class VhdxDisk(WrittenInUnits):
             for block in distinct(blocks[~here]).tolist():
                 self._add_block(block)
             payloads: Int64s = (self._bat[places] & np.uint64(-MIB % 2**64)).astype(np.int64)
-        return np.asarray(payloads + units % per_block * UNIT, np.int64)
+        return np.asarray(payloads + units % per_block * self.unit, np.int64)
 
     def _add_block(self, block: int) -> None:
         """One that is not here; called with the lock."""
@@ -315,11 +316,12 @@ class VhdxDisk(WrittenInUnits):
 
     def _clear(self, offset: int, length: int) -> None:
         """Zeros into units of one block; what nobody has written of a new block is a hole."""
-        host = int(self._places_for(np.array([offset // UNIT]))[0])
+        host = int(self._places_for(np.array([offset // self.unit]))[0])
         units = self._written.between(offset, length)
         stored = units if host >= self._flushed_end else np.ones(len(units), np.bool_)
         for first, end in runs_of(stored):
-            self._file.zero(host + first * UNIT, min(end * UNIT, length) - first * UNIT)
+            start = first * self.unit
+            self._file.zero(host + start, min(end * self.unit, length) - start)
         self._written.mark(offset, length)
 
     def flush(self) -> None:
@@ -353,7 +355,7 @@ class VhdxDisk(WrittenInUnits):
         What stands there for a block that was not here means nothing: a power cut may have left it.
         """
         geometry = self._geometry
-        unit_bytes = UNIT // geometry.sector_size // 8
+        unit_bytes = self.unit // geometry.sector_size // 8
         start = chunk * (geometry.chunk_ratio + 1)
         entries = self._bat[start : start + geometry.chunk_ratio]
         new = np.flatnonzero((entries >= self._flushed_end) & (entries & 7 == PARTIAL))

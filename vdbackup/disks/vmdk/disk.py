@@ -1,8 +1,8 @@
 """VMDK (hosted sparse, "monolithicSparse"): read, create, write in place, relink.
 
-A grain (64 KiB) is all or nothing: it is here, or the parent answers. A grain that must read as
-zeros over a parent's data is a real grain of zeros: QEMU knows zero grains (entry 1), libvmdk and
-VirtualBox fail on them.
+A grain (64 KiB, or 8) is all or nothing: it is here, or the parent answers. A grain that must read
+as zeros over a parent's data is a real grain of zeros: QEMU knows zero grains (entry 1), libvmdk
+and VirtualBox fail on them.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from vdbackup.disks.disk import NOT_CLOSED, SECTOR, DiskInfo, ParentRef, VirtualDisk
+from vdbackup.disks.disk import NOT_CLOSED, SECTOR, UNIT, DiskInfo, ParentRef, VirtualDisk
 from vdbackup.disks.extents import UNALLOCATED, ZERO, BlockMap, Int64s, runs_of
 from vdbackup.disks.host_file import HostFile
 from vdbackup.disks.names import DiskFormat
@@ -57,8 +57,7 @@ class VmdkDisk(WrittenInUnits):
     """
 
     def __init__(self, file: HostFile, header: SparseExtentHeader, descriptor: Descriptor) -> None:
-        super().__init__(file)
-        self._piece = header.grain_size * SECTOR  # what is written has grains of a unit
+        super().__init__(file, header.grain_size * SECTOR)
         self._header = header
         self._descriptor = descriptor
         self._named = descriptor.file_name  # as the extent line has it: not always the file's name
@@ -72,8 +71,10 @@ class VmdkDisk(WrittenInUnits):
     # ------------------------------------------------------------------ open and create
 
     @classmethod
-    def open(cls, path: Path, writable: bool = False) -> VirtualDisk:
+    def open(cls, path: Path, writable: bool = False, unit: int = UNIT) -> VirtualDisk:
         """Open an existing file of any kind of VMDK, for writing only one that this class makes.
+
+        The file says itself in which units.
 
         Raises:
             DiskFormatError: it breaks the format's rules.
@@ -116,6 +117,7 @@ class VmdkDisk(WrittenInUnits):
         virtual_size: int,
         parent: ParentRef | None = None,
         sector_size: int = SECTOR,
+        unit: int = UNIT,
     ) -> VmdkDisk:
         """As `formats.create_disk` says: at most MAX_SIZE bytes, in sectors of 512."""
         if virtual_size > MAX_SIZE or sector_size != SECTOR:
@@ -126,7 +128,7 @@ class VmdkDisk(WrittenInUnits):
                     sector_size=sector_size,
                 )
             )
-        header = SparseExtentHeader.for_disk(virtual_size)
+        header = SparseExtentHeader.for_disk(virtual_size, unit)
         descriptor = Descriptor(virtual_size, final_name(path), new_cid(), str(uuid.uuid4()))
         if parent:
             descriptor = _with_parent(descriptor, parent)
@@ -155,7 +157,7 @@ class VmdkDisk(WrittenInUnits):
         """The disk's facts; `disk_id` is ddb.uuid.image, `content_id` the CID."""
         own = self._descriptor
         return DiskInfo(
-            DiskFormat.VMDK, own.virtual_size, SECTOR, self._piece, own.uuid, own.cid, own.parent,
+            DiskFormat.VMDK, own.virtual_size, SECTOR, self.unit, own.uuid, own.cid, own.parent,
             self._named, NOT_CLOSED if self._header.unclean else "",
         )  # fmt: skip
 
@@ -190,9 +192,9 @@ class VmdkDisk(WrittenInUnits):
         self._entries = np.zeros(header.tables * TABLE_ENTRIES, np.uint32)
         self._entries[grains] = entries
         self._note_other_redundant(grains, entries)
-        ends = entries.astype(np.int64) * SECTOR + self._piece
+        ends = entries.astype(np.int64) * SECTOR + self.unit
         end = int(ends.max(initial=header.overhead * SECTOR))
-        self._end = -(-end // self._piece) * self._piece
+        self._end = -(-end // self.unit) * self.unit
         self._has_remains = True
 
     def _note_other_redundant(self, primary_grains: Int64s, primary: NDArray[np.uint32]) -> None:
@@ -218,7 +220,7 @@ class VmdkDisk(WrittenInUnits):
 
     def _new_places(self, count: int) -> Int64s:
         """Where `count` new grains go; raises DiskError where the tables cannot name a place."""
-        if self._end + count * self._piece > MAX_FILE:
+        if self._end + count * self.unit > MAX_FILE:
             raise DoesNotFit(
                 tr(
                     "{path} has grown to {size}, the most that the format can address.",
@@ -230,15 +232,15 @@ class VmdkDisk(WrittenInUnits):
         if self._has_remains:
             self._file.cut(self._end)  # what is new has to be zeros until it is written
             self._has_remains = False
-        places = self._end + np.arange(count) * self._piece
-        self._end += count * self._piece
+        places = self._end + np.arange(count) * self.unit
+        self._end += count * self.unit
         return places
 
     def zero(self, offset: int, length: int) -> None:
         """Make whole grains read as zeros: a child gets real grains, a base keeps none it lacks."""
-        for grain in range(offset // self._piece, -(-(offset + length) // self._piece)):
+        for grain in range(offset // self.unit, -(-(offset + length) // self.unit)):
             if self._entries[grain]:
-                self._file.zero(int(self._entries[grain]) * SECTOR, self._piece)
+                self._file.zero(int(self._entries[grain]) * SECTOR, self.unit)
             elif self._descriptor.parent is not None:
                 self._places_for(np.array([grain]))  # a hole at the end of the file: zeros
 

@@ -67,6 +67,8 @@ class StreamVmdkWriter:
         disk_id: its UUID.
     """
 
+    unit = UNIT
+
     def __init__(
         self, append: Callable[[bytes], object], virtual_size: int, file_name: str, disk_id: str
     ) -> None:

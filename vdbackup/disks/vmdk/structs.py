@@ -14,7 +14,7 @@ import uuid
 from dataclasses import astuple, dataclass, replace
 from pathlib import Path
 
-from vdbackup.disks.disk import SECTOR, ParentRef
+from vdbackup.disks.disk import FINE_UNIT, SECTOR, UNIT, ParentRef
 from vdbackup.disks.names import DESCRIPTOR_START
 from vdbackup.errors import DiskFormatError, DoesNotFit
 from vdbackup.jobs import sizes_apart
@@ -170,7 +170,10 @@ class SparseExtentHeader:
 
     def is_ours(self) -> bool:
         """Whether everything lies where `for_disk` puts it (QEMU does the same)."""
-        ours = SparseExtentHeader.for_disk(self.capacity * SECTOR)
+        unit = self.grain_size * SECTOR
+        if unit not in (UNIT, FINE_UNIT):
+            return False
+        ours = SparseExtentHeader.for_disk(self.capacity * SECTOR, unit)
         return self == replace(ours, version=self.version, unclean=self.unclean)
 
     def pack(self) -> bytes:
@@ -178,15 +181,16 @@ class SparseExtentHeader:
         return _HEADER.pack(*astuple(self))
 
     @classmethod
-    def for_disk(cls, virtual_size: int) -> SparseExtentHeader:
-        """The header of a new disk of `virtual_size` bytes.
+    def for_disk(cls, virtual_size: int, unit: int = UNIT) -> SparseExtentHeader:
+        """The header of a new disk of `virtual_size` bytes, whose grains have `unit` bytes.
 
         Then come the descriptor, both directories, each with its tables preallocated one after the
         other (QEMU and VMware do it so), then the grains.
         """
         header = cls(
-            MAGIC, 1, FLAG_NEWLINE_TEST | FLAG_REDUNDANT_TABLE, virtual_size // SECTOR, GRAIN,
-            DESCRIPTOR_AT, DESCRIPTOR_SECTORS, TABLE_ENTRIES, 0, 0, 0, 0, NEWLINES, 0,
+            MAGIC, 1, FLAG_NEWLINE_TEST | FLAG_REDUNDANT_TABLE, virtual_size // SECTOR,
+            unit // SECTOR, DESCRIPTOR_AT, DESCRIPTOR_SECTORS, TABLE_ENTRIES, 0, 0, 0, 0,
+            NEWLINES, 0,
         )  # fmt: skip
         tables_sectors = header.tables * TABLE_ENTRIES * 4 // SECTOR
         redundant = DESCRIPTOR_AT + DESCRIPTOR_SECTORS
