@@ -16,14 +16,14 @@ from tests.backup.asked import Ask, Asked
 from tests.oracles import libvmdk, readers
 from tests.sources.opened import open_path
 from vdbackup.backup import capture, delete, merge
-from vdbackup.disks.disk import VirtualDisk
+from vdbackup.disks.disk import UNIT, VirtualDisk
 from vdbackup.disks.formats import open_disk
 from vdbackup.disks.names import DiskFormat
 from vdbackup.errors import Cancelled, VdbackupError
 from vdbackup.jobs import CancelToken, Progress, Report, Task, silent
 from vdbackup.repository import claim_files
 from vdbackup.repository.backup_set import BackupSet
-from vdbackup.repository.digests import BLOCK, digest_blocks
+from vdbackup.repository.digests import BLOCK
 from vdbackup.repository.model import RecoveryPoint
 from vdbackup.repository.policy import Policy
 from vdbackup.repository.repository import Repository
@@ -56,6 +56,7 @@ class Lab:
         image: the source, a raw image.
         repository: where the backups go; they are all in one set, named "disk".
         disk_format: of the set.
+        unit: bytes in which its fulls are kept.
         moments: id of a point to a raw copy of the disk at that moment.
         overlays: id of a point to a raw copy of what its overlay reads as, where it is not empty.
     """
@@ -66,7 +67,9 @@ class Lab:
         size: int = SIZE,
         repository: Path | None = None,
         disk_format: str = "vmdk",
+        unit: int = UNIT,
     ) -> None:
+        self.unit = unit
         self.folder = folder
         self.disk_format = DiskFormat(disk_format)
         self.image = folder / "disk.img"
@@ -131,6 +134,7 @@ class Lab:
     ) -> capture.CaptureResult:
         """The same, with all that the capture has to say."""
         with open_path(self.image) as source:
+            source.unit = self.unit
             plan = capture.plan(
                 self.repository,
                 source,
@@ -274,8 +278,8 @@ class Lab:
             chain.readinto(0, memoryview(data))
         assert data == wanted, f"point {point.sequence} reads wrong"
         with backup_set.open_digests(point) as digests:
-            expected = digests.expected(np.arange(-(-point.virtual_size // BLOCK)))
-        assert (expected == digest_blocks(memoryview(wanted))).all()
+            expected = digests.expected(np.arange(-(-point.virtual_size // digests.block)))
+            assert (expected == digests.digest(memoryview(wanted))).all()
 
     def check_files(self, left: frozenset[str] = frozenset()) -> None:
         """Nothing lies in the set's folder but what its points consist of, and those files.

@@ -24,6 +24,7 @@ from tests.backup.lab import SIZE, Lab
 from tests.crash.faults import power_cut
 from tests.oracles import readers
 from vdbackup.backup import merge
+from vdbackup.disks.disk import FINE_UNIT, UNIT
 from vdbackup.errors import BackupError
 from vdbackup.jobs import Task
 from vdbackup.repository.digests import BLOCK
@@ -36,10 +37,10 @@ EDGES = st.sampled_from([0, BLOCK - 1, BLOCK, SIZE - BLOCK, SIZE - 512, SIZE - 1
 class Backups(RuleBasedStateMachine):
     """Writes, captures, merges, deletions and interruptions."""
 
-    def __init__(self, disk_format: str) -> None:
+    def __init__(self, disk_format: str, unit: int) -> None:
         super().__init__()
         self.folder = Path(tempfile.mkdtemp(prefix="vdbackup-machine-"))
-        self.lab = Lab(self.folder, disk_format=disk_format)
+        self.lab = Lab(self.folder, disk_format=disk_format, unit=unit)
         self.disk = bytearray(SIZE)
         self.states: dict[str, bytes] = {}
 
@@ -59,6 +60,10 @@ class Backups(RuleBasedStateMachine):
     @rule(first=st.integers(0, 20), blocks=st.integers(1, 8), fill=st.sampled_from([0, 1, 255]))
     def write_whole_blocks(self, first: int, blocks: int, fill: int) -> None:
         self.write(first * BLOCK, blocks * BLOCK, fill)
+
+    @rule(first=st.integers(0, SIZE // FINE_UNIT - 1), fill=st.integers(0, 255))
+    def write_a_little(self, first: int, fill: int) -> None:
+        self.write(first * FINE_UNIT, FINE_UNIT, fill)
 
     def write(self, offset: int, length: int, fill: int) -> None:
         data = bytes([fill]) * min(length, SIZE - offset)
@@ -158,8 +163,9 @@ class Backups(RuleBasedStateMachine):
             shutil.rmtree(self.folder)
 
 
-def test_every_point_is_right_whatever_is_done(disk_format: str) -> None:
+@pytest.mark.parametrize("unit", [UNIT, FINE_UNIT])
+def test_every_point_is_right_whatever_is_done(disk_format: str, unit: int) -> None:
     chosen = settings()
     if chosen.max_examples <= 100:  # the short form; tests/conftest.py has the long one
         chosen = settings(max_examples=12, stateful_step_count=20)
-    run_state_machine_as_test(lambda: Backups(disk_format), settings=chosen)
+    run_state_machine_as_test(lambda: Backups(disk_format, unit), settings=chosen)

@@ -19,6 +19,7 @@ from tests.crash.remains import Figures, Remains, Wrong, ids_of
 from tests.crash.states import States
 from tests.crash.stories import Story
 from vdbackup.backup import merge
+from vdbackup.disks.disk import UNIT
 from vdbackup.jobs import Task
 from vdbackup.repository.repository import Repository
 
@@ -36,12 +37,12 @@ class Telling:
         figures: what was tried.
     """
 
-    def __init__(self, story: Story, folder: Path, disk_format: str) -> None:
+    def __init__(self, story: Story, folder: Path, disk_format: str, unit: int = UNIT) -> None:
         folder.mkdir()
         self.story, self._folder = story, folder
         storage = folder / "storage"
         storage.mkdir()
-        self._lab = Lab(folder, story.size, storage / "repository", disk_format)
+        self._lab = Lab(folder, story.size, storage / "repository", disk_format, unit)
         with shared_files_kept():
             story.prepare(self._lab)
         self._before = set(ids_of(self._lab.repository))

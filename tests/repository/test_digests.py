@@ -6,6 +6,7 @@ import base64
 import os
 import random
 import struct
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,8 @@ from blake3 import blake3
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.noise import noise
+from vdbackup.disks.disk import FINE_UNIT
 from vdbackup.errors import DamagedDigests, Remedy, RepositoryError, VdbackupError
 from vdbackup.repository.digest_file import HEADER, REGION, ROW, DigestFile, sealed_header
 from vdbackup.repository.digest_writer import DigestWriter, space_for
@@ -25,6 +28,7 @@ from vdbackup.repository.digests import (
     digest_blocks,
     is_zero,
 )
+from vdbackup.repository.unit_digests import in_units
 
 SIZE = 6 * BLOCK + 512
 BLOCKS = 7
@@ -69,6 +73,49 @@ def test_a_digest_is_the_blake3_of_a_block_and_zeros_for_zeros(blocks, cut):
     wanted = [digest_of(data[at : at + BLOCK]) for at in range(0, len(data), BLOCK)]
     assert [bytes(row) for row in found] == wanted
     assert list(is_zero(found)) == [not any(digest) for digest in wanted]
+
+
+@pytest.mark.parametrize("short", [0, 512, FINE_UNIT + 512])
+def test_digests_of_small_blocks_tell_each_unit_from_any_other(folder, short):
+    """Taken by units they notice any byte, as those of large blocks do."""
+    size = 5 * BLOCK - short
+    data = bytearray(noise(size, 1))
+    data[BLOCK : 2 * BLOCK] = bytes(BLOCK)
+    path = folder / "fine.digests"
+    path.unlink(missing_ok=True)
+    blocks = np.arange(-(-size // FINE_UNIT))
+    with closing(DigestWriter(path, size, FINE_UNIT)) as writer:
+        writer.add(blocks, digest_blocks(memoryview(data), FINE_UNIT))
+        assert writer.held_bytes == size
+        writer.finish()
+    with DigestFold([path], size) as fold:
+        known, units = in_units(fold), np.arange(5)
+        assert fold.block == FINE_UNIT
+        assert known.held().tolist() == [[0, size]]
+        wanted = [data[block * FINE_UNIT :][:FINE_UNIT] for block in blocks]
+        assert [bytes(each) for each in fold.expected(blocks)] == [
+            blake3(each.ljust(FINE_UNIT, b"\0")).digest() if any(each) else bytes(DIGEST)
+            for each in wanted
+        ]
+        assert is_zero(known.expected(units)).tolist() == [False, True, False, False, False]
+        for at in (None, 0, FINE_UNIT, 2 * BLOCK - 1, 3 * BLOCK + 5 * FINE_UNIT, size - 1):
+            other = bytearray(data)
+            if at is not None:
+                other[at] ^= 1
+            expected, sure = known.as_far_as_known(units)
+            wrong = differ(known.digest(memoryview(other)), expected) & sure
+            assert np.flatnonzero(wrong).tolist() == ([] if at is None else [at // BLOCK])
+
+
+def test_digests_of_small_blocks_are_not_laid_over_those_of_large_ones(folder):
+    large = write(folder / "large.digests", {1: 1})
+    path = folder / "small.digests"
+    path.unlink(missing_ok=True)
+    with closing(DigestWriter(path, SIZE, FINE_UNIT)) as writer:
+        writer.add(np.array([1]), made(2))
+        writer.finish()
+    with pytest.raises(DamagedDigests, match="not those of its parent"):
+        DigestFold([large, path], SIZE)
 
 
 def test_rows_that_differ_in_any_bit_differ():
@@ -223,7 +270,7 @@ def test_files_of_the_first_layout_are_read(folder):
 def test_a_newer_layout_is_said_to_be_newer_and_not_damaged(folder):
     path = write(folder / "newer.digests", {1: 1})
     data = bytearray(path.read_bytes())
-    struct.pack_into("<I", data, 8, 3)
+    struct.pack_into("<I", data, 8, 4)
     path.write_bytes(data)
     with pytest.raises(RepositoryError, match="newer version of vdbackup") as refusal:
         DigestFile(path)

@@ -19,11 +19,12 @@ from vdbackup.disks.extents import aligned, blocks_of, without
 from vdbackup.disks.names import DiskFormat
 from vdbackup.errors import OtherSource, RepositoryError, VdbackupError
 from vdbackup.repository.backup_set import BackupSet
-from vdbackup.repository.digests import BLOCK, differ, digest_blocks
+from vdbackup.repository.digests import BLOCK, differ
 from vdbackup.repository.marker import MARKER
 from vdbackup.repository.model import SetSettings, SourceIdentity
 from vdbackup.repository.near_paths import NearPaths
 from vdbackup.repository.repository import Repository, check_set_name, free_set_name
+from vdbackup.repository.unit_digests import in_units
 from vdbackup.sources.file_sets.choice import Choice
 from vdbackup.sources.identity import Comparison, Facts, Kind, Verdict, compare
 from vdbackup.sources.reference import SourceRef
@@ -249,7 +250,8 @@ def _resembles(source: Source, backup_set: BackupSet) -> bool:
     if last is None or last.virtual_size != source.size:
         return False
     try:
-        with backup_set.open_digests(last) as state:
+        with backup_set.open_digests(last) as fold:
+            state = in_units(fold)
             held = without(aligned(state.held(), BLOCK, source.size), not_claimed(last))
             places = _spread(held, _SAMPLE)
             same = 0
@@ -257,7 +259,7 @@ def _resembles(source: Source, backup_set: BackupSet) -> bool:
                 view = memoryview(bytearray(min(BLOCK, source.size - offset)))
                 source.readinto(offset, view)
                 wanted = state.expected(blocks_of(np.array([[offset, len(view)]]), BLOCK))
-                same += not differ(digest_blocks(view), wanted).any()
+                same += not differ(state.digest(view), wanted).any()
     except VdbackupError:  # damaged, or the source has errors there: then it is no proof
         return False
     return bool(places) and same >= len(places) * _SHARE

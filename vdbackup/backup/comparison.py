@@ -18,8 +18,9 @@ from vdbackup.disks.extents import Int64s, Ranges, aligned, as_ranges, blocks_of
 from vdbackup.disks.transfer import Flags, Read, transfer
 from vdbackup.errors import DiskError
 from vdbackup.jobs import Task
-from vdbackup.repository.digests import BLOCK, DigestFold, differ, digest_blocks
+from vdbackup.repository.digests import BLOCK, DigestFold, differ
 from vdbackup.repository.model import RecoveryPoint
+from vdbackup.repository.unit_digests import in_units
 from vdbackup.sources.source import Rounds
 from vdbackup.translation import tr, trn
 
@@ -42,11 +43,14 @@ class Unmarked:
         point: that was made of the source before.
         then: its disk, open.
         rounds: in which the source is read, begun; all that changed since the point is known.
+        block: bytes of those that are looked at.
     """
 
-    def __init__(self, point: RecoveryPoint, then: Chain, rounds: Rounds) -> None:
-        self._then = then
-        self._marked = np.zeros(-(-point.virtual_size // BLOCK), np.bool_)
+    def __init__(
+        self, point: RecoveryPoint, then: Chain, rounds: Rounds, block: int = BLOCK
+    ) -> None:
+        self._then, self.block = then, block
+        self._marked = np.zeros(-(-point.virtual_size // block), np.bool_)
         self._found: list[int] = []
         self._lock = threading.Lock()
         if rounds.changed is not None:
@@ -56,7 +60,8 @@ class Unmarked:
 
     def mark(self, ranges: Ranges) -> None:
         """What differs in these, in bytes, is to be expected."""
-        first, ends = ranges[:, 0] // BLOCK, -(-(ranges[:, 0] + ranges[:, 1]) // BLOCK)
+        block = self.block
+        first, ends = ranges[:, 0] // block, -(-(ranges[:, 0] + ranges[:, 1]) // block)
         for start, end in zip(first.tolist(), ends.tolist(), strict=True):
             self._marked[start:end] = True
 
@@ -69,15 +74,15 @@ class Unmarked:
             differing: which of them surely are not as the point has them.
         """
         for place in np.flatnonzero(differing & ~self._marked[blocks]).tolist():
-            block = int(blocks[place])
-            if self._holds_other(block, view[place * BLOCK : (place + 1) * BLOCK]):
+            block, size = int(blocks[place]), self.block
+            if self._holds_other(block, view[place * size : (place + 1) * size]):
                 with self._lock:
                     self._found.append(block)
 
     def _holds_other(self, block: int, now: memoryview) -> bool:
         then = bytearray(len(now))
         try:
-            self._then.readinto(block * BLOCK, memoryview(then))
+            self._then.readinto(block * self.block, memoryview(then))
         except (DiskError, OSError):  # the point is damaged there: nothing can be said
             return False
         ours, theirs = np.frombuffer(now, np.uint8), np.frombuffer(then, np.uint8)
@@ -93,14 +98,15 @@ class Unmarked:
         return self._marked
 
 
-def doubt(count: int) -> str:
+def doubt(count: int, size: int = BLOCK) -> str:
     """Why a tracker is not believed any more, to be put behind "because".
 
     Args:
         count: of the blocks that it has missed.
+        size: bytes of each.
     """
     blocks = trn(
-        "{count} block of {block} KiB", "{count} blocks of {block} KiB", count, block=BLOCK >> 10
+        "{count} block of {block} KiB", "{count} blocks of {block} KiB", count, block=size >> 10
     )
     return tr("a full read found {blocks} that had changed without being marked", blocks=blocks)
 
@@ -114,7 +120,8 @@ class Differences:
     """
 
     def __init__(self, state: DigestFold, size: int) -> None:
-        self._state = state
+        self._state = in_units(state)
+        self._size = size
         self.differs = np.zeros(-(-size // BLOCK), np.bool_)
 
     def look(self, ranges: Ranges, read: Read, seen: Seen | None, phase: str, task: Task) -> None:
@@ -131,9 +138,10 @@ class Differences:
         def see(pieces: Ranges, view: memoryview) -> None:
             blocks = blocks_of(pieces, BLOCK)
             known, sure = self._state.as_far_as_known(blocks)
-            differing = differ(digest_blocks(view), known) & sure
+            differing = differ(self._state.digest(view), known) & sure
             self.differs[blocks] = differing
             if seen:
                 seen(blocks, view, differing)
 
-        transfer(ranges, read, see, phase=phase, task=task)
+        whole = aligned(ranges, BLOCK, self._size)
+        transfer(whole, read, see, phase=phase, task=task)

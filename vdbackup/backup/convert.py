@@ -25,7 +25,7 @@ from vdbackup.disks.transfer import transfer, write_blocks
 from vdbackup.errors import Damaged, NoPoints, OtherFormat, Remedy
 from vdbackup.jobs import Plan, Task, readable_size
 from vdbackup.repository.backup_set import BackupSet
-from vdbackup.repository.digests import BLOCK, DigestFold, differ, digest_blocks, is_zero
+from vdbackup.repository.digests import DigestFold, differ, is_zero
 from vdbackup.repository.draft import Draft
 from vdbackup.repository.files import check_space
 from vdbackup.repository.kept_logs import survey
@@ -164,11 +164,14 @@ def _converted(
     task: Task,
 ) -> RecoveryPoint:
     """The point again, in the new set, made on what its parent became."""
-    draft = Draft(
-        new, point.type, parent, point.virtual_size, point.sector_size, sequence=point.sequence
-    )
-    with draft:
-        _copy(old, point, draft, task)
+    with (
+        DigestFold([old.folder / point.digests], point.virtual_size) as own,
+        Draft(
+            new, point.type, parent, point.virtual_size, point.sector_size,
+            sequence=point.sequence, unit=own.block,
+        ) as draft,
+    ):  # fmt: skip
+        _copy(old, point, own, draft, task)
         created = datetime.fromisoformat(point.created)
         draft.complete(
             point.warnings,
@@ -187,18 +190,20 @@ def _converted(
     return converted
 
 
-def _copy(old: BackupSet, point: RecoveryPoint, draft: Draft, task: Task) -> None:
+def _copy(old: BackupSet, point: RecoveryPoint, own: DigestFold, draft: Draft, task: Task) -> None:
     """All that the point's own layer holds; raises Damaged unless that is what was captured.
+
+    `own` are the layer's digests.
 
     Where each layer has its own blocks and hangs on the right one, each chain reads the same.
     """
     old.check_layer(point)
     old.check_link(point)
     layer = Chain.alone(old.disk_path(point), old.settings.format)
-    with layer, DigestFold([old.folder / point.digests], point.virtual_size) as own:
+    with layer:
 
         def copy(pieces: Ranges, view: memoryview) -> None:
-            blocks, found = blocks_of(pieces, BLOCK), digest_blocks(view)
+            blocks, found = blocks_of(pieces, own.block), own.digest(view)
             if differ(found, own.expected(blocks)).any():
                 raise Damaged(
                     tr(
@@ -210,7 +215,7 @@ def _copy(old: BackupSet, point: RecoveryPoint, draft: Draft, task: Task) -> Non
                     remedy=Remedy.VERIFY,
                 )
             every = np.ones(len(found), np.bool_)
-            write_blocks(draft.disk, blocks, view, every, is_zero(found))
+            write_blocks(draft.disk, blocks, view, every, is_zero(found), own.block)
             draft.digests.add(blocks, found)
 
         phase = tr("Convert point {point}", point=point.sequence)

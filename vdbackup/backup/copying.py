@@ -85,16 +85,19 @@ class Copying:
     def __enter__(self) -> Self:
         wish, source, rounds = self._wish, self._source, self._rounds
         with ExitStack() as stack:
+            self._state = stack.enter_context(
+                state_of(self._set, wish.parent, source.size, source.unit)
+            )
+            unit = self._state.block
             self.draft = stack.enter_context(
-                Draft(self._set, wish.kind, wish.parent, source.size, source.sector_size)
+                Draft(self._set, wish.kind, wish.parent, source.size, source.sector_size, unit=unit)
             )
             self._check_wanted(rounds.hindrance)
             self._salvage = Salvage(source, rounds, self._task.cancel)
             self._free = unread.unread(source, rounds, wish.left_out, all_blocks=wish.all_blocks)
             why_all = proving.why_all(self._set, wish.policy, asked=wish.read_all)
-            self._state = stack.enter_context(state_of(self._set, wish.parent, source.size))
             self._proof = stack.enter_context(
-                proving.proof(self._set, wish.parent, rounds, why_all)
+                proving.proof(self._set, wish.parent, rounds, why_all, unit)
             )
             self._undo = stack.pop_all()
         return self

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from vdbackup.backup import merge
-from vdbackup.backup.differences import keep_changes, state_of
+from vdbackup.backup.differences import draft_above
 from vdbackup.backup.readback import check_layer
 from vdbackup.backup.space import RESERVE
 from vdbackup.disks.chain import Chain
@@ -20,11 +20,9 @@ from vdbackup.jobs import Plan, Task, readable_size
 from vdbackup.repository import claims
 from vdbackup.repository.backup_set import BackupSet
 from vdbackup.repository.digests import DigestFold
-from vdbackup.repository.draft import Draft
 from vdbackup.repository.files import check_space
 from vdbackup.repository.kept_logs import kept_log
 from vdbackup.repository.model import Promotion, RecoveryPoint
-from vdbackup.repository.naming import PointType
 from vdbackup.repository.repository import Repository
 from vdbackup.repository.written import WrittenPoint
 from vdbackup.translation import grouped, tr
@@ -119,12 +117,7 @@ def _kept(backup_set: BackupSet, moment: WrittenPoint, task: Task) -> RecoveryPo
     with backup_set.open_chain(moment) as disk:
         ranges = _written(backup_set, moment, disk)
         check_space(backup_set.folder, total(ranges) + RESERVE, tr("Making a point of a moment"))
-        draft = Draft(
-            backup_set, PointType.INCREMENTAL, below, below.virtual_size, below.sector_size
-        )
-        with draft:
-            with state_of(backup_set, below, below.virtual_size) as state:
-                keep_changes(draft, state, ranges, disk.read, "Keep", task)
+        with draft_above(backup_set, below, ranges, disk.read, "Keep", task) as draft:
             task.check()
             title = kept_log(backup_set.folder, moment.log).protection.title
             draft.complete(

@@ -16,7 +16,7 @@ import numpy as np
 
 from vdbackup.backup.readback import check_layer
 from vdbackup.disks.chain import Chain
-from vdbackup.disks.disk import UNIT, VirtualDisk
+from vdbackup.disks.disk import VirtualDisk
 from vdbackup.disks.extents import Int64s, Ranges, aligned, blocks_of, total, union
 from vdbackup.disks.formats import check_growth, open_disk
 from vdbackup.disks.host_file import HostFile, clone
@@ -26,7 +26,7 @@ from vdbackup.durable import give_to_owner_of_folder
 from vdbackup.errors import Damaged
 from vdbackup.jobs import Task
 from vdbackup.repository.backup_set import BackupSet
-from vdbackup.repository.digests import BLOCK, DigestFold, is_zero
+from vdbackup.repository.digests import DigestFold, is_zero
 from vdbackup.repository.files import check_space
 from vdbackup.repository.model import RecoveryPoint
 from vdbackup.translation import tr
@@ -66,14 +66,14 @@ def make_new_layer(
         if not clone(backup_set.disk_path(parent), path):
             raise CannotShare
         give_to_owner_of_folder(path)
-        layer = open_disk(path, backup_set.settings.format, writable=True)
         with (
-            closing(layer),
+            _own_digests(backup_set, child) as digests,
+            closing(_writable(backup_set, path, digests)) as layer,
             _alone(backup_set, child) as chain,
             closing(HostFile.open(backup_set.disk_path(child))) as source,
         ):
             target = _Sharing(layer, chain, source)
-            _roll_in(backup_set, child, _read_nothing, target, task)
+            _roll_in(digests, _read_nothing, target, task)
             layer.flush()
     except OSError as error:
         if (
@@ -93,14 +93,15 @@ class _Sharing:
 
     def __init__(self, layer: VirtualDisk, child: Chain, source: HostFile) -> None:
         self._layer, self._child, self._source = layer, child, source
+        self.unit = layer.unit
 
     def write_units(self, units: Int64s, view: memoryview, at: Int64s) -> None:
         """Take the units from the child; the view is space to read them into."""
-        for unit, first, end in neighbouring_units(units, at, len(view)):
-            self._take(unit * UNIT, view[first:end])
+        for unit, first, end in neighbouring_units(units, at, len(view), self.unit):
+            self._take(unit * self.unit, view[first:end])
 
     def _take(self, offset: int, view: memoryview) -> None:
-        shared = self._share(offset, len(view) // UNIT * UNIT)
+        shared = self._share(offset, len(view) // self.unit * self.unit)
         if shared < len(view):
             rest = view[shared:]
             self._child.readinto(offset + shared, rest)
@@ -112,7 +113,7 @@ class _Sharing:
         while done < length:
             at = offset + done
             run = blocks.run_at(at)
-            count = min(blocks.end_of(run) - at, length - done) // UNIT * UNIT
+            count = min(blocks.end_of(run) - at, length - done) // self.unit * self.unit
             if blocks.layers[run] < 0 or not count:
                 break
             host = int(blocks.hosts[run]) + at - int(blocks.starts[run])
@@ -151,7 +152,7 @@ def check_before_copying(
     # the parent grows by what only the child holds, and the child goes only afterwards
     with _alone(backup_set, parent) as layer, _own_digests(backup_set, child) as digests:
         info = layer.layers[0].info
-        block = max(info.block_size, BLOCK)
+        block = max(info.block_size, digests.block)
         stored = aligned(layer.layers[0].block_map().data_ranges(), block, info.virtual_size)
         wanted = aligned(digests.held(), block, info.virtual_size)
         growth = total(union(stored, wanted)) - total(stored)
@@ -170,9 +171,12 @@ def copy_into_parent(
     """The child's blocks into the parent's file, durable and checked; may be done again."""
     path = backup_set.disk_path(parent)
     path.chmod(WRITABLE_MODE)
-    layer = open_disk(path, backup_set.settings.format, writable=True)
-    with closing(layer), _alone(backup_set, child) as chain:
-        _roll_in(backup_set, child, chain.read, layer, task)
+    with (
+        _own_digests(backup_set, child) as digests,
+        closing(_writable(backup_set, path, digests)) as layer,
+        _alone(backup_set, child) as chain,
+    ):
+        _roll_in(digests, chain.read, layer, task)
         layer.flush()
     check_held(backup_set, parent.disk, child, "Check", task)
 
@@ -180,22 +184,20 @@ def copy_into_parent(
 # ------------------------------------------------------------------------------------------- both
 
 
-def _roll_in(
-    backup_set: BackupSet,
-    child: RecoveryPoint,
-    read: Read,
-    target: Target,
-    task: Task,
-) -> None:
-    """Every block that the child holds."""
-    with _own_digests(backup_set, child) as digests:
+def _roll_in(digests: DigestFold, read: Read, target: Target, task: Task) -> None:
+    """Every block that the child, whose digests these are, holds."""
 
-        def put(pieces: Ranges, view: memoryview) -> None:
-            blocks = blocks_of(pieces, BLOCK)
-            zero = is_zero(digests.expected(blocks))
-            write_blocks(target, blocks, view, np.ones_like(zero), zero)
+    def put(pieces: Ranges, view: memoryview) -> None:
+        blocks = blocks_of(pieces, digests.block)
+        zero = is_zero(digests.expected(blocks))
+        write_blocks(target, blocks, view, np.ones_like(zero), zero, digests.block)
 
-        transfer(digests.held(), read, put, phase=tr("Merge"), task=task)
+    transfer(digests.held(), read, put, phase=tr("Merge"), task=task)
+
+
+def _writable(backup_set: BackupSet, path: Path, digests: DigestFold) -> VirtualDisk:
+    """The layer that takes the blocks of these digests."""
+    return open_disk(path, backup_set.settings.format, writable=True, unit=digests.block)
 
 
 def check_held(

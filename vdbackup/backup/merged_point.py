@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
@@ -59,12 +60,11 @@ def merge_digests(folder: Path, parent: RecoveryPoint, child: RecoveryPoint, pat
         How many bytes of the disk they cover.
     """
     remove(path)  # of a merge that was interrupted here
-    writer = DigestWriter(path, child.virtual_size)
-    try:
-        both = [folder / parent.digests, folder / child.digests]
-        with DigestFold(both, child.virtual_size) as fold:
-            fold.copy_to(writer)
+    both = [folder / parent.digests, folder / child.digests]
+    with (
+        DigestFold(both, child.virtual_size) as fold,
+        closing(DigestWriter(path, child.virtual_size, fold.block)) as writer,
+    ):
+        fold.copy_to(writer)
         writer.finish()
-    finally:
-        writer.close()
     return writer.held_bytes

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Self
 
 from vdbackup.backup import merge
-from vdbackup.backup.differences import keep_changes, state_of
+from vdbackup.backup.differences import draft_above
 from vdbackup.backup.readback import check_layer
 from vdbackup.backup.space import RESERVE
 from vdbackup.disks.chain import Chain
@@ -33,12 +33,11 @@ from vdbackup.errors import NotPromotable, PointInUse, from_os
 from vdbackup.jobs import Plan, Task, readable_size
 from vdbackup.repository import claims, overlays
 from vdbackup.repository.backup_set import BackupSet
-from vdbackup.repository.digests import BLOCK, DigestFold, differ, digest_blocks
-from vdbackup.repository.draft import Draft
+from vdbackup.repository.digests import BLOCK, DigestFold, differ
 from vdbackup.repository.files import check_space
 from vdbackup.repository.model import Promotion, RecoveryPoint
-from vdbackup.repository.naming import PointType
 from vdbackup.repository.repository import Repository
+from vdbackup.repository.unit_digests import in_units
 from vdbackup.repository.written import WrittenPoint, point_of
 from vdbackup.translation import tr
 
@@ -187,11 +186,12 @@ def _check(
     origin = backup_set.point(plan.point_id)
     with (
         _seen_by_guest(backup_set, origin, plan.session) as disk,
-        backup_set.open_digests(promoted) as held,
+        backup_set.open_digests(promoted) as fold,
     ):
+        held = in_units(fold)
 
         def compare(pieces: Ranges, view: memoryview) -> None:
-            if differ(digest_blocks(view), held.expected(blocks_of(pieces, BLOCK))).any():
+            if differ(held.digest(view), held.expected(blocks_of(pieces, BLOCK))).any():
                 raise NotPromotable(
                     tr(
                         "Point {promoted} is not all that {session} wrote: the machine has "
@@ -220,12 +220,7 @@ def _promoted(
             total(ranges) + RESERVE,
             tr("Promoting {session}", session=session.title),
         )
-        draft = Draft(
-            backup_set, PointType.INCREMENTAL, point, point.virtual_size, point.sector_size
-        )
-        with draft:
-            with state_of(backup_set, point, point.virtual_size) as state:
-                keep_changes(draft, state, ranges, disk.read, "Promote", task)
+        with draft_above(backup_set, point, ranges, disk.read, "Promote", task) as draft:
             task.check()
             ended = datetime.fromtimestamp(session.disks[-1].stat().st_mtime, UTC)
             draft.complete(

@@ -77,7 +77,7 @@ class Proof:
         count = len(self._unmarked.found())
         if not count:
             return ()
-        found = doubt(count)
+        found = doubt(count, self._unmarked.block)
         rounds.distrust(found)
         sentence = tr(
             "{found}{found_2}: the tracker is not believed any more. This point is right, "
@@ -94,7 +94,7 @@ NOT_PROVED = Proof("", None)
 
 @contextmanager
 def proof(
-    backup_set: BackupSet, parent: RecoveryPoint | None, rounds: Rounds, why_all: str
+    backup_set: BackupSet, parent: RecoveryPoint | None, rounds: Rounds, why_all: str, block: int
 ) -> Iterator[Proof]:
     """What to look for; only while this is open.
 
@@ -103,9 +103,10 @@ def proof(
         parent: the point that the source is compared with, if there is one.
         rounds: in which it is read, begun; they know what has changed since.
         why_all: why everything is read; "" where it is not.
+        block: bytes of those that are compared.
     """
     if parent is None or rounds.changed is None or not why_all:
         yield NOT_PROVED
         return
     with backup_set.open_chain(parent) as then:
-        yield Proof(why_all, Unmarked(parent, then, rounds))
+        yield Proof(why_all, Unmarked(parent, then, rounds, block))

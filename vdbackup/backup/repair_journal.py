@@ -38,7 +38,7 @@ from vdbackup.errors import NotRepaired, RepositoryError
 from vdbackup.jobs import Task
 from vdbackup.repository import holds, naming
 from vdbackup.repository.backup_set import BackupSet
-from vdbackup.repository.digests import BLOCK, DigestFold, differ, digest_blocks
+from vdbackup.repository.digests import DigestFold, differ
 from vdbackup.repository.draft import seal
 from vdbackup.repository.files import PARTIAL, read_json
 from vdbackup.repository.journal import JOURNAL_NAME, Journal
@@ -365,7 +365,7 @@ def _covers_more(layer: Layer, digests: Path) -> bool:
     """Whether there are digests of more than the layer holds: its parent's, too."""
     size = layer.info.virtual_size
     with Chain.alone(layer.path, layer.format) as data, DigestFold([digests], size) as known:
-        own = aligned(data.layers[0].block_map().own_ranges(), BLOCK, size)
+        own = aligned(data.layers[0].block_map().own_ranges(), known.block, size)
         held = known.held()
         return total(union(own, held)) > total(own)
 
@@ -399,18 +399,18 @@ def _is_torn(
         DigestFold([folder / parent.digests], size) as wanted,
         DigestFold([folder / child.digests], child.virtual_size) as over,
     ):
-        own, childs = data.layers[0].block_map(), over.held()
+        own, childs, block = data.layers[0].block_map(), over.held(), wanted.block
         differs: set[bool] = set()  # whether a block that differs is the child's, too
 
         def compare(pieces: Ranges, view: memoryview) -> None:
-            blocks = blocks_of(pieces, BLOCK)
-            other = differ(digest_blocks(view), wanted.expected(blocks))
+            blocks = blocks_of(pieces, block)
+            other = differ(wanted.digest(view), wanted.expected(blocks))
             if is_child:
                 other |= ~wanted.holds(blocks)
-            differs.update(_lie_in(blocks[other] * BLOCK, childs).tolist())
+            differs.update(_lie_in(blocks[other] * block, childs).tolist())
 
         transfer(
-            union(aligned(own.own_ranges(), BLOCK, size), wanted.held()),
+            union(aligned(own.own_ranges(), block, size), wanted.held()),
             data.read,
             compare,
             phase=tr("Look at point {parent}", parent=parent.sequence),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -13,14 +13,15 @@ from vdbackup.backup import repair_identity
 from vdbackup.backup.quarantine import QUARANTINE, keep_a_copy, put_aside
 from vdbackup.backup.repair_identity import Layer, valid_digests
 from vdbackup.disks.chain import Chain
-from vdbackup.disks.disk import ParentRef
+from vdbackup.disks.disk import FINE_UNIT, UNIT, ParentRef
 from vdbackup.disks.extents import Ranges, aligned, blocks_of, total
 from vdbackup.disks.transfer import transfer
-from vdbackup.errors import RepositoryError
+from vdbackup.errors import DiskError, RepositoryError
 from vdbackup.jobs import Task
 from vdbackup.repository import naming
+from vdbackup.repository.digest_file import DigestFile
 from vdbackup.repository.digest_writer import DigestWriter
-from vdbackup.repository.digests import BLOCK, DigestFold, digest_blocks, is_zero
+from vdbackup.repository.digests import DigestFold, digest_blocks, is_zero
 from vdbackup.repository.draft import make_overlay
 from vdbackup.repository.files import made_beside, read_json
 from vdbackup.repository.kept_logs import kept_logs
@@ -59,7 +60,7 @@ def repair_point(
     point = _manifest(folder, layer, layers)
     if not valid_digests(folder / point.digests, point.virtual_size):
         put_aside(folder, point.digests)
-        _compute_digests(folder, layer, point, task)
+        _compute_digests(folder, layer, point, _unit(folder, layer, layers), task)
         done.append(
             tr(
                 "{folder}: the digests of point {point} were computed anew.",
@@ -172,23 +173,58 @@ def _valid_manifest(folder: Path, wanted: RecoveryPoint) -> bool:
     return all(same)
 
 
-def _compute_digests(folder: Path, layer: Layer, point: RecoveryPoint, task: Task) -> None:
+def _unit(folder: Path, layer: Layer, layers: Sequence[Layer]) -> int:
+    """In what blocks a layer's digests are to be: as its chain's are, or else as it is written."""
+    chain = _chain_of(layer, layers)
+    for each in chain:
+        path = folder / naming.digests_name(each.path.name)
+        with suppress(DiskError, RepositoryError, OSError), closing(DigestFile(path)) as known:
+            return known.block
+    return FINE_UNIT if any(map(_is_fine, chain)) else UNIT
+
+
+def _chain_of(layer: Layer, layers: Sequence[Layer]) -> list[Layer]:
+    """All that read through the full that this one does, itself among them, by sequence."""
+    known = {each.info.content_id: each for each in layers}
+    known |= {each.info.disk_id or "": each for each in layers}
+    known.pop("", None)
+    roots: dict[Path, Path] = {}
+    for each in layers:
+        named = each.info.parent
+        parent = named and (known.get(named.disk_id or "") or known.get(named.content_id))
+        above = parent.path if parent else each.path
+        roots[each.path] = roots.get(above, above)
+    return [each for each in layers if roots[each.path] == roots[layer.path]]
+
+
+def _is_fine(layer: Layer) -> bool:
+    """Whether a layer holds parts of units; of a full in VHD or VHDX only its children tell."""
+    if layer.info.block_size == FINE_UNIT:
+        return True
+    with Chain.alone(layer.path, layer.format) as data:
+        own = data.layers[0].block_map().own_ranges()
+        return layer.info.parent is not None and bool((own[:, 0] % UNIT).any())
+
+
+def _compute_digests(
+    folder: Path, layer: Layer, point: RecoveryPoint, unit: int, task: Task
+) -> None:
     with (
         made_beside(folder / point.digests) as partial,
-        closing(DigestWriter(partial, point.virtual_size)) as writer,
+        closing(DigestWriter(partial, point.virtual_size, unit)) as writer,
     ):
         with Chain.alone(layer.path, layer.format) as data:
             own = data.layers[0].block_map()
             ranges = own.own_ranges() if layer.info.parent else own.data_ranges()
 
             def add(pieces: Ranges, view: memoryview) -> None:
-                digests = digest_blocks(view)
+                digests = digest_blocks(view, unit)
                 # a full holds what is not zero; what a child holds may hide something
                 kept = ~is_zero(digests) | (layer.info.parent is not None)
-                writer.add(blocks_of(pieces, BLOCK), digests, kept)
+                writer.add(blocks_of(pieces, unit), digests, kept)
 
             transfer(
-                aligned(ranges, BLOCK, data.size),
+                aligned(ranges, unit, data.size),
                 data.read,
                 add,
                 phase=tr("Digests of point {point}", point=point.sequence),

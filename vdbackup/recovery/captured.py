@@ -3,36 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol
 
 import numpy as np
 
 from vdbackup.disks.chain import Chain
-from vdbackup.disks.extents import Int64s, Ranges
+from vdbackup.disks.extents import Int64s
 from vdbackup.disks.transfer import Flags
 from vdbackup.errors import Damaged, Remedy
 from vdbackup.jobs import readable_size
-from vdbackup.repository.digests import BLOCK, Digests, differ, digest_blocks, is_zero
+from vdbackup.repository.digests import BLOCK, differ, is_zero
 from vdbackup.repository.model import RecoveryPoint
+from vdbackup.repository.unit_digests import Known
 from vdbackup.translation import grouped, tr
 
 _MAX_REPORTED = 20
-
-
-class Known(Protocol):
-    """What is known of each block of a disk; see DigestFold."""
-
-    def as_far_as_known(self, blocks: Int64s) -> tuple[Digests, Flags]:
-        """The blocks' digests, and of which one is there, and proven."""
-
-    def held(self) -> Ranges:
-        """Stretches whose blocks may hold something, in bytes."""
-
-    def to_check(self, disk: Chain) -> Ranges:
-        """What has to be read to know whether all of a disk is as the digests say."""
-
-    def layer_of(self, block: int) -> int:
-        """The position in the chain of the layer that holds a block, or -1."""
 
 
 class Captured:
@@ -55,7 +39,7 @@ class Captured:
 
     def look(self, blocks: Int64s, view: memoryview) -> Flags:
         """bool[blocks]: which of the blocks in `view` are all zeros; raises Damaged."""
-        actual = digest_blocks(view)
+        actual = self.digests.digest(view)
         known, sure = self.digests.as_far_as_known(blocks)
         for at in np.flatnonzero(differ(actual, known) | ~sure).tolist():
             block = int(blocks[at])

@@ -20,7 +20,7 @@ from vdbackup.jobs import Task, readable_size
 from vdbackup.recovery.captured import Captured
 from vdbackup.recovery.placed import Placed
 from vdbackup.recovery.restore_journal import Journal
-from vdbackup.repository.digests import BLOCK, differ, digest_blocks, is_zero
+from vdbackup.repository.digests import BLOCK, differ, is_zero
 from vdbackup.translation import grouped, tr
 
 _AT_ONCE = 1 << 15
@@ -181,7 +181,7 @@ def _differing(
     def look(pieces: Ranges, view: memoryview) -> None:
         blocks = blocks_of(pieces, BLOCK)
         known, sure = digests.as_far_as_known(blocks)
-        flags[blocks - first] = differ(digest_blocks(view), known) | ~sure
+        flags[blocks - first] = differ(digests.digest(view), known) | ~sure
 
     stored = overlap(ranges, placed.stored())
     transfer(stored, placed.read, look, phase=phase, task=task)

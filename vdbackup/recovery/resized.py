@@ -25,7 +25,7 @@ from vdbackup.disks.transfer import Flags, transfer
 from vdbackup.errors import RecoveryError
 from vdbackup.jobs import Task
 from vdbackup.recovery import restore_journal
-from vdbackup.recovery.captured import Captured, Known
+from vdbackup.recovery.captured import Captured
 from vdbackup.recovery.exporting import exported, raw
 from vdbackup.recovery.fat_sizes import make_fat_anew
 from vdbackup.recovery.file_system_sizes import tell_ntfs_its_place
@@ -35,7 +35,8 @@ from vdbackup.recovery.placed import Placed
 from vdbackup.recovery.restore_journal import Record, Target
 from vdbackup.recovery.target import wipe_rest
 from vdbackup.recovery.volume_sizes import KINDS
-from vdbackup.repository.digests import BLOCK, Digests, digest_blocks
+from vdbackup.repository.digests import BLOCK, Digests
+from vdbackup.repository.unit_digests import Known
 from vdbackup.translation import tr
 
 
@@ -110,8 +111,16 @@ class _Changed:
             offset = int(blocks[at]) * BLOCK
             view = memoryview(bytearray(min(BLOCK, self._chain.size - offset)))
             self._chain.readinto(offset, view)
-            known[at], sure[at] = digest_blocks(view)[0], True
+            known[at], sure[at] = self.digest(view)[0], True
         return known, sure
+
+    def expected(self, blocks: Int64s) -> Digests:
+        """As Known has it."""
+        return self.as_far_as_known(blocks)[0]
+
+    def digest(self, view: memoryview) -> Digests:
+        """As Known has it."""
+        return self._digests.digest(view)
 
     def held(self) -> Ranges:
         """As Known has it."""

@@ -48,6 +48,7 @@ from vdbackup.repository import claims
 from vdbackup.repository.backup_set import BackupSet
 from vdbackup.repository.digests import BLOCK
 from vdbackup.repository.model import RecoveryPoint
+from vdbackup.repository.unit_digests import in_units
 from vdbackup.translation import tr
 from vdbackup.volumes.gpt import move_second_copy
 
@@ -233,8 +234,9 @@ def _opened(
     backup_set: BackupSet, point: RecoveryPoint, plan: RestorePlan
 ) -> Iterator[tuple[Chain, Captured]]:
     """The point's disk, and what it was captured as."""
-    with backup_set.open_chain(point) as chain, backup_set.open_digests(point) as digests:
-        yield chain, Captured(backup_set.chain(point), chain, digests, plan.ignore_damage)
+    with backup_set.open_chain(point) as chain, backup_set.open_digests(point) as fold:
+        known = in_units(fold)
+        yield chain, Captured(backup_set.chain(point), chain, known, plan.ignore_damage)
 
 
 def _in_place(

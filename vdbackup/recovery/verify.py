@@ -23,7 +23,7 @@ from vdbackup.errors import READ_ONLY, DiskError, PointNotFound, RepositoryLocke
 from vdbackup.jobs import Plan, Task, retry_when_cleared
 from vdbackup.repository import claims
 from vdbackup.repository.backup_set import BackupSet, check_size
-from vdbackup.repository.digests import BLOCK, DigestFold, differ, digest_blocks
+from vdbackup.repository.digests import DigestFold, differ
 from vdbackup.repository.model import Check, RecoveryPoint
 from vdbackup.repository.repository import Repository
 from vdbackup.translation import tr, trn
@@ -205,8 +205,9 @@ def _check_layer(backup_set: BackupSet, layer: RecoveryPoint, task: Task) -> lis
 
 
 def _compare(layer: RecoveryPoint, data: Chain, digests: DigestFold, task: Task) -> list[Finding]:
+    size = digests.block
     if layer.parent is not None:  # a base owns the whole disk
-        own = aligned(data.layers[0].block_map().own_ranges(), BLOCK, data.size)
+        own = aligned(data.layers[0].block_map().own_ranges(), size, data.size)
         if total(own) != total(digests.held()):
             problem = tr("it does not hold the blocks that it held when it was captured")
             return [Finding(layer.disk, None, 0, problem)]
@@ -219,21 +220,21 @@ def _compare(layer: RecoveryPoint, data: Chain, digests: DigestFold, task: Task)
         try:
             data.read(pieces, view)
         except (DiskError, OSError):
-            for number, block in enumerate(blocks_of(pieces, BLOCK).tolist()):
-                read_block(block, view[number * BLOCK : (number + 1) * BLOCK])
+            for number, block in enumerate(blocks_of(pieces, size).tolist()):
+                read_block(block, view[number * size : (number + 1) * size])
 
     def read_block(block: int, view: memoryview) -> None:
         try:
-            data.readinto(block * BLOCK, view)
+            data.readinto(block * size, view)
         except (DiskError, OSError) as error:
             title = error.title if isinstance(error, DiskError) else error.strerror
             with lock:
                 unreadable[block] = tr("the block cannot be read: {title}", title=title)
 
     def check(pieces: Ranges, view: memoryview) -> None:
-        blocks = blocks_of(pieces, BLOCK)
+        blocks = blocks_of(pieces, size)
         known, sure = digests.as_far_as_known(blocks)
-        differing = differ(digest_blocks(view), known) & sure
+        differing = differ(digests.digest(view), known) & sure
         with lock:
             wrong.extend(blocks[differing].tolist())
             for first, end in neighbours(blocks, ~sure):
@@ -248,10 +249,10 @@ def _compare(layer: RecoveryPoint, data: Chain, digests: DigestFold, task: Task)
     )
     stretches = union(as_ranges(unknown), np.empty((0, 2), np.int64))
     return [
-        Finding(layer.disk, block * BLOCK, BLOCK, unreadable.get(block, _ALTERED))
+        Finding(layer.disk, block * size, size, unreadable.get(block, _ALTERED))
         for block in sorted({*wrong, *unreadable})
     ] + [
-        Finding(layer.digests, first * BLOCK, blocks * BLOCK, _UNKNOWN)
+        Finding(layer.digests, first * size, blocks * size, _UNKNOWN)
         for first, blocks in stretches.tolist()
     ]
 
@@ -311,10 +312,11 @@ class _Verdicts:
 
 def _left_of(finding: Finding, layer: DigestFold) -> list[Finding]:
     """The same of the blocks that the layer does not hold itself."""
-    first = (finding.offset or 0) // BLOCK
-    left = runs_of(~layer.holds(np.arange(first, first + finding.length // BLOCK)))
+    size = layer.block
+    first = (finding.offset or 0) // size
+    left = runs_of(~layer.holds(np.arange(first, first + finding.length // size)))
     return [
-        replace(finding, offset=(first + start) * BLOCK, length=(end - start) * BLOCK)
+        replace(finding, offset=(first + start) * size, length=(end - start) * size)
         for start, end in left
     ]
 

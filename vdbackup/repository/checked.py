@@ -18,9 +18,10 @@ from vdbackup.errors import Damaged, DiskError, Remedy
 from vdbackup.jobs import readable_size
 from vdbackup.repository import claims
 from vdbackup.repository.backup_set import BackupSet
-from vdbackup.repository.digests import BLOCK, DigestFold, differ, digest_blocks
+from vdbackup.repository.digests import BLOCK, differ
 from vdbackup.repository.model import RecoveryPoint
 from vdbackup.repository.repository import Repository
+from vdbackup.repository.unit_digests import Known, in_units
 from vdbackup.translation import grouped, tr
 
 log = logging.getLogger(__name__)
@@ -59,7 +60,7 @@ def opened(
     with ExitStack() as stack:
         chain = stack.enter_context(backup_set.open_chain(point))
         try:
-            digests = stack.enter_context(backup_set.open_digests(point))
+            digests = in_units(stack.enter_context(backup_set.open_digests(point)))
         except (DiskError, OSError) as error:
             log.warning("point %d is read without its digests: %s", point.sequence, error)
             digests = None
@@ -78,7 +79,7 @@ class CheckedDisk:
         self,
         chain: Chain,
         layers: Sequence[RecoveryPoint],
-        digests: DigestFold | None,
+        digests: Known | None,
         *,
         ignore_damage: bool = False,
     ) -> None:
@@ -106,11 +107,11 @@ class CheckedDisk:
         self._prove(self._digests, first, whole)
         view[:] = whole[offset - start : offset - start + len(view)]
 
-    def _prove(self, digests: DigestFold, first: int, whole: memoryview) -> None:
+    def _prove(self, digests: Known, first: int, whole: memoryview) -> None:
         last = first + -(-len(whole) // BLOCK)
         blocks = np.arange(first, last, dtype=np.int64)
         known, sure = digests.as_far_as_known(blocks)
-        wrong = differ(digest_blocks(whole), known) & sure
+        wrong = differ(digests.digest(whole), known) & sure
         for block in blocks[wrong & ~self._proven[first:last]].tolist():
             self._note(block, self._layers[digests.layer_of(block)])
         self._proven[first:last] = True

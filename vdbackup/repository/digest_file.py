@@ -11,6 +11,9 @@ Layout 2, all numbers little-endian:
 The seal is the BLAKE3 of the header, with zeros in the seal's place, and the rows. So opening reads
 less than a hundredth of the file, and a region's digests are proven when they are first read.
 
+Layout 3 is the same in blocks of 8 KiB, of layers that are written in such units; all of a chain
+have one or the other.
+
 Layout 1 (until November 2026) is read, too: there the runs of blocks (first block, blocks, position
 of the first digest) take the rows' place, in any order of positions, and the seal is the BLAKE3 of
 everything behind the header, so that opening reads it all.
@@ -28,14 +31,15 @@ import numpy as np
 from blake3 import blake3
 from numpy.typing import NDArray
 
+from vdbackup.disks.disk import FINE_UNIT, UNIT
 from vdbackup.disks.extents import UNALLOCATED, BlockMap, Int64s, distinct
 from vdbackup.disks.host_file import HostFile
 from vdbackup.durable import check_regular
 from vdbackup.errors import DamagedDigests, DamagedMetadata, NewerLayout, Remedy
 from vdbackup.translation import tr
 
-BLOCK = 64 << 10
-"""Bytes of disk that one digest covers."""
+BLOCK = UNIT
+"""Bytes of disk that one digest covers, if nothing else is said."""
 DIGEST = 32
 """Bytes of a digest."""
 REGION = 512
@@ -50,7 +54,8 @@ ONES = np.array([byte.bit_count() for byte in range(256)], np.uint8)
 rescue medium takes on processors that newer ones are not built for."""
 _RUN = np.dtype([("first", "<u8"), ("count", "<u8"), ("position", "<u8")])
 _MAGIC = b"VDBDIGST"
-_LAYOUT, _LAYOUT_OF_RUNS = 2, 1
+_LAYOUT, _LAYOUT_OF_RUNS, _LAYOUT_OF_FINE = 2, 1, 3
+_LAYOUTS = {BLOCK: _LAYOUT, FINE_UNIT: _LAYOUT_OF_FINE}
 _SEAL_AT = 40
 _MAX_BLOCKS = 1 << 34
 """Of a disk: a pebibyte. What claims more is damaged, and no product of these may overflow."""
@@ -65,9 +70,11 @@ Rows = NDArray[np.void]
 """Shape (n,), of a table's entries."""
 
 
-def sealed_header(rows: int, blocks: int, virtual_size: int, table: memoryview) -> bytes:
+def sealed_header(
+    rows: int, blocks: int, virtual_size: int, table: memoryview, block: int = BLOCK
+) -> bytes:
     """The header of a file with that many rows and blocks; the rows are the bytes of `table`."""
-    fields = (_MAGIC, _LAYOUT, BLOCK, rows, blocks, virtual_size)
+    fields = (_MAGIC, _LAYOUTS[block], block, rows, blocks, virtual_size)
     hasher = blake3(HEADER.pack(*fields, bytes(DIGEST)))
     hasher.update(table)
     return HEADER.pack(*fields, hasher.digest())
@@ -78,6 +85,7 @@ class DigestFile:
 
     Attributes:
         map: BlockMap over a "disk" of 32 bytes per block; DATA where the layer holds the block.
+        block: bytes of disk that each digest covers.
         blocks: how many blocks the layer holds.
         virtual_size: of the layer's disk, in bytes.
     """
@@ -116,30 +124,31 @@ class DigestFile:
         if len(header) < HEADER.size or not header.startswith(_MAGIC):
             raise DamagedDigests(self.path, 0, tr("it is not a file of digests"))
         _, layout, block, rows, self.blocks, self.virtual_size, seal = HEADER.unpack(header)
-        if layout > _LAYOUT:
+        self.block = int(block)
+        if layout > _LAYOUT_OF_FINE:
             raise NewerLayout(
                 tr(
                     "{path} is of a newer version of vdbackup: it has layout {layout}, and those "
                     "up to {layout_2} are known here.",
                     path=self.path.name,
                     layout=layout,
-                    layout_2=_LAYOUT,
+                    layout_2=_LAYOUT_OF_FINE,
                 ),
                 tr("Use a newer version of vdbackup."),
             )
-        entry = {_LAYOUT_OF_RUNS: _RUN, _LAYOUT: ROW}.get(layout)
-        if entry is None or block != BLOCK:
+        whole = layout == _LAYOUT_OF_RUNS and self.block == BLOCK
+        entry = _RUN if whole else ROW
+        if not whole and layout != _LAYOUTS.get(self.block):
             raise DamagedDigests(self.path, 8, tr("its header makes no sense"))
         if wanted_size not in (None, self.virtual_size):
             raise DamagedDigests(self.path, 32, tr("it belongs to a disk of another size"))
-        of_disk = -(-self.virtual_size // BLOCK)
+        of_disk = -(-self.virtual_size // self.block)
         table = HEADER.size + self.blocks * DIGEST
         most_rows = self.blocks if layout == _LAYOUT_OF_RUNS else -(-of_disk // REGION)
         if of_disk > _MAX_BLOCKS or rows > most_rows or not rows <= self.blocks <= of_disk:
             raise DamagedDigests(self.path, 16, tr("it has more digests than its disk has blocks"))
         if table + rows * entry.itemsize != self._file.size:
             raise DamagedDigests(self.path, 16, tr("it is cut off or too long"))
-        whole = layout == _LAYOUT_OF_RUNS
         if self._seal(b"" if whole else header, HEADER.size if whole else table) != seal:
             raise DamagedDigests(self.path, _SEAL_AT, tr("what its header seals is altered"))
         entries = np.frombuffer(self._file.read(table, rows * entry.itemsize), entry)

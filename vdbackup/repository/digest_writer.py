@@ -40,11 +40,16 @@ def space_for(regions: int) -> int:
 
 
 class DigestWriter:
-    """Makes a `.digests` file. `add` may be called from several threads and in any order."""
+    """Makes a `.digests` file. `add` may be called from several threads and in any order.
 
-    def __init__(self, path: Path, virtual_size: int) -> None:
-        self._virtual_size = virtual_size
-        regions = -(-virtual_size // (REGION * BLOCK))
+    Attributes:
+        block: bytes of disk that each digest covers.
+    """
+
+    def __init__(self, path: Path, virtual_size: int, block: int = BLOCK) -> None:
+        """Of a disk of `virtual_size` bytes, in blocks of `block`."""
+        self._virtual_size, self.block = virtual_size, block
+        regions = -(-virtual_size // (REGION * block))
         # both take memory only where something is written (calloc)
         self._held = np.zeros((regions, REGION // 8), np.uint8)
         self._places = np.zeros(regions, np.int64)  # of each region, from 1 on; 0 for none
@@ -58,9 +63,9 @@ class DigestWriter:
     def held_bytes(self) -> int:
         """Bytes of disk whose digests were added so far."""
         blocks = int(ONES[self._held].sum(dtype=np.int64))
-        last = -(-self._virtual_size // BLOCK) - 1
+        last = -(-self._virtual_size // self.block) - 1
         short = self._held[last // REGION, last % REGION // 8] >> last % 8 & 1
-        return blocks * BLOCK - (-self._virtual_size % BLOCK if short else 0)
+        return blocks * self.block - (-self._virtual_size % self.block if short else 0)
 
     def add(
         self, blocks: Int64s, digests: NDArray[np.uint8], kept: NDArray[np.bool_] | None = None
@@ -110,7 +115,7 @@ class DigestWriter:
         end = HEADER.size + blocks * DIGEST
         self._file.cut(end)
         self._file.write(end, table)
-        header = sealed_header(len(rows), blocks, self._virtual_size, table)
+        header = sealed_header(len(rows), blocks, self._virtual_size, table, self.block)
         self._file.write(0, memoryview(header))
         self._file.sync()
         self.close()

@@ -1,4 +1,6 @@
-"""Digests: what each 64 KiB block of a layer holds, so that change and damage are visible.
+"""Digests: what each block of a layer holds, so that change and damage are visible.
+
+A block has 64 KiB, in chains that are written in fine units (disk.FINE_UNIT) 8.
 
 The digest of a block is its BLAKE3, the disk's last block filled up with zeros; a block that is all
 zeros has 32 zero bytes instead. So "not held by any layer" and "held as zeros" read the same, and a
@@ -32,17 +34,18 @@ from vdbackup.disks.extents import (
     union,
     without,
 )
-from vdbackup.errors import DiskFormatError
+from vdbackup.errors import DamagedDigests, DiskFormatError
 from vdbackup.repository.digest_file import BLOCK, DIGEST, REGION, DigestFile
 from vdbackup.repository.digest_writer import DigestWriter, space_for
+from vdbackup.translation import tr
 
 __all__ = ["BLOCK", "DIGEST", "DigestFold", "Digests", "differ", "digest_blocks", "is_zero"]
 
 Digests = NDArray[np.uint8]
 """Shape (blocks, 32)."""
 
-_LOOKED_AT = BLOCK // 8 // 16
-"""Words of 8 bytes from one look to the next: 16 looks tell nearly all blocks of data from zeros.
+_LOOKS = 16
+"""So many looks tell nearly all blocks of data from zeros.
 
 Testing all of each took a tenth of the time that hashing takes.
 """
@@ -50,23 +53,26 @@ _COPIED = 1 << 15
 """Blocks whose digests are copied at once: 1 MiB of digests."""
 
 
-def digest_blocks(view: memoryview) -> Digests:
-    """The digests of the blocks in `view`, which starts at a block; its last block may be short."""
-    blocks = -(-len(view) // BLOCK)
-    whole = len(view) // BLOCK
+def digest_blocks(view: memoryview, size: int = BLOCK) -> Digests:
+    """The digests of the blocks in `view`, which starts at a block; its last block may be short.
+
+    Each has `size` bytes.
+    """
+    blocks = -(-len(view) // size)
+    whole = len(view) // size
     digests = np.zeros((blocks, DIGEST), np.uint8)
-    words = np.frombuffer(view[: whole * BLOCK], np.uint64).reshape(whole, BLOCK // 8)
+    words = np.frombuffer(view[: whole * size], np.uint64).reshape(whole, size // 8)
     holds = np.asarray(words[:, 0] != 0, np.bool_)  # tells most blocks of data, by one look
-    for step in (_LOOKED_AT, 1):
+    for step in (size // 8 // _LOOKS, 1):
         for first, end in runs_of(~holds):
             holds[first:end] = words[first:end, ::step].any(axis=1)
     for block in np.flatnonzero(holds).tolist():
-        digest = blake3(view[block * BLOCK : (block + 1) * BLOCK]).digest()
+        digest = blake3(view[block * size : (block + 1) * size]).digest()
         digests[block] = np.frombuffer(digest, np.uint8)
     if whole < blocks:
-        rest = bytes(view[whole * BLOCK :])
+        rest = bytes(view[whole * size :])
         if rest.strip(b"\0"):
-            digest = blake3(rest.ljust(BLOCK, b"\0")).digest()
+            digest = blake3(rest.ljust(size, b"\0")).digest()
             digests[whole] = np.frombuffer(digest, np.uint8)
     return digests
 
@@ -86,29 +92,47 @@ class DigestFold:
     """The digests of a point's whole state: those of its chain, newest wins. A context manager.
 
     Attributes:
+        block: bytes of disk that each digest covers.
         damaged: names of the files in which `as_far_as_known` found damage.
+        size: of the disk, in bytes.
     """
 
-    def __init__(self, paths: Sequence[Path], virtual_size: int) -> None:
-        """Open the chain's files, base first; none at all means a disk of zeros."""
+    def __init__(self, paths: Sequence[Path], virtual_size: int, block: int = BLOCK) -> None:
+        """Open the chain's files, base first, which say themselves how large a block is.
+
+        None at all means a disk of zeros, in such blocks. Raises as DigestFile does.
+        """
+        self.block = block
         self.damaged: set[str] = set()
-        self._size = virtual_size
+        self.size = virtual_size
         self._files: list[DigestFile] = []
         try:
             for path in paths:
-                self._files.append(DigestFile(path, virtual_size))
+                self._append(path)
         except BaseException:
             self.close()
             raise
-        blocks = -(-virtual_size // BLOCK)
+        blocks = -(-virtual_size // self.block)
         maps = [file.map for file in self._files]
         self._map = flatten([*maps] or [BlockMap.uniform(blocks * DIGEST, UNALLOCATED)])
 
     def add(self, path: Path) -> None:
         """Go on with one more layer on top; costs as much as there are runs, not files."""
-        self._files.append(DigestFile(path, self._size))
+        self._append(path)
         own = self._files[-1].map.of_layer(len(self._files) - 1)
         self._map = own.over(self._map)
+
+    def _append(self, path: Path) -> None:
+        file = DigestFile(path, self.size)
+        if not self._files:
+            self.block = file.block
+        self._files.append(file)
+        if file.block != self.block:
+            raise DamagedDigests(path, 12, tr("its blocks are not those of its parent's"))
+
+    def digest(self, view: memoryview) -> Digests:
+        """Of the blocks in `view`, which starts at one; the disk's last may be short."""
+        return digest_blocks(view, self.block)
 
     def expected(self, blocks: Int64s) -> Digests:
         """The digests of the blocks of these numbers; raises DamagedDigests."""
@@ -138,9 +162,9 @@ class DigestFold:
 
     def held(self) -> Ranges:
         """The stretches of the disk, in bytes, whose blocks some layer holds."""
-        ranges = self._map.data_ranges() // DIGEST * BLOCK
+        ranges = self._map.data_ranges() // DIGEST * self.block
         if len(ranges):
-            ranges[-1, 1] = min(ranges[-1, 1], self._size - ranges[-1, 0])
+            ranges[-1, 1] = min(ranges[-1, 1], self.size - ranges[-1, 0])
         return ranges
 
     def to_check(self, disk: Chain) -> Ranges:
@@ -152,8 +176,8 @@ class DigestFold:
         them between what they hold. Zeros that are stored are read: they may have been altered.
         """
         held = self.held()
-        own = aligned(disk.map.data_ranges(), BLOCK, self._size)
-        besides = aligned(disk.stored(without(own, held)), BLOCK, self._size)
+        own = aligned(disk.map.data_ranges(), self.block, self.size)
+        besides = aligned(disk.stored(without(own, held)), self.block, self.size)
         return union(held, besides)
 
     def layer_of(self, block: int) -> int:

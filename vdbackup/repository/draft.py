@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Self
 
-from vdbackup.disks.disk import ParentRef, VirtualDisk
+from vdbackup.disks.disk import UNIT, ParentRef, VirtualDisk
 from vdbackup.disks.formats import create_disk, open_disk
 from vdbackup.disks.names import DiskFormat
 from vdbackup.durable import give_to_owner_of_folder
@@ -46,8 +46,12 @@ class Draft:
         *,
         sequence: int | None = None,
         make_layer: MakeLayer | None = None,
+        unit: int = UNIT,
     ) -> None:
-        """Begin a point: the next of the set, with an empty layer, if nothing else is said."""
+        """Begin a point: the next of the set, with an empty layer, if nothing else is said.
+
+        `unit` is that of its chain: bytes in which the layer is written, and of a digest's block.
+        """
         self._set = backup_set
         sequence = sequence or backup_set.next_sequence()
         suffix = backup_set.settings.format
@@ -59,13 +63,13 @@ class Draft:
             sector_size=sector_size, stored_bytes=0,
         )  # fmt: skip
         reference = reference_to(backup_set, parent) if parent else None
-        self.digests = DigestWriter(self._partial(self._point.digests), virtual_size)
+        self.digests = DigestWriter(self._partial(self._point.digests), virtual_size, unit)
         try:
             path = self._partial(self._point.disk)
             self.disk: VirtualDisk = (
                 make_layer(path, reference)
                 if make_layer
-                else create_disk(path, suffix, virtual_size, reference, sector_size)
+                else create_disk(path, suffix, virtual_size, reference, sector_size, unit)
             )
             give_to_owner_of_folder(path)
         except BaseException:

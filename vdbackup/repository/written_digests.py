@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from vdbackup.disks.chain import Chain
 from vdbackup.disks.extents import Int64s, Ranges, aligned, blocks_of, union
-from vdbackup.repository.digests import BLOCK, DIGEST, DigestFold, Digests, digest_blocks
+from vdbackup.repository.digests import DIGEST, DigestFold, Digests
 
 
 class WrittenDigests(DigestFold):
@@ -38,9 +38,9 @@ class WrittenDigests(DigestFold):
         self._written: Ranges = np.empty((0, 2), np.int64)
         for each in above:
             self._written = union(self._written, each)
-        self._written = aligned(self._written, BLOCK, disk.size)
-        self._is_written = np.zeros(-(-disk.size // BLOCK), np.bool_)
-        self._is_written[blocks_of(self._written, BLOCK)] = True
+        self._written = aligned(self._written, self.block, disk.size)
+        self._is_written = np.zeros(-(-disk.size // self.block), np.bool_)
+        self._is_written[blocks_of(self._written, self.block)] = True
 
     def expected(self, blocks: Int64s) -> Digests:
         """Of what was written the digests of what is read now."""
@@ -49,11 +49,11 @@ class WrittenDigests(DigestFold):
         digests[~written] = super().expected(blocks[~written])
         own = blocks[written]
         if len(own):
-            ends = np.minimum((own + 1) * BLOCK, self._disk.size)
-            pieces = np.stack([own * BLOCK, ends - own * BLOCK], axis=1)
+            ends = np.minimum((own + 1) * self.block, self._disk.size)
+            pieces = np.stack([own * self.block, ends - own * self.block], axis=1)
             view = memoryview(bytearray(int(pieces[:, 1].sum())))
             self._disk.read(pieces, view)
-            digests[written] = digest_blocks(view)
+            digests[written] = self.digest(view)
         return digests
 
     def held(self) -> Ranges:

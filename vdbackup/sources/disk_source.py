@@ -11,6 +11,7 @@ from typing import Self
 from vdbackup.agent.stacking import is_mounted_writable, lies_on, mounts_of
 from vdbackup.disks.chain import Chain
 from vdbackup.disks.descriptors import open_to_read
+from vdbackup.disks.disk import UNIT
 from vdbackup.disks.extents import Ranges
 from vdbackup.disks.host_file import HostFile
 from vdbackup.disks.names import DiskFormat
@@ -41,6 +42,7 @@ class DiskSource:
         path: the image or device, no link.
         mounted: where it is mounted, if it is.
         chain: the disk with its parents.
+        unit: bytes in which a full is kept: what changes of a disk lies together for the most part.
     """
 
     def __init__(
@@ -56,7 +58,7 @@ class DiskSource:
         self.name = path.stem
         self.path = path.resolve()
         self._link = link_to(self.path, path)
-        self.size = chain.size
+        self.size, self.unit = chain.size, UNIT
         self.sector_size = sector_size
         self.mounted = mounts_of(path)
         self.chain = chain

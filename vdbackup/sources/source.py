@@ -161,6 +161,10 @@ class Source(Protocol):
         """Files and devices of this computer that it is read from; it may have none."""
 
     @property
+    def unit(self) -> int:
+        """Bytes in which a full of it is compared and kept (disk.UNIT, disk.FINE_UNIT)."""
+
+    @property
     def holes_are_known(self) -> bool:
         """Whether `data_ranges` leaves out what is zeros; else it may be most of the disk."""
 
