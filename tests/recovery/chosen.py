@@ -21,10 +21,10 @@ def back_up(folder: Path) -> Repository:
     return made.repository
 
 
-def again(folder: Path) -> backup.BackupResult:
+def again(folder: Path, **options: Any) -> backup.BackupResult:
     where = folder.parent / "backups"
     ref = SourceRef(Scheme.FILES, str(Choice.of([str(folder)])))
-    request = backup.BackupRequest(ref, where)
+    request = backup.BackupRequest(ref, where, **options)
     return backup.back_up(request, Machines(folder.parent / "sessions"), Task())
 
 

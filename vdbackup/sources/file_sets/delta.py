@@ -1,7 +1,7 @@
 """A disk in the making: what is written to it lies in a file of its own, the rest is its parent's.
 
-It is kept in blocks of the size that backups compare (64 KiB): whoever writes a part of one has the
-rest of it copied from the parent first, so that a block is either here or there.
+It is kept in blocks of the file system (4 KiB): whoever writes a part of one has the rest of it
+copied from the parent first, so that a block is either here or there.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ import numpy as np
 from vdbackup.disks.extents import Ranges, as_ranges, edges_of, runs_of
 from vdbackup.translation import tr
 
-BLOCK = 64 << 10
-"""Bytes; that backups compare in the same (repository/digests.py) saves them from reading more."""
+BLOCK = 4 << 10
+"""Bytes."""
 
 _FOLDER = "/var/tmp"  # noqa: S108 - the files have no names there
 """What is in /tmp may be in memory (file-hierarchy(7))."""

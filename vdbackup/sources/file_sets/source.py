@@ -64,6 +64,7 @@ class FileSetSource:
         self._reads_all = reads_all
         self.survey = self._tree.survey(lambda _files: None)
         self.size = blank.size_for(self.survey.content, self.survey.files, size_before)
+        self.unit = blank.unit_for(self.size, self.survey.content, self.survey.files)
         self._delta: Delta | None = None
         self._trouble: tuple[str, ...] = ()
         self.moment = OneMoment(choice, wanted=of_one_moment)
