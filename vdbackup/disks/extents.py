@@ -474,5 +474,6 @@ def runs_of(wanted: NDArray[np.bool_]) -> list[tuple[int, int]]:
 
 def edges_of(wanted: NDArray[np.bool_]) -> Int64s:
     """The same as int64[n, 2], where there may be millions."""
-    edges = np.flatnonzero(np.diff(np.concatenate(([0], wanted.view(np.int8), [0]))))
+    none = np.zeros(1, np.int8)  # a plain 0 would make eight bytes of each flag
+    edges = np.flatnonzero(np.diff(np.concatenate((none, wanted.view(np.int8), none))))
     return edges.reshape(-1, 2)
