@@ -125,7 +125,7 @@ def test_repair_computes_damaged_digests_anew(lab):
 
 def test_repair_leaves_digests_of_a_newer_version_alone(lab):
     repair.run(lab.repository.path, Task())
-    overwrite(digests_of(lab, 2), 8, struct.pack("<I", 3))
+    overwrite(digests_of(lab, 2), 8, struct.pack("<I", 4))
     before = digests_of(lab, 2).read_bytes()
     said = repair.run(lab.repository.path, Task())
     assert "0002-incremental.digests is of a newer version" in " ".join(map(str, said.undone))

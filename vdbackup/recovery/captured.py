@@ -43,7 +43,8 @@ class Captured:
         known, sure = self.digests.as_far_as_known(blocks)
         for at in np.flatnonzero(differ(actual, known) | ~sure).tolist():
             block = int(blocks[at])
-            layer = self._layers[self._layer_of(block)]
+            part = view[at * BLOCK : (at + 1) * BLOCK]
+            layer = self._layers[self._layer_at_fault(block, part)]
             self._note(block * BLOCK, layer.disk if sure[at] else layer.digests)
         return is_zero(actual)
 
@@ -51,9 +52,9 @@ class Captured:
         """The numbers of the blocks that were found to be damaged, each once, ascending."""
         return np.array(sorted({offset // BLOCK for offset, _ in self._damaged}), np.int64)
 
-    def _layer_of(self, block: int) -> int:
+    def _layer_at_fault(self, block: int, view: memoryview) -> int:
         """Which of the layers holds a block, or holds something where none should."""
-        layer, first = self.digests.layer_of(block), block * BLOCK
+        layer, first = self.digests.layer_at_fault(block, view), block * BLOCK
         if layer >= 0:
             return layer
         return int(self._map.part(first, min(BLOCK, self._map.size - first)).layers.max())

@@ -130,9 +130,9 @@ class _Changed:
         """As Known has it."""
         return union(self._digests.to_check(disk), self._ranges)
 
-    def layer_of(self, block: int) -> int:
+    def layer_at_fault(self, block: int, view: memoryview) -> int:
         """As Known has it; an overlay is no layer."""
-        return self._digests.layer_of(block)
+        return self._digests.layer_at_fault(block, view)
 
 
 def finish(target: Path, fd: int, fitting: Fitting, task: Task) -> tuple[str, ...]:

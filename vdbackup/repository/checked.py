@@ -113,7 +113,8 @@ class CheckedDisk:
         known, sure = digests.as_far_as_known(blocks)
         wrong = differ(digests.digest(whole), known) & sure
         for block in blocks[wrong & ~self._proven[first:last]].tolist():
-            self._note(block, self._layers[digests.layer_of(block)])
+            part = whole[(block - first) * BLOCK : (block - first + 1) * BLOCK]
+            self._note(block, self._layers[digests.layer_at_fault(block, part)])
         self._proven[first:last] = True
 
     def _note(self, block: int, layer: RecoveryPoint) -> None:

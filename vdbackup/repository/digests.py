@@ -184,6 +184,10 @@ class DigestFold:
         """The position in the chain of the layer that holds `block`, or -1."""
         return max(-1, int(self._map.layers[self._map.run_at(block * DIGEST)]))
 
+    def layer_at_fault(self, block: int, _view: memoryview) -> int:
+        """The position of the layer that holds `block`, which is not as expected, or -1."""
+        return self.layer_of(block)
+
     def holds(self, blocks: Int64s) -> NDArray[np.bool_]:
         """bool[blocks]: which of them some layer holds."""
         layers, _ = self._places(blocks)

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from vdbackup.disks.chain import Chain
 from vdbackup.disks.disk import UNIT
 from vdbackup.disks.extents import Int64s, Ranges, aligned
-from vdbackup.repository.digests import DIGEST, DigestFold, Digests, digest_blocks, is_zero
+from vdbackup.repository.digests import DIGEST, DigestFold, Digests, differ, digest_blocks, is_zero
 
 
 class Known(Protocol):
@@ -37,8 +37,11 @@ class Known(Protocol):
     def to_check(self, disk: Chain) -> Ranges:
         """What has to be read to know whether all of a disk is as the digests say."""
 
-    def layer_of(self, block: int) -> int:
-        """The position in the chain of the uppermost layer that holds of a unit, or -1."""
+    def layer_at_fault(self, block: int, view: memoryview) -> int:
+        """The position in the chain of the layer whose part of a unit is not as expected.
+
+        -1 where no layer holds it; `view` are the bytes of the unit.
+        """
 
 
 def in_units(fold: DigestFold) -> Known:
@@ -81,10 +84,13 @@ class _Joined:
         """As Known has it."""
         return aligned(self._fold.to_check(disk), UNIT, self._fold.size)
 
-    def layer_of(self, block: int) -> int:
+    def layer_at_fault(self, block: int, view: memoryview) -> int:
         """As Known has it."""
         parts, inside = self._parts_of(np.array([block], np.int64))
-        return max(self._fold.layer_of(part) for part in parts[inside].tolist())
+        own = parts[inside]
+        known, sure = self._fold.as_far_as_known(own)
+        wrong = differ(digest_blocks(view, self._fold.block), known) | ~sure
+        return self._fold.layer_of(int(own[np.argmax(wrong)]))
 
     def _parts_of(self, blocks: Int64s) -> tuple[Int64s, NDArray[np.bool_]]:
         """The numbers of the blocks that units have, and which of them the disk has."""
