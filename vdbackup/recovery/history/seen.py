@@ -19,6 +19,7 @@ from vdbackup.errors import VdbackupError
 from vdbackup.repository.backup_set import BackupSet
 from vdbackup.repository.digests import BLOCK, DigestFold
 from vdbackup.repository.model import RecoveryPoint
+from vdbackup.repository.unit_digests import in_units
 
 log = logging.getLogger(__name__)
 
@@ -57,9 +58,9 @@ class Seen:
 
 def _digest(ranges: Ranges, point: RecoveryPoint, fold: DigestFold) -> bytes:
     hasher = blake3(struct.pack("<QI", point.virtual_size, point.sector_size))
-    blocks = blocks_of(ranges, BLOCK)
+    blocks, known = blocks_of(ranges, BLOCK), in_units(fold)
     for first in range(0, len(blocks), _AT_ONCE):
-        hasher.update(fold.expected(blocks[first : first + _AT_ONCE]).tobytes())
+        hasher.update(known.expected(blocks[first : first + _AT_ONCE]).tobytes())
     return hasher.digest()
 
 
