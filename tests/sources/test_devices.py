@@ -268,15 +268,20 @@ else:
         assert an_unreadable_device().is_block_device()
 
 
-def test_what_lies_below_a_volume_whose_writes_are_logged_is_no_clone_of_it(
-    monkeypatch: pytest.MonkeyPatch,
+def test_what_a_volume_whose_writes_are_logged_lies_on_is_no_clone_of_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     """As lsblk lists it: what lies on two devices it shows below the first alone."""
-    volume = {"path": "/dev/mapper/crypt", "uuid": "1"}
-    others = ("/dev/mapper/vdbackup-below-253-2", "/dev/sdz")
-    rows = [
-        {"path": "/dev/loop9", "uuid": None, "children": [volume]},
-        *({"path": path, "uuid": "1"} for path in others),
-    ]
+    volume = {"path": "/dev/mapper/crypt", "maj:min": "253:2", "uuid": "1"}
+    log = {"path": "/dev/loop9", "maj:min": "7:9", "uuid": "1"}
+    below = {"path": "/dev/mapper/vdbackup-below-253-2", "maj:min": "253:3", "uuid": "1"}
+    clone = {"path": "/dev/sdz", "maj:min": "8:400", "uuid": "1"}
+    for row in (below, log):
+        place = tmp_path / "253:2/slaves" / str(row["maj:min"])
+        place.mkdir(parents=True)
+        (place / "dev").write_text(f"{row['maj:min']}\n")
+    rows = [{**below, "children": [volume]}, log, clone]
     monkeypatch.setattr(devices, "lsblk", lambda *of: [volume] if of else rows)
+    monkeypatch.setattr(devices, "SYS_BLOCK", tmp_path)
+    monkeypatch.setattr(devices, "number_of", lambda _: "253:2")
     assert devices.facts_of_device(Path("/dev/mapper/crypt")).twins == ("/dev/sdz",)

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from vdbackup.agent import connection, device_mapper
+from vdbackup.agent import connection
 from vdbackup.agent.block_devices import SYS_BLOCK
 from vdbackup.agent.stacking import number_of
 from vdbackup.errors import DevicesNotListed
@@ -21,7 +21,9 @@ from vdbackup.sources.identity import Attached, Facts, Kind
 from vdbackup.translation import tr
 
 _DEVICES, _SHARED_MEMORY = Path("/dev"), Path("/dev/shm")  # noqa: S108 - named, not used
-_LSBLK_COLUMNS = "PATH,SIZE,TYPE,MODEL,MOUNTPOINTS,FSTYPE,LABEL,WWN,SERIAL,PARTUUID,PTUUID,UUID"
+_LSBLK_COLUMNS = (
+    "PATH,MAJ:MIN,SIZE,TYPE,MODEL,MOUNTPOINTS,FSTYPE,LABEL,WWN,SERIAL,PARTUUID,PTUUID,UUID"
+)
 
 
 @dataclass(frozen=True)
@@ -199,17 +201,26 @@ def _twins(row: dict[str, Any]) -> tuple[str, ...]:
     """Other devices with the same ids on them: clones, as long as they are no paths to one disk."""
     if not any(_said(row, column) for column in ("partuuid", "ptuuid", "uuid")):
         return ()
+    below = set(_numbers_below(_place(Path(_said(row, "path")))))
     return tuple(
         _said(each, "path")
         for each in _beside(lsblk(), _said(row, "path"))
-        if _same_ids(row, each) and not _same_numbers(row, each) and not _is_below_log(each)
+        if _same_ids(row, each)
+        and not _same_numbers(row, each)
+        and _said(each, "maj:min") not in below
     )
 
 
-def _is_below_log(row: dict[str, Any]) -> bool:
-    """Whether it is the device of ours that has a volume's data while its writes are logged."""
-    path = Path(_said(row, "path"))  # which need not be there: udev makes nothing of it
-    return (_sysfs(_place(path) / "dm/name") or path.name).startswith(device_mapper.BELOW)
+def _numbers_below(place: Path) -> Iterator[str]:
+    """Of all that a device is made of, by its folder in sysfs.
+
+    lsblk shows what lies on two devices below one of them. That is so while a volume's writes are
+    logged (agent/write_log.py): it lies on one with its data, and on the log, which may begin with
+    a copy of the file system's head.
+    """
+    for each in (place / "slaves").glob("*"):
+        yield _sysfs(each / "dev")
+        yield from _numbers_below(each)
 
 
 def _same_ids(one: dict[str, Any], other: dict[str, Any]) -> bool:

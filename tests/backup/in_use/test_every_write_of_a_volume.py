@@ -421,7 +421,7 @@ def test_stripes_ciphers_failing_storage_and_a_loss_of_power_cost_no_write_that_
         guest.lose_power()
     with at_work_again(tmp_path, **disks) as guest:
         assert_as_it_was(guest, STRIPED)
-        lost, _ = guest.run(f"vdbackup moments -r {REPOSITORY} --set striped --json", status=3).json
+        _, lost = guest.run(f"vdbackup moments -r {REPOSITORY} --set striped --json", status=3).json
         assert lost["trouble"].endswith("are kept since this computer was started anew.")
         guest.run(f"mkdir -p {STRIPED.mount}")
         with written(asked := Protected(guest, "again", STRIPED)) as records:

@@ -220,18 +220,6 @@ def test_the_service_has_no_more_rights_than_it_needs_under_systemd(tmp_path):
         guest.run(f"{inside} sh -c 'mkdir /sys/fs/bpf/x && rmdir /sys/fs/bpf/x'")
 
 
-def test_where_systemd_does_not_listen_pkexec_starts_the_program_for_who_may_use_it(tmp_path):
-    with at_work(tmp_path, built(RUNNING)) as guest:
-        install_agent(guest)
-        guest.run("systemctl disable --now vdbackup-agent.socket")
-        refused = guest.run("vdbackup track /dev/sda --json", user=USER, status=1).json
-        assert refused["code"] == "unauthorized"
-        allow(guest)
-        guest.run("vdbackup track /dev/sda", user=USER)
-        moment_of(back_up(guest, "/dev/sda", user=USER))
-        assert back_up(guest, "/dev/sda", user=USER)["changes_from"] == "tracker"
-
-
 def test_nothing_stays_frozen_when_the_service_is_killed(tmp_path):
     with at_work(tmp_path, built(RUNNING)) as guest:
         install_agent(guest)
