@@ -33,6 +33,7 @@ VIEWS = {
     "actionAbout": "aboutDialog",
     "chooseSchedule": "scheduleDialog",
     "choosePolicy": "policyDialog",
+    "findFile": "findDialog",
     "convertSet": "convertDialog",
     "aboutSource": "sourceDialog",
     "protectSource": "protectDialog",

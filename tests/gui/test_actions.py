@@ -258,6 +258,7 @@ def test_the_menus_ask_for_the_same_in_other_ways(desk: Desk) -> None:
             Chosen(MADE, CHILD),
             [
                 "aboutSource",
+                "findFile",
                 "chooseSchedule",
                 "choosePolicy",
                 "trackSource",
@@ -301,6 +302,7 @@ def test_the_menu_of_a_source_names_what_would_go(desk: Desk) -> None:
     actions.update()
     assert [each.text() for each in actions.of_listed] == [
         "About disk",
+        "Find a file in disk…",
         "Files of disk…",
         "Schedule of disk…",
         "Points of disk that stay…",
@@ -317,6 +319,7 @@ def test_the_menu_of_a_source_names_what_would_go(desk: Desk) -> None:
         actions[each.name].trigger()
     assert desk.calls.noted == [
         ("show_source", (desk.chosen.entry,)),
+        ("find", (desk.chosen.entry,)),
         ("change_choice", (desk.chosen.entry,)),
         ("schedule", (desk.chosen.entry,)),
         ("choose_policy", (desk.chosen.entry,)),

@@ -31,13 +31,14 @@ PATH, BYTES, WHAT = range(3)  # columns
 _RIGHT = Qt.AlignmentFlag.AlignRight | Qt.AlignmentFlag.AlignVCenter
 
 
-class _Changes(parts.Dialog):
+class ListDialog(parts.Dialog):
     """A list beside the main window that a job fills.
 
     Attributes:
         list: the files.
         said: what they come to.
         key_row: takes the key of what is encrypted.
+        keys: that were given so far.
     """
 
     def __init__(
@@ -55,7 +56,7 @@ class _Changes(parts.Dialog):
         self.key_row = KeyRow()
         self.key_row.given.connect(self._on_key_given)
         self.column.addWidget(self.key_row)
-        self._keys = Keys()
+        self.keys = Keys()
         self.said = parts.label("", "muted")
         self.column.addWidget(self.said)
         self.list = self._make_list(columns)
@@ -79,9 +80,9 @@ class _Changes(parts.Dialog):
             self._worker.cancel(self._job)
         self._notice.say("", "")
         self.list.clear()
-        self.said.setText(tr("Comparing what the points hold …"))
+        self.said.setText(tr("Looking through the points …"))
         self._job = self._worker.submit(
-            Job(self._title, partial(do, self._keys)), partial(self._on_ended, show)
+            Job(self._title, partial(do, self.keys)), partial(self._on_ended, show)
         )
 
     def _on_ended(self, show: Callable[[Job[object]], None], job: Job[object]) -> None:
@@ -90,12 +91,12 @@ class _Changes(parts.Dialog):
         self.said.setText("")
         if job.error:
             self._notice.say(remedies.sentences(job.error), "bad")
-            self._keys = self.key_row.after(job.error, self._keys)
+            self.keys = self.key_row.after(job.error, self.keys)
         elif job.result is not None:
             show(job)
 
     def _on_key_given(self, secret: bytes) -> None:
-        self._keys = self._keys.also(secret)
+        self.keys = self.keys.also(secret)
         self.ask(*self._asked)
 
     def warn(self, warnings: Iterable[str], *, is_locked: bool) -> None:
@@ -111,7 +112,7 @@ class _Changes(parts.Dialog):
         super().done(result)
 
 
-class SizeDialog(_Changes):
+class SizeDialog(ListDialog):
     """Folders and files by how many of the changed bytes are theirs, the largest first."""
 
     def __init__(
@@ -164,7 +165,7 @@ class SizeDialog(_Changes):
             _in_italics(item)
 
 
-class DifferencesDialog(_Changes):
+class DifferencesDialog(ListDialog):
     """Files that are not the same in two points.
 
     Attributes:

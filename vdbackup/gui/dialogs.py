@@ -20,6 +20,7 @@ from vdbackup.gui.catalogue import Entry
 from vdbackup.gui.changes_dialog import DifferencesDialog, SizeDialog
 from vdbackup.gui.choice_dialog import ChoiceDialog
 from vdbackup.gui.convert_dialog import ConvertDialog
+from vdbackup.gui.find_dialog import FindDialog
 from vdbackup.gui.jobs import repositories, sessions
 from vdbackup.gui.machines.sessions import Sessions
 from vdbackup.gui.operations import Operations
@@ -82,6 +83,15 @@ class Dialogs(QObject):
             self._operations.put_back(entry, point, paths, keys, overwrite=overwrite)
 
         dialog.put_back_wanted.connect(put_back)
+        dialog.show()
+
+    def find(self, entry: Entry) -> None:
+        """Let the user look for files by name; in which point one is, the graph shows."""
+        where = self._store.locations.names_file
+        dialog = FindDialog(entry, where, self._workers, self._window)
+        dialog.point_chosen.connect(partial(self.point_wanted.emit, entry))
+        dialog.files_wanted.connect(partial(self._browse_again, entry))
+        dialog.versions_wanted.connect(partial(self._show_versions, entry))
         dialog.show()
 
     def explain_size(self, entry: Entry, point: RecoveryPoint) -> None:

@@ -37,6 +37,10 @@ def _schedule_text(chosen: Chosen) -> str:
     return tr("Schedule of {entry}…", entry=_literal(chosen.entry.title)) if chosen.entry else ""
 
 
+def _find_text(chosen: Chosen) -> str:
+    return tr("Find a file in {entry}…", entry=_literal(chosen.entry.title)) if chosen.entry else ""
+
+
 def _choice_text(chosen: Chosen) -> str:
     return tr("Files of {entry}…", entry=_literal(chosen.entry.title)) if chosen.entry else ""
 
@@ -91,6 +95,13 @@ OF_LISTED = (
         tr("Show how it is, how much it holds, and what it does automatically"),
         OfListed(lambda desk, entry: desk.show_source(entry)),
         text_of=_about_text,
+    ),
+    Action(
+        "findFile",
+        tr("Find a file…"),
+        tr("Look for a name in all points"),
+        OfBackedUp(lambda desk, entry: desk.dialogs.find(entry)),
+        text_of=_find_text,
     ),
     Action(
         "changeChoice",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,6 +19,7 @@ from vdbackup.volumes.keys import Keys
 
 if TYPE_CHECKING:  # late at run time: what reads file systems takes long to import
     from vdbackup.recovery.history.differences import Differences
+    from vdbackup.recovery.history.find import Search
     from vdbackup.recovery.history.owners import Sizes
 
 
@@ -35,6 +37,22 @@ def differences(
     from vdbackup.recovery.history import differences
 
     return differences.differences(Repository.open(folder), set_name, ids, "/", task, keys)
+
+
+def find(
+    folder: Path,
+    set_name: str,
+    text: str,
+    where: Callable[[str, str], Path],
+    keys: Keys,
+    task: Task,
+) -> Search:
+    """Files by name in all points of a set; `where` as `Locations.names_file`."""
+    from vdbackup.recovery.history import find
+
+    repository = Repository.open(folder)
+    file = where(repository.id, set_name)
+    return find.find(repository, set_name, find.Pattern.typed(text), file, task, keys)
 
 
 def bisect(

@@ -51,6 +51,12 @@ class Pattern:
     text: str
     any_case: bool = False
 
+    @classmethod
+    def typed(cls, text: str) -> Pattern:
+        """What somebody means who types some letters of a name, or what a shell has."""
+        plain = not any(sign in text for sign in "*?[")
+        return cls(f"*{text}*" if plain else text, any_case=True)
+
     def compiled(self) -> re.Pattern[str]:
         """For `matches`."""
         flags = re.IGNORECASE if self.any_case else 0
@@ -84,11 +90,13 @@ class Search:
         found: by path, and then by point.
         read: how many points had to be read.
         warnings: what could not be read, and why.
+        is_locked: whether something was encrypted that no key has opened.
     """
 
     found: tuple[Occurrence, ...]
     read: int
     warnings: tuple[str, ...]
+    is_locked: bool = False
 
 
 def find(
@@ -134,7 +142,8 @@ def find(
                     for each, text in index.warnings()
                     if each in by_id
                 ]
-    return Search(found, reader.count, (*reader.warnings, *unread))
+                is_locked = index.is_locked(points)
+    return Search(found, reader.count, (*reader.warnings, *unread), is_locked=is_locked)
 
 
 def note_names(repository: Repository, set_name: str, index_file: Path, task: Task) -> int:
@@ -180,8 +189,7 @@ def in_volumes(volumes: Volumes, text: str, task: Task) -> list[Entry]:
 
     Raises Cancelled.
     """
-    plain = not any(sign in text for sign in "*?[")
-    pattern = Pattern(f"*{text}*" if plain else text, any_case=True)
+    pattern = Pattern.typed(text)
     matches = pattern.compiled().match
     found: list[Entry] = []
     for each in walk.files(volumes, task, []):
@@ -269,15 +277,19 @@ class _Reader:
         traced = Traced(CheckedDisk(disk, self._set.chain(point), fold))
         warnings: list[str] = []
         found: list[tuple[str, Name]] = []
+        is_locked = False
         try:
+            volumes = self._unlocking.volumes(traced)
+            is_locked = any(volumes.open(name)[0].is_locked for name in volumes.by_name)
             found = [
                 (each.path, Name(str(each.stat.kind), each.stat.size, each.stat.modified))
-                for each in walk.files(self._unlocking.volumes(traced), task, warnings)
+                for each in walk.files(volumes, task, warnings)
             ]
         except (RecoveryError, DiskError) as error:
             warnings.append(error.title)
         self.count += 1
-        self._index.append(point, found, warnings, _seen(traced, point, fold))
+        seen = _seen(traced, point, fold)
+        self._index.append(point, found, warnings, seen, is_locked=is_locked)
 
 
 def _seen(traced: Traced, point: RecoveryPoint, fold: DigestFold | None) -> Seen | None:

@@ -47,7 +47,8 @@ _MAX_SIZE = 8 << 30
 _MAX_BLOCKS = 1 << 26
 """That are read for the names of a point: 4 TiB."""
 _TABLES = """
-create table points (number integer primary key, id text not null, seen integer) strict;
+create table points (number integer primary key, id text not null, seen integer,
+    locked integer not null) strict;
 create table seen (number integer primary key, ranges blob not null, digest blob not null) strict;
 create table names (path blob not null, kind text not null, size integer not null, modified integer,
     first integer not null, last integer not null) strict;
@@ -97,11 +98,13 @@ class Index:
         self._changed = False
         rows = database.execute("select number, ranges, digest from seen")
         kept = {number: _seen(ranges, digest) for number, ranges, digest in rows}
-        found = list(database.execute("select id, seen from points order by number"))
-        self.points = [str(each) for each, _ in found]
-        self._seen = {each: kept[number] for each, number in found if number is not None}
-        self._row: int | None = found[-1][1] if found else None
-        """Of the last point: where it is kept what was read for it."""
+        found = list(database.execute("select id, seen, locked from points order by number"))
+        self.points = [str(each) for each, _, _ in found]
+        self._seen = {each: kept[number] for each, number, _ in found if number is not None}
+        self._last: tuple[int | None, bool] = (None, False)
+        """Of the last point: where it is kept what was read for it, and whether it is locked."""
+        if found:
+            self._last = found[-1][1], bool(found[-1][2])
 
     @classmethod
     def empty(cls) -> Self:
@@ -155,7 +158,7 @@ class Index:
     def repeat(self, point: RecoveryPoint) -> None:
         """Add a point that holds the same as the last one, where that was read."""
         seen = self._seen[self.points[-1]]
-        number = self._add(point, seen, self._row)
+        number = self._add(point, seen, *self._last)
         self._database.execute("update names set last = ? where last = ?", (number, number - 1))
         self._database.execute(
             "insert into warnings select ?, text from warnings where number = ?",
@@ -168,17 +171,24 @@ class Index:
         names: Iterable[tuple[str, Name]],
         warnings: Sequence[str],
         seen: Seen | None,
+        *,
+        is_locked: bool,
     ) -> None:
         """Add a point that holds these names, as far as the warnings do not say otherwise.
 
-        Where it is not known what was read for that, none of it is saved.
+        Args:
+            point: the point.
+            names: the paths, and what each stands for.
+            warnings: what could not be looked through.
+            seen: what was read for that; where it is not known none of it is saved.
+            is_locked: whether something is encrypted in it.
         """
         row = None
         if seen is not None:
             kept = (seen.ranges.astype("<i8").tobytes(), seen.digest)
             insert = "insert into seen (ranges, digest) values (?, ?)"
             row = self._database.execute(insert, kept).lastrowid
-        number = self._add(point, seen, row)
+        number = self._add(point, seen, row, is_locked)
         rows = ((number, printable(each)) for each in warnings)
         self._database.executemany("insert into warnings values (?, ?)", rows)
         open_rows = self._database.execute(
@@ -196,13 +206,16 @@ class Index:
         self._database.executemany("update names set last = ? where rowid = ?", same)
         self._database.executemany("insert into names values (?, ?, ?, ?, ?, ?)", new)
 
-    def _add(self, point: RecoveryPoint, seen: Seen | None, row: int | None) -> int:
+    def _add(
+        self, point: RecoveryPoint, seen: Seen | None, row: int | None, is_locked: bool
+    ) -> int:
         number = len(self.points)
         self.points.append(point.id)
         if seen is not None:
             self._seen[point.id] = seen
-        self._row = row
-        self._database.execute("insert into points values (?, ?, ?)", (number, point.id, row))
+        self._last = row, is_locked
+        insert = "insert into points values (?, ?, ?, ?)"
+        self._database.execute(insert, (number, point.id, row, is_locked))
         self._changed = True
         return number
 
@@ -222,6 +235,12 @@ class Index:
         )
         for number, text in rows:
             yield self.points[number], text
+
+    def is_locked(self, points: Sequence[RecoveryPoint]) -> bool:
+        """Whether something is encrypted in any of these."""
+        rows = self._database.execute("select distinct id from points where locked")
+        locked = {each for (each,) in rows}
+        return any(point.id in locked for point in points)
 
     def save(self, file: Path, points: Sequence[RecoveryPoint]) -> None:
         """Write it into a file, if anything was added; a folder that takes none costs nothing.
