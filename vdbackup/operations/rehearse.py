@@ -8,7 +8,6 @@ rehearsed yesterday".
 from __future__ import annotations
 
 import os
-import tempfile
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,6 +18,7 @@ from vdbackup.errors import READ_ONLY, NoSpace, NoSystem, RepositoryLocked, Usag
 from vdbackup.jobs import Plan, Task, readable_size, retry_when_cleared
 from vdbackup.operations import restore
 from vdbackup.records import MAX_SENTENCE
+from vdbackup.recovery.scratch import scratch_folder
 from vdbackup.repository import claims
 from vdbackup.repository.model import Rehearsal
 from vdbackup.repository.repository import Repository
@@ -156,8 +156,8 @@ def run(plan: RehearsalPlan, options: BootTestOptions, task: Task) -> Rehearsal:
 
     Raises RecoveryError where the restore itself, or what it has to change, fails; Cancelled.
     """
-    with tempfile.TemporaryDirectory(prefix="vdbackup-rehearsal-", dir=plan.folder) as folder:
-        disk = Path(folder) / "twin.img"
+    with scratch_folder(plan.folder) as folder:
+        disk = folder / "twin.img"
         with disk.open("xb") as file:
             file.truncate(plan.size)
         found = _rehearsed(plan, disk, options, task)

@@ -7,7 +7,6 @@ become is asked of its own program, on an overlay above the point, which nobody 
 from __future__ import annotations
 
 import io
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
@@ -25,6 +24,7 @@ from vdbackup.recovery.exporting import above, exported
 from vdbackup.recovery.fat_sizes import check_can_be_made_anew
 from vdbackup.recovery.file_system_sizes import FileSystem
 from vdbackup.recovery.placed import Stretch
+from vdbackup.recovery.scratch import scratch_folder
 from vdbackup.recovery.volume_sizes import KINDS, may_change
 from vdbackup.sources.inventory import contents_of
 from vdbackup.translation import tr
@@ -389,8 +389,7 @@ def overlaid(chain: Chain, disk_format: DiskFormat) -> Iterator[tuple[Sequence[N
 
     Raises RecoveryError where QEMU cannot read the chain, OSError.
     """
-    with tempfile.TemporaryDirectory(prefix="vdbackup-") as own:
-        folder = Path(own)
+    with scratch_folder() as folder:
         backing = qemu.Backing.of(folder, chain, disk_format)
         scratch = folder / SCRATCH
         qemu.create_session_disk(scratch, backing, chain.size)
