@@ -36,10 +36,12 @@ def back_up(
 
 
 @contextmanager
-def shown(repository: Repository, point: RecoveryPoint, where: Path) -> Iterator[Mounted]:
+def shown(
+    repository: Repository, point: RecoveryPoint, where: Path, set_name: str = SET
+) -> Iterator[Mounted]:
     """The point as a folder, which is made."""
     where.mkdir()
-    mounted = background.start(repository.path, SET, point.id, where)
+    mounted = background.start(repository.path, set_name, point.id, where)
     try:
         yield mounted
     finally:

@@ -14,8 +14,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.recovery import trees
+from tests.recovery import chosen, trees
 from tests.recovery.mount.points import SET, back_up, kill_all_behind, process_behind, shown
+from tests.sources.file_sets.trees import odd
 from tests.sources.loops import loop, mounted, run
 from tests.volumes import volumes
 from tests.volumes.volumes import MIB
@@ -113,6 +114,28 @@ def test_a_folder_shows_an_earlier_point_of_a_disk_with_partitions(
             os.listdir(tmp_path / "1" / "p2")
     with shown(repository, second, tmp_path / "2"):
         assert os.listdir(tmp_path / "2" / "p1" / "folder") == []
+
+
+@pytest.mark.usefixtures("as_root")
+def test_a_folder_shows_chosen_files_as_they_were(tmp_path: Path):
+    """All kinds of them, with all that belongs to them, at each of two points."""
+    folder, then = tmp_path / "chosen", tmp_path / "then"
+    folder.mkdir()
+    odd(folder)
+    chosen.back_up(folder)
+    subprocess.run(["cp", "-a", folder, then], check=True)
+    (folder / "plain").write_bytes(b"not as plain")
+    (folder / "empty").unlink()
+    made = chosen.again(folder)
+    first, second = made.repository.set(made.set_name).points
+    for point, wanted in ((first, then), (second, folder)):
+        where = tmp_path / f"point {point.sequence}"
+        with shown(made.repository, point, where, made.set_name):
+            found, names = chosen.as_restored(Path(f"{where}/p1{folder}"))
+            files, wanted_names = chosen.as_restored(wanted)
+            assert found.keys() == files.keys()
+            assert [name for name in files if found[name] != files[name]] == []
+            assert names == wanted_names
 
 
 def test_nothing_in_the_folder_can_be_changed(image: Path, tmp_path: Path):
