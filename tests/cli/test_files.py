@@ -190,3 +190,18 @@ def test_files_are_found_in_all_points_and_points_are_compared_by_them(
     assert f"{inside}/letter.txt" in differences
     assert f"{inside}/new" in differences
     assert f"{inside}/inner/large" not in differences
+
+
+def test_of_small_files_a_later_backup_keeps_little_beside_what_changed(
+    vdbackup: Vdbackup, folder: Path, repository: Path, disk_format: str
+):
+    """Two inodes, those of the file and its folder, and a block of content: 8 KiB for each."""
+    for number in range(400):
+        (folder / f"{number}").write_text(f"small file {number}")
+    options = ("-r", repository, "--format", disk_format)
+    assert vdbackup("backup", "--files", folder, *options).status == 0
+    (folder / "200").write_text("another")
+    again = vdbackup("backup", "--set", "docs", "-r", repository, "--json")
+    assert again.status == 0, again.err
+    assert again.json["stored_bytes"] <= 12 * 8192
+    assert vdbackup("verify", "-r", repository).status == 0

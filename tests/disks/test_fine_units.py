@@ -13,7 +13,7 @@ from tests.disks.recorder import recorded
 from tests.disks.shelf import MIB, Shelf, Write, change, contents, opened, put, reference
 from tests.noise import noise
 from tests.oracles import readers
-from vdbackup.disks.disk import FINE_UNIT, UNIT, VirtualDisk
+from vdbackup.disks.disk import FINE_UNIT, LARGEST_FINE, UNIT, VirtualDisk
 from vdbackup.disks.extents import total
 from vdbackup.disks.formats import create_disk
 from vdbackup.disks.names import DiskFormat
@@ -146,6 +146,13 @@ def test_a_large_fine_disk_costs_little_until_something_is_in_it(tmp_path, disk_
             disk.flush()
         parent = reference(path, disk_format)
         assert path.stat().st_blocks * 512 < 3 * MIB
+
+
+def test_disks_that_are_too_large_for_fine_units_are_refused_and_not_made(tmp_path, disk_format):
+    path = tmp_path / "disk"
+    with pytest.raises(ValueError, match="not written in units of 8192 bytes"):
+        create_disk(path, DiskFormat(disk_format), LARGEST_FINE + UNIT, unit=FINE_UNIT)
+    assert not path.exists()
 
 
 def parts(data: bytes) -> list[bytes]:

@@ -9,7 +9,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Protocol, cast
 
-from vdbackup.disks.disk import SECTOR, UNIT, ParentRef, VirtualDisk
+from vdbackup.disks.disk import LARGEST_FINE, SECTOR, UNIT, ParentRef, VirtualDisk
 from vdbackup.disks.host_file import HostFile
 from vdbackup.disks.names import BACKUP_FORMATS, DESCRIPTOR_START, DiskFormat
 from vdbackup.disks.raw import RawDisk
@@ -152,6 +152,7 @@ def create_disk(
         DiskError: such a disk cannot be in that format, or the parent's name not be written in it;
             nothing was made.
         FileExistsError: the file exists.
+        ValueError: it cannot be written in such units.
     """
     if disk_format == DiskFormat.RAW:
         if parent:
@@ -164,6 +165,8 @@ def create_disk(
             )
         return RawDisk.create(path, virtual_size)
     check_fits(disk_format, virtual_size, sector_size)
+    if unit != UNIT and (virtual_size > LARGEST_FINE or sector_size != SECTOR):
+        raise ValueError(tr("such a disk is not written in units of {unit} bytes", unit=unit))
     return FORMATS[disk_format].disk.create(path, virtual_size, parent, sector_size, unit)
 
 

@@ -11,7 +11,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from vdbackup.disks.disk import FINE_UNIT, UNIT
 from vdbackup.errors import SourceNotFound
+from vdbackup.sources.file_sets import blank
 from vdbackup.sources.file_sets.choice import Choice
 from vdbackup.sources.file_sets.delta import BLOCK, Delta
 from vdbackup.sources.file_sets.folder import Folder
@@ -172,3 +174,17 @@ def _status(moment: int, size: int = 5) -> os.stat_result:
         (stat.S_IFREG | 0o640, 1 << 40, 1, 1, 70_000, 80_000, size, seconds, seconds, seconds),
         {"st_atime_ns": moment, "st_mtime_ns": moment, "st_ctime_ns": moment},
     )
+
+
+@pytest.mark.parametrize(
+    ("size", "content", "files", "unit"),
+    [
+        (16 << 30, 40 << 20, 10_000, FINE_UNIT),
+        (256 << 30, 60 << 30, 1_000_001, FINE_UNIT),
+        (512 << 30, 60 << 30, 1_000_001, UNIT),  # its tables would be large
+        (16 << 30, 1 << 30, 1000, UNIT),
+        (16 << 30, 0, 0, UNIT),
+    ],
+)
+def test_small_files_are_kept_in_small_units(size: int, content: int, files: int, unit: int):
+    assert blank.unit_for(size, content, files) == unit
