@@ -12,10 +12,12 @@ from tests.noise import noise
 from tests.oracles import qemu
 from vdbackup.backup import convert, repair
 from vdbackup.disks.disk import FINE_UNIT, UNIT
+from vdbackup.disks.extents import as_ranges
 from vdbackup.errors import Damaged
 from vdbackup.jobs import Task
 from vdbackup.operations import restore
 from vdbackup.recovery import verify
+from vdbackup.recovery.history.seen import Seen
 
 QEMU_NAMES = {"raw": "raw", "vmdk": "vmdk", "vhd": "vpc", "vhdx": "vhdx", "qcow2": "qcow2"}
 
@@ -108,3 +110,12 @@ def test_damage_is_named_by_its_unit_and_never_restored(lab: Lab, tmp_path: Path
         with pytest.raises(Damaged, match=f"{second.disk} is damaged"):
             restore.run(restore.plan(request), Task())
         assert not path.exists()
+
+
+def test_what_was_read_of_a_point_is_known_to_be_so_in_another_by_all_that_a_unit_has(lab: Lab):
+    first, second, _ = lab.set.points
+    with lab.set.open_digests(first) as then, lab.set.open_digests(second) as now:
+        for unit, same in ((0, False), (3, False), (4, True), (lab.size // UNIT, False)):
+            seen = Seen.of(as_ranges([(unit * UNIT, 512)]), first, then)
+            assert seen.is_in(first, then)
+            assert seen.is_in(second, now) is same

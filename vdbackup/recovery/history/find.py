@@ -28,6 +28,7 @@ from vdbackup.repository.checked import CheckedDisk
 from vdbackup.repository.digests import DigestFold
 from vdbackup.repository.model import RecoveryPoint
 from vdbackup.repository.repository import Repository
+from vdbackup.repository.unit_digests import in_units
 from vdbackup.text import printable
 from vdbackup.translation import tr
 from vdbackup.volumes.keys import Keys
@@ -274,7 +275,8 @@ class _Reader:
         if before is not None and fold is not None and before.is_in(point, fold):
             self._index.repeat(point)
             return
-        traced = Traced(CheckedDisk(disk, self._set.chain(point), fold))
+        known = in_units(fold) if fold else None
+        traced = Traced(CheckedDisk(disk, self._set.chain(point), known))
         warnings: list[str] = []
         found: list[tuple[str, Name]] = []
         is_locked = False
