@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import gc
-import time
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
 import pytest
-from PySide6.QtCore import QBuffer, QIODevice, QObject, Qt, QTimer
+from PySide6.QtCore import QBuffer, QIODevice, Qt
 from PySide6.QtGui import QImage
 from pytestqt.qtbot import QtBot
 
+from tests.gui.halts import Halts
 from tests.gui.user import LONG, User
 from vdbackup.gui import desktop, theme
 from vdbackup.gui.app import leave_alone_what_is_there
@@ -28,23 +28,6 @@ MANY = 100_000
 HALT = 0.2
 """Seconds of computing that the window's thread may be busy at once: twice what is wanted,
 as others compute here, too."""
-
-
-class Halts(QObject):
-    """The longest that the window's thread computed between two turns of its event loop."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.longest = 0.0
-        self._last = time.thread_time()
-        self._timer = QTimer(self, interval=0)
-        self._timer.timeout.connect(self._on_turn)
-        self._timer.start()
-
-    def _on_turn(self) -> None:
-        now = time.thread_time()
-        self.longest = max(self.longest, now - self._last)
-        self._last = now
 
 
 def entry(name: str, size: int = 0, *, kind: Kind = Kind.FILE, modified: str = "") -> Entry:

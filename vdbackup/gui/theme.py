@@ -191,8 +191,8 @@ def apply(application: QApplication, theme: Theme) -> None:
     sheet = STYLE.format(check=check, **vars(theme))
     if application.styleSheet() == sheet:
         return
-    if application.style().objectName().lower() != "fusion":
-        application.setStyle("Fusion")  # the only style that takes a palette everywhere
+    if not application.styleSheet():  # which hides what style lies below it
+        application.setStyle("Fusion")  # the only one that takes a palette everywhere
     application.setPalette(palette(theme))
     application.setStyleSheet(sheet)
 
