@@ -13,6 +13,7 @@ from vdbackup.repository.model import RecoveryPoint
 from vdbackup.repository.written import WrittenPoint
 
 HANDLE_HEIGHT = 22  # pixels
+MARGIN = 10  # pixels beside its text
 
 
 @dataclass(frozen=True)
@@ -62,12 +63,14 @@ def draw(painter: QPainter, theme: Theme, cursor: Cursor) -> None:
     painter.setBrush(Qt.BrushStyle.NoBrush)
     painter.setPen(QPen(accent, 3 if cursor.focused else 1.5))
     painter.drawEllipse(cursor.at, cursor.ring, cursor.ring)
-    text = cursor.label
+    metrics = QFontMetricsF(painter.font())
+    room = cursor.right - cursor.left - 2 * (MARGIN + metrics.horizontalAdvance("M"))
+    text = metrics.elidedText(cursor.label, Qt.TextElideMode.ElideRight, max(room, 0.0))
     if x < cursor.left:  # it is out of sight, on that side
         text = f"\N{BLACK LEFT-POINTING TRIANGLE} {text}"
     elif x > cursor.right:
         text = f"{text} \N{BLACK RIGHT-POINTING TRIANGLE}"
-    width = QFontMetricsF(painter.font()).horizontalAdvance(text) + 20
+    width = metrics.horizontalAdvance(text) + 2 * MARGIN
     left = min(max(x - width / 2, cursor.left), max(cursor.right - width, cursor.left))
     handle = QRectF(left, cursor.top, width, HANDLE_HEIGHT)
     painter.setPen(Qt.PenStyle.NoPen)

@@ -438,4 +438,7 @@ def _segment(name: str, hint: str) -> QPushButton:
     button.setAutoExclusive(True)  # what makes it a radio button for those who hear it
     button.setAccessibleName(hint)
     button.setFocusPolicy(Qt.FocusPolicy.TabFocus)
+    policy = button.sizePolicy()
+    policy.setVerticalPolicy(QSizePolicy.Policy.Fixed)  # its letters are cut where it is low
+    button.setSizePolicy(policy)
     return button
