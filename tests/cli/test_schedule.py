@@ -12,7 +12,9 @@ import pytest
 
 from tests.cli.conftest import Vdbackup
 from tests.notified import desktop
+from tests.sources.loops import loop
 from vdbackup import durable
+from vdbackup.agent import connection
 from vdbackup.errors import PointNotFound
 from vdbackup.locations import Locations
 from vdbackup.operations.schedules import systemd
@@ -310,6 +312,23 @@ def test_a_source_that_the_user_may_not_read_is_no_users_schedule(
     said = vdbackup("schedule", "set", "-r", repository, "--every", "daily", "--json")
     assert said.status == 1
     assert json.loads(said.err.splitlines()[-1])["code"] == "source-not-permitted"
+
+
+@pytest.mark.usefixtures("as_root")
+def test_a_disk_that_is_read_for_a_user_by_whom_polkit_allows_it_has_one(
+    vdbackup: Vdbackup, repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    image = tmp_path / "system.img"
+    image.write_bytes(bytes(1 << 20))
+    with loop(image) as device:
+        assert vdbackup("backup", device, "-r", repository).status == 0
+        monkeypatch.setattr(os, "access", lambda *_: False)
+        asked = ("schedule", "set", "-r", repository, "--every", "daily")
+        assert vdbackup(*asked).status == 1
+        monkeypatch.setattr(connection, "SOCKET", tmp_path)  # somebody listens there
+        said = vdbackup(*asked)
+        assert said.status == 0
+        assert "an administrator has to have allowed it by a rule" in said.out
 
 
 def test_where_a_clock_is_put_forward_over_its_time_the_point_of_the_day_is_made_once(

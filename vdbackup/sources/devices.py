@@ -52,12 +52,12 @@ def candidates() -> list[Candidate]:
     found: list[Candidate] = []
     for device in lsblk():
         _collect(device, found)
-    if all(each.readable for each in found) or not _can_be_asked_for():
+    if all(each.readable for each in found) or not can_be_asked_for():
         return found
     return [replace(each, readable=True) for each in found]
 
 
-def _can_be_asked_for() -> bool:
+def can_be_asked_for() -> bool:
     """Whether somebody opens a device for a user who may not."""
     return connection.can_be_had() or udisks.can_be_asked()
 

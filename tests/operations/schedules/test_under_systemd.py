@@ -150,7 +150,8 @@ def computer(folder: Path, switched_on: str) -> Iterator[Guest]:
 def _furnish(guest: Guest) -> None:
     guest.run(f"useradd --create-home {USER} && mkfs.ext4 -q {lab.device(TARGET)}")
     for name, place in PLACES.items():
-        guest.run(f"echo {lab.device(name)} {place} ext4 {_OPTIONS[name]} 0 0 >> /etc/fstab")
+        named = f"UUID=$(blkid -s UUID -o value {lab.device(name)})"  # wherever it is plugged in
+        guest.run(f"echo {named} {place} ext4 {_OPTIONS[name]} 0 0 >> /etc/fstab")
     guest.run(f"systemctl daemon-reload && mount /mnt && chown {USER} /mnt")
     as_user(guest, USER, f"head -c 4M /dev/urandom > {DISK}")
 

@@ -23,6 +23,7 @@ from vdbackup.operations.schedules.units import (
     units,
 )
 from vdbackup.repository.repository import Repository
+from vdbackup.sources.devices import can_be_asked_for
 from vdbackup.sources.reference import SourceRef
 from vdbackup.translation import tr, trn
 
@@ -79,14 +80,15 @@ def plan(store: Store, wanted: Schedule) -> SchedulePlan:
     """
     backup_set = Repository.open(wanted.repository).set(wanted.set_name)
     source = SourceRef.parse(backup_set.settings.source.path)
-    _check_readable(source)
+    read_by = _read_by(source)
     if wanted.merging is not None and wanted.every == PLUG:
         raise UsageError(
             tr("Nobody knows whether the drive is plugged in at {at}.", at=wanted.merge_at),
             tr("Let older points be merged after each backup: then it is there."),
         )
     mount_point = mount_point_of(wanted.repository) if wanted.every == PLUG else ""
-    return planned(store, replace(wanted, mount_point=mount_point))
+    found = planned(store, replace(wanted, mount_point=mount_point))
+    return replace(found, summary=found.summary + read_by)
 
 
 def planned(store: Store, wanted: Schedule) -> SchedulePlan:
@@ -225,16 +227,26 @@ def _others_may_change() -> str:
     return ""
 
 
-def _check_readable(source: SourceRef) -> None:
-    """Raise SourceNotPermitted where a backup by this user could never read the source."""
-    if source.is_file and source.path.exists() and not os.access(source.path, os.R_OK):
-        raise SourceNotPermitted(
-            tr(
-                "You may not read {source}, and nobody is there at night to be asked.",
-                source=source.path,
-            ),
-            tr("Set the schedule as root: then the system backs it up, whoever is logged in."),
+def _read_by(source: SourceRef) -> str:
+    """What there is to say of who reads the source; "" where this user may.
+
+    Raises SourceNotPermitted where a backup by this user could never read it.
+    """
+    if not source.is_file or not source.path.exists() or os.access(source.path, os.R_OK):
+        return ""
+    if source.path.is_block_device() and can_be_asked_for():
+        return tr(
+            " {source} is read for you as far as polkit allows it: an administrator has to have "
+            "allowed it by a rule, as nobody is there at night to be asked.",
+            source=source.path,
         )
+    raise SourceNotPermitted(
+        tr(
+            "You may not read {source}, and nobody is there at night to be asked.",
+            source=source.path,
+        ),
+        tr("Set the schedule as root: then the system backs it up, whoever is logged in."),
+    )
 
 
 def mount_point_of(folder: Path) -> str:
