@@ -35,6 +35,7 @@ from vdbackup.recovery.sessions.session import Session
 from vdbackup.repository import overlays
 from vdbackup.repository.kept_logs import Cause, KeptLog, Protection
 from vdbackup.repository.near_continuous import NearContinuous
+from vdbackup.repository.policy import Policy
 from vdbackup.repository.repository import Repository
 
 RECORDS = 6
@@ -474,6 +475,9 @@ def test_a_moment_is_kept_as_a_point_and_what_led_there_is_thinned(
 ) -> None:
     user, ends, states = timed
     (before,) = user.window.kept_logs.logs
+    here = Repository.open(tmp_path / "backups")
+    with here.lock("a test"):
+        here.set_policy("laptop", Policy(moments_every=300))
     user.window.panel.timeline.select_moment(before.session, ends[7])
     user.asks_for("actionFoldMoment")
     user.agrees()

@@ -253,6 +253,7 @@ class MainWindow(QMainWindow):
         self.sessions.promotion_wanted.connect(self.operations.promote)
         self.operations.promoted.connect(self.sessions.find_saved)
         self.operations.protecting.logged.connect(self.kept_logs.refresh)
+        self.operations.thinned.connect(self.kept_logs.refresh)
         self.kept_logs.changed.connect(self._on_logs_changed)
         self.catalogue.changed.connect(self._on_catalogue_changed)
         self.store.changed.connect(self._on_settings_changed)

@@ -73,10 +73,12 @@ class Operations(QObject):
     Signals:
         promoted(): a session has become a recovery point, or could not.
         restored(Path): a disk has been written over with a whole point.
+        thinned(): of kept writes there are fewer now.
     """
 
     promoted = Signal()
     restored = Signal(object)
+    thinned = Signal()
 
     def __init__(self, runner: Runner) -> None:
         super().__init__(runner.window)
@@ -387,6 +389,7 @@ class Operations(QObject):
             tr("Make the point"),
             lambda repository, name: folding.plan_point(repository, name, moment, folder),
             lambda plan, task: writes.fold_moment(plan, folder, task),
+            lambda _job: self.thinned.emit(),
         )
 
     def thin_writes(self, entry: Entry, log: ReadLog, within: int, every: int) -> None:
@@ -401,6 +404,7 @@ class Operations(QObject):
                 repository, name, log.session, folder, within, every
             ),
             lambda plan, task: writes.thin(plan, folder, task),
+            lambda _job: self.thinned.emit(),
         )
 
     def forget_writes(self, entry: Entry, log: ReadLog) -> None:

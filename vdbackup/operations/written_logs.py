@@ -29,12 +29,14 @@ class ReadLog:
         log: what is in it; None where it cannot be read.
         problem: why not.
         stored: bytes of storage that it takes.
+        as_of: tells it from what it becomes when it is added to, or thinned.
     """
 
     kept: KeptLog
     log: WriteLog | None = None
     problem: VdbackupError | None = None
     stored: int = 0
+    as_of: tuple[int, ...] = ()
 
     @property
     def session(self) -> str:
@@ -131,7 +133,9 @@ _UNKNOWN = 1_000_000_000
 def read_logs(
     backup_set: BackupSet, known: Sequence[ReadLog] = ()
 ) -> tuple[tuple[ReadLog, ...], tuple[UnreadLog, ...]]:
-    """The logs beside a set, oldest first; `known` ones that had ended are not read again.
+    """The logs beside a set, oldest first; `known` ones are not read again where they have ended.
+
+    But where they were thinned since.
 
     What cannot be read is there with its problem; beside them those of which nobody can tell whose
     they are.
@@ -140,19 +144,28 @@ def read_logs(
     points = {each.id: each for each in backup_set.points}
     every = list(survey(backup_set.folder))
     logs = tuple(
-        before.get(kept) or _read(kept, points.get(kept.protection.point))
+        _known(before.get(kept)) or _read(kept, points.get(kept.protection.point))
         for kept in every
         if isinstance(kept, KeptLog)
     )
     return logs, tuple(each for each in every if isinstance(each, UnreadLog) and not each.left)
 
 
+def _known(log: ReadLog | None) -> ReadLog | None:
+    """What was read of a log, where that is as it was."""
+    try:
+        return log if log is not None and log.as_of == log.kept.as_of() else None
+    except OSError:  # which is said when it is read
+        return None
+
+
 def _read(kept: KeptLog, point: RecoveryPoint | None) -> ReadLog:
     try:
+        as_of = kept.as_of()
         log = kept.read()
         if point is not None:
             WrittenPoint.of(point, kept, log, 0)  # raises where they do not belong together
-        return ReadLog(kept, log, stored=kept.stored)
+        return ReadLog(kept, log, stored=kept.stored, as_of=as_of)
     except VdbackupError as error:
         return ReadLog(kept, problem=error)
     except OSError as error:

@@ -253,10 +253,10 @@ class KeptLog(LogFiles):
 
     def _read(self) -> tuple[WriteLog, Path]:
         """Its entries, and which notes they were read by; raises as `read`."""
-        log = _read(self.path, self.protection.disk_size, self.index, self._as_of())
+        log = _read(self.path, self.protection.disk_size, self.index, self.as_of())
         if log.lost and os.path.lexists(self.new_index):  # cut off between two names (replace_by)
             check_regular(self.new_index)
-            other = _read(self.path, self.protection.disk_size, self.new_index, self._as_of())
+            other = _read(self.path, self.protection.disk_size, self.new_index, self.as_of())
             if not other.lost:
                 return other, self.new_index
         return log, self.index
@@ -293,8 +293,8 @@ class KeptLog(LogFiles):
         with contextlib.suppress(FileNotFoundError):
             check_regular(self.index)
 
-    def _as_of(self) -> tuple[int, ...]:
-        """What changes with whatever is added to it."""
+    def as_of(self) -> tuple[int, ...]:
+        """What changes with whatever is added to it, and where it is thinned; raises OSError."""
         found = [os.stat(each) for each in (self.path, self.index) if each.exists()]
         return tuple(number for each in found for number in (each.st_size, each.st_mtime_ns))
 
