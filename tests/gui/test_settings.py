@@ -10,6 +10,7 @@ import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -157,11 +158,17 @@ def test_the_dialog_changes_the_colours_at_once(user: User) -> None:
     choice.setCurrentIndex(2)
     user.agrees("settingsDialog", "settingsSave")
     assert user.window.store.value.theme is ThemeChoice.DARK
-    assert QApplication.palette().color(QPalette.ColorRole.Window) == QColor(theme.DARK.window)
+    dark = QColor(theme.DARK.window)
+    user.waits_until(lambda: QApplication.palette().color(QPalette.ColorRole.Window) == dark)
     assert Settings.load(user.window.store.locations.settings_file).theme is ThemeChoice.DARK
 
 
-def test_only_another_theme_styles_the_window_anew(window: MainWindow) -> None:
+def has_colour(wanted: QColor) -> bool:
+    """Whether windows have that colour now."""
+    return QApplication.palette().color(QPalette.ColorRole.Window) == wanted
+
+
+def test_only_another_theme_styles_the_window_anew(window: MainWindow, user: User) -> None:
     """Every widget is polished then, which takes longer than to build the window."""
     styled = 0
 
@@ -175,11 +182,12 @@ def test_only_another_theme_styles_the_window_anew(window: MainWindow) -> None:
     window.installEventFilter(watch)
     window.store.change(remind_after_days=99)
     assert styled == 0
-    window.store.change(theme=ThemeChoice.DARK)
-    assert styled > 0
-    assert QApplication.palette().color(QPalette.ColorRole.Window) == QColor(theme.DARK.window)
-    window.store.change(theme=ThemeChoice.LIGHT)
-    assert QApplication.palette().color(QPalette.ColorRole.Window) == QColor(theme.LIGHT.window)
+    for choice, colours in ((ThemeChoice.DARK, theme.DARK), (ThemeChoice.LIGHT, theme.LIGHT)):
+        window.store.change(theme=choice)
+        wanted = QColor(colours.window)
+        user.waits_until(partial(has_colour, wanted))
+        assert styled > 0
+        styled = 0
 
 
 def test_a_dialog_that_is_left_changes_nothing(user: User) -> None:
