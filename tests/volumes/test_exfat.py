@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import operator
 import os
+import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
+from tests.disks.damage import no_more_memory
 from tests.noise import noise
 from tests.volumes import volumes
 from tests.volumes.volumes import MIB, browsing
@@ -113,3 +118,64 @@ def test_a_chain_in_a_circle_is_refused(image: Path, tmp_path: Path) -> None:
     image.write_bytes(data)
     said = extracted(image, tmp_path / "out")
     assert any("its chain of clusters is damaged" in each for each in said)
+
+
+def sealed(data: bytearray, sets: list[int]) -> bytes:
+    """The image with the checksums that belong to what it says now."""
+    for at in sets:
+        whole = data[at : at + 32 * (1 + data[at + 1])]
+        found = 0
+        for place, byte in enumerate(whole):
+            if place not in (2, 3):
+                found = ((found << 15 | found >> 1) + byte) & 0xFFFF
+        data[at + 2 : at + 4] = found.to_bytes(2, "little")
+    found = 0
+    for place, byte in enumerate(data[: 11 * 512]):
+        if place not in (106, 107, 112):
+            found = ((found << 31 | found >> 1) + byte) & 0xFFFF_FFFF
+    data[11 * 512 : 12 * 512] = found.to_bytes(4, "little") * 128
+    return bytes(data)
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, bytes, list[int]]:
+    """A small exFAT with folders in it, its bytes, and where its entries begin."""
+    image = tmp_path_factory.mktemp("small") / "image"
+    volumes.blank(image, 4 * MIB)
+    volumes.run("mkfs.exfat", "-c", "4K", image)
+    with mounted(image) as top:
+        for number in range(12):
+            file = top / f"folder {number % 3}" / "inner" / f"file {number}"
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_bytes(noise(700 * number, number))
+    data = image.read_bytes()
+    sets = [at for at in range(0, len(data), 32) if data[at] == 0x85 and data[at + 32] == 0xC0]
+    assert len(sets) >= 18
+    return image, data, sets
+
+
+@given(lies=st.data())
+def test_no_lie_under_its_own_seal_leads_to_more_than_a_sentence(
+    lies: st.DataObject,
+    small: tuple[Path, bytes, list[int]],
+    tmp_path_factory: pytest.TempPathFactory,
+) -> None:
+    image, data, sets = small
+    changed = bytearray(data)
+    table = int.from_bytes(data[80:84], "little") * 512
+    places = st.one_of(
+        st.builds(operator.add, st.sampled_from(sets), st.integers(0, 95)),
+        st.integers(72, 110),
+        st.builds(lambda cluster: table + 4 * cluster, st.integers(0, 63)),
+    )
+    word = st.binary(min_size=1, max_size=8) | st.sampled_from([b"\xff" * 8, bytes(8)])
+    for at, new in lies.draw(st.lists(st.tuples(places, word), min_size=1, max_size=6)):
+        changed[at : at + len(new)] = new
+    lied = image.with_name("lied")
+    lied.write_bytes(sealed(changed, sets)[: len(data)])
+    folder = tmp_path_factory.mktemp("out")
+    with no_more_memory(512 * MIB), browsing(lied) as browser:  # noqa: SIM117
+        with suppress(RecoveryError):
+            browser.volumes()
+            browser.extract(["/"], folder / "out", Task())
+    shutil.rmtree(folder)
