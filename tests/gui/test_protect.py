@@ -149,12 +149,14 @@ def test_every_write_to_a_volume_is_kept_seen_and_ended(
     sees_writes(owner, 2)
     row = owner.reads("the log takes")
     assert "of 1 GiB." in row.sentence
+    assert not row._pause.isVisible()  # the kernel does not rest
     assert not owner.window.awake.holds
     entry = owner.window.entry
     assert entry is not None
     assert "of 1 GiB." in facts(entry, owner.window.kept_logs.logs)["Every write"]
     dialog = opened(owner)
     assert dialog.said.text.startswith("Every write since ")
+    assert not dialog.hours.isVisible()
     assert not dialog.begin_button.isEnabled()
     owner.clicks("nearEnd")
     owner.waits_until(lambda: row.ended)

@@ -137,10 +137,14 @@ class ProtectDialog(parts.Dialog):
     def _show_kind(self) -> None:
         """Ask for what the way that is chosen needs, and say what it costs."""
         points = self.wanted is Kind.POINTS
+        asks = self.ways is None or self.ways.logged is None
         self._form.setRowVisible(self.kind, bool(self.ways and self.ways.each_write))
-        self._form.setRowVisible(self.every, points)
-        self._form.setRowVisible(self.limit, not points)
-        self._cost.setText(self._cost_of_points() if points else _COST_OF_WRITES)
+        self._form.setRowVisible(self.every, asks and points)
+        self._form.setRowVisible(self.limit, asks and not points)
+        self._form.setRowVisible(self.hours, asks)
+        cost = self._cost_of_points() if points else _COST_OF_WRITES
+        self._cost.setText(cost if asks else "")
+        self._cost.setVisible(asks)
 
     def _cost_of_points(self) -> str:
         most = grouped(_DAY // self.every.value())

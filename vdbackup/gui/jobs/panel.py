@@ -167,8 +167,9 @@ class JobRow(QFrame):
             self._say(RESTS, "muted")
 
     def _wait(self, sentence: str) -> None:
-        """Say for whom the job waits."""
+        """Say for whom the job waits; there is nothing to rest from meanwhile."""
         self._show_bar(False)
+        self._pause.hide()
         self._bar.setRange(0, 0)
         self._pace_label.setText("")
         if self._cancel.isEnabled():

@@ -12,7 +12,7 @@ from vdbackup.gui.timeline.bands import Band, Spot
 from vdbackup.operations.written_logs import ReadLog
 from vdbackup.repository.kept_logs import UnreadLog
 from vdbackup.repository.near_continuous import NearContinuous
-from vdbackup.translation import grouped, tr
+from vdbackup.translation import tr, trn
 
 
 class MomentBar(QFrame):
@@ -113,8 +113,10 @@ class MomentBar(QFrame):
         self._row.setVisible(log.problem is None)
         if log.problem is not None:
             return
-        many = tr(
-            "{count} moments in it are consistent", count=grouped(max(len(log.moments) - 1, 0))
+        many = trn(
+            "{count} moment in it is consistent",
+            "{count} moments in it are consistent",
+            max(len(log.moments) - 1, 0),
         )
         if spot is None:
             self.moment.setText(many)
