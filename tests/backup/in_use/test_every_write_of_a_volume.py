@@ -256,6 +256,7 @@ class Kept:
         """A disk of what a point, or a moment, holds."""
         backup_set, point = self.repository.find_state(reference, self.log.folder.name)
         raw = self.folder / "moment.raw"
+        raw.unlink(missing_ok=True)  # a loop device may still hold what the last one was
         with backup_set.open_chain(point) as disk:
             data = bytearray(disk.size)
             disk.readinto(0, memoryview(data))
