@@ -310,15 +310,21 @@ def describe(part: Path, volumes: tuple[str, ...]) -> None:
         lvm(device, "vgcfgrestore", "--force", "--yes", "--file", file, "vg")
 
 
+def lab_beside(kind: str, files: Path, tmp_path: Path) -> tuple[Lab, Volumes]:
+    """One in whose volume group volumes of that kind lie, too; backed up."""
+    lab, volumes = lab_with(files, tmp_path)
+    describe(tmp_path / "part", KINDS[kind])
+    lab.poke(MIB, (tmp_path / "part").read_bytes())
+    lab.backup()
+    return lab, volumes
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_volumes_of_other_kinds_stay_as_they_are_and_what_they_take_is_not_given_up(
     kind: str, files: Path, tmp_path: Path
 ) -> None:
-    lab, volumes = lab_with(files, tmp_path)
-    describe(tmp_path / "part", KINDS[kind])
+    lab, volumes = lab_beside(kind, files, tmp_path)
     kept = report(tmp_path / "part")
-    lab.poke(MIB, (tmp_path / "part").read_bytes())
-    lab.backup()
     with pytest.raises(NotResized, match=r"has 100 MiB, and the disk needs \d+ MiB") as refused:
         planned(lab, sized(tmp_path / "target.img", 100 * MIB))
     needed = int(refused.value.title.split()[-4])
@@ -336,10 +342,7 @@ def test_volumes_of_other_kinds_stay_as_they_are_and_what_they_take_is_not_given
 def test_beside_them_the_largest_plain_ext4_takes_what_is_new(
     kind: str, files: Path, tmp_path: Path
 ) -> None:
-    lab, volumes = lab_with(files, tmp_path)
-    describe(tmp_path / "part", KINDS[kind])
-    lab.poke(MIB, (tmp_path / "part").read_bytes())
-    lab.backup()
+    lab, volumes = lab_beside(kind, files, tmp_path)
     target = sized(tmp_path / "target.img", 400 * MIB)
     restored(lab, target)
     volumes.ids = ids(tmp_path / "part")
