@@ -198,6 +198,13 @@ def as_root() -> None:
         pytest.skip("only root can mount file systems and attach loop devices")
 
 
+@pytest.fixture(scope="session")
+def fuse() -> None:
+    """For tests of folders shown by FUSE; Debian's device belongs to all, a container's to root."""
+    if not os.access("/dev/fuse", os.R_OK | os.W_OK):
+        pytest.skip("this user may not use FUSE here")
+
+
 @pytest.fixture(params=FORMATS)
 def disk_format(request: pytest.FixtureRequest) -> str:
     """What holds for backups in one format holds for each."""

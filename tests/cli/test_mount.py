@@ -16,6 +16,8 @@ from tests.cli.conftest import Vdbackup
 from tests.recovery.mount.points import kill_all_behind
 from vdbackup.recovery.mount import mounting, table
 
+pytestmark = pytest.mark.usefixtures("fuse")
+
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Iterator[Path]:

@@ -27,12 +27,6 @@ PASSES_ON = b"\xfa\xb8\x00\x10\x8e\xd0"
 pytestmark = pytest.mark.usefixtures("fuse")
 
 
-@pytest.fixture
-def fuse() -> None:
-    if not Path("/dev/fuse").exists():
-        pytest.skip("there is no FUSE here")
-
-
 def table_of(image: Path) -> dict[str, Any]:
     """As util-linux reads it; by number, in sectors."""
     found: dict[str, Any] = json.loads(run("sfdisk", "--json", image))["partitiontable"]

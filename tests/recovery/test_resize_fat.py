@@ -19,12 +19,6 @@ pytestmark = pytest.mark.usefixtures("fuse")
 
 
 @pytest.fixture
-def fuse() -> None:
-    if not Path("/dev/fuse").exists():
-        pytest.skip("there is no FUSE here")
-
-
-@pytest.fixture
 def files(tmp_path: Path) -> Path:
     folder = tmp_path / "files"
     (folder / "photos [2019]").mkdir(parents=True)

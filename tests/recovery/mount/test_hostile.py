@@ -13,6 +13,7 @@ from tests.recovery.mount.points import back_up, shown
 from tests.volumes import volumes
 from tests.volumes.volumes import MIB
 
+pytestmark = pytest.mark.usefixtures("fuse")
 FILE = 1
 
 

@@ -26,6 +26,7 @@ from vdbackup.processes import start_of
 from vdbackup.recovery.mount import background, mounting, table
 from vdbackup.repository import claims
 
+pytestmark = pytest.mark.usefixtures("fuse")
 PATIENCE = 30.0
 POSIX = {
     "ext4": (64, ("mkfs.ext4", "-q", "-I", "512", "-O", "ea_inode")),

@@ -62,13 +62,6 @@ def disks(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     }
 
 
-@pytest.fixture
-def fuse() -> None:
-    """What files are put into a partition by."""
-    if not os.access("/dev/fuse", os.R_OK | os.W_OK):
-        pytest.skip("this user may not use FUSE here")
-
-
 @contextmanager
 def found(chain_tip: Path, disk_format: str = "raw") -> Iterator[tuple[Chain, Tree, FileSystem]]:
     """A chain, and where in it Windows lies."""
