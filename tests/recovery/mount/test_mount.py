@@ -247,6 +247,27 @@ def test_a_folder_is_unmounted_by_any_program(image: Path, tmp_path: Path):
         in_the_end(lambda: start_of(process) is None)
 
 
+@pytest.mark.usefixtures("as_root")
+def test_a_point_is_let_go_of_though_a_container_has_a_copy_of_its_mount(
+    image: Path, tmp_path: Path
+):
+    repository, point = back_up(image, tmp_path / "backups")
+    with shown(repository, point, tmp_path / "ours"):
+        process = process_behind(tmp_path / "ours")
+        container = subprocess.Popen(
+            ["unshare", "--mount", "--propagation", "private", "sh", "-c", "echo; exec sleep 60"],
+            stdout=subprocess.PIPE,
+        )
+        with container:
+            assert container.stdout is not None
+            container.stdout.readline()
+            mounting.unmount(tmp_path / "ours")
+            assert start_of(process) is None
+            assert container.poll() is None
+            container.kill()
+        claims.check_unused(repository.set(SET), [point], CancelToken(), PATIENCE)
+
+
 def test_a_folder_in_use_stays_mounted(image: Path, tmp_path: Path):
     repository, point = back_up(image, tmp_path / "backups")
     with (

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import subprocess
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,8 +29,10 @@ from vdbackup.volumes.keys import Keys
 from vdbackup.volumes.volumes import Volumes
 
 _HELPER = "fusermount3"
+_ENDS_BY_ITSELF = 2.0
+"""Seconds that the process behind a folder has to see that it is unmounted."""
 _ENDS_WITHIN = 10.0
-"""Seconds that the process behind a folder has to end, and to let go of the point."""
+"""Seconds that it has to end, and to let go of the point."""
 _LOOK = 0.05
 
 
@@ -202,9 +206,22 @@ def unmount(where: Path) -> None:
             tr("{where} was not unmounted: {because}.", where=where, because=because),
             tr("Close what uses the folder, then try again."),
         )
-    until = time.monotonic() + _ENDS_WITHIN
-    while start_of(found.process) is not None and time.monotonic() < until:
+    if not _has_ended(found.process, _ENDS_BY_ITSELF):
+        # A mount namespace that was made meanwhile (of a service, a container) has a copy of the
+        # mount, for which the kernel keeps the connection: a signal ends its process all the same.
+        with suppress(ProcessLookupError):
+            os.kill(found.process, signal.SIGTERM)
+        _has_ended(found.process, _ENDS_WITHIN)
+
+
+def _has_ended(process: int, within: float) -> bool:
+    """Whether a process has ended, or does so within as many seconds."""
+    until = time.monotonic() + within
+    while start_of(process) is not None:
+        if time.monotonic() > until:
+            return False
         time.sleep(_LOOK)
+    return True
 
 
 def detach(where: Path) -> None:
