@@ -6,8 +6,13 @@ import json
 
 import pytest
 
+from tests.noise import noise
 from vdbackup import cli
+from vdbackup.disks import chain
+from vdbackup.errors import ChainTooLong
 from vdbackup.repository import long_chains
+from vdbackup.repository.draft import Draft
+from vdbackup.repository.naming import PointType
 
 
 @pytest.fixture(autouse=True)
@@ -32,3 +37,36 @@ def test_a_new_full_ends_the_warning_of_a_long_chain(lab):
     assert long_chains.sentence(lab.set)
     lab.backup("full")
     assert long_chains.sentence(lab.set) == ""
+
+
+@pytest.fixture
+def most(monkeypatch):
+    """Layers of which a chain is full: on two points lie an overlay, and a session's."""
+    monkeypatch.setattr(long_chains, "MOST_LAYERS", 2)
+    monkeypatch.setattr(chain, "MAX_LAYERS", 4)
+    return 2
+
+
+def test_what_lies_on_the_longest_chain_of_points_is_read():
+    assert long_chains.MOST_LAYERS + 16 == chain.MAX_LAYERS
+
+
+@pytest.mark.usefixtures("most")
+@pytest.mark.parametrize("kind", ["auto", "incremental"])
+def test_a_backup_onto_a_chain_that_is_full_is_a_full_one_and_says_why(lab, kind):
+    lab.backup()
+    lab.backup()
+    lab.poke(0, noise(65536, 3))
+    result = lab.capture(kind)
+    assert result.point.type == "full"
+    assert any("more are not read" in note for note in result.notes)
+    lab.check_all()
+
+
+@pytest.mark.usefixtures("most")
+def test_nothing_else_is_put_on_a_chain_that_is_full(lab):
+    lab.backup()
+    point = lab.backup()
+    with pytest.raises(ChainTooLong, match="Point 2 of disk reads through 2 layers"):
+        Draft(lab.set, PointType.INCREMENTAL, point, point.virtual_size, point.sector_size)
+    assert not list(lab.set.folder.glob("*.partial"))

@@ -8,8 +8,9 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from vdbackup.disks.extents import Ranges
-from vdbackup.errors import UsageError, VdbackupError
+from vdbackup.errors import ChainTooLong, UsageError, VdbackupError
 from vdbackup.jobs import sizes_apart
+from vdbackup.repository import long_chains
 from vdbackup.repository.backup_set import BackupSet
 from vdbackup.repository.model import RecoveryPoint
 from vdbackup.repository.naming import PointType
@@ -82,19 +83,21 @@ def choose(
         parent = backup_set.chain(latest)[0] if kind == PointType.DIFFERENTIAL else latest
         wanted = PointType.INCREMENTAL if kind == AUTO else PointType(kind)
         stamps = _stamps(backup_set, parent)
+        long_chains.check_room(backup_set, parent)
         if before and stamps and (before.parent, before.stamps) == (parent, stamps):
             return Choice(wanted, parent, held=before.held, stamps=stamps)
         backup_set.open_chain(parent).close()
         with backup_set.open_digests(parent) as state:
             held = state.held()
     except VdbackupError as error:
-        if kind != AUTO:
+        is_full = isinstance(error, ChainTooLong)
+        if kind != AUTO and not is_full:
             raise
         return Choice(
             PointType.FULL,
             None,
             tr("It has to be a full: {error}", error=error.title),
-            damaged=True,
+            damaged=not is_full,
         )
     return Choice(wanted, parent, held=held, stamps=stamps)
 

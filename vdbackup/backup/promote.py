@@ -31,7 +31,7 @@ from vdbackup.disks.qcow2.disk import Qcow2Disk
 from vdbackup.disks.transfer import transfer
 from vdbackup.errors import NotPromotable, PointInUse, from_os
 from vdbackup.jobs import Plan, Task, readable_size
-from vdbackup.repository import claims, overlays
+from vdbackup.repository import claims, long_chains, overlays
 from vdbackup.repository.backup_set import BackupSet
 from vdbackup.repository.digests import BLOCK, DigestFold, differ
 from vdbackup.repository.files import check_space
@@ -117,6 +117,7 @@ def plan(
         claims.reading(repository, set_name, [point_id], doing) as backup_set,
         _seen_by_guest(backup_set, point := backup_set.point(point_id), session) as disk,
     ):
+        long_chains.check_room(backup_set, point)
         size = total(aligned(_candidates(disk, session, point), BLOCK, disk.size))
     return PromotePlan(
         summary=(

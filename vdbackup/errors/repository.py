@@ -89,6 +89,12 @@ class BadSetName(RepositoryError):
     code = "set-name-unfit"
 
 
+class ChainTooLong(RepositoryError):
+    """A point reads through as many layers as are read: no other may read through it."""
+
+    code = "chain-too-long"
+
+
 class RecordTooLong(RepositoryError):
     """A record would become longer than one that is read."""
 

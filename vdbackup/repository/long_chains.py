@@ -1,9 +1,10 @@
-"""Long chains, said before they hurt."""
+"""Long chains, said before they hurt, and ended before nothing reads them any more."""
 
 from __future__ import annotations
 
-from vdbackup.errors import VdbackupError
+from vdbackup.errors import ChainTooLong, VdbackupError
 from vdbackup.repository.backup_set import BackupSet
+from vdbackup.repository.model import RecoveryPoint
 from vdbackup.translation import tr
 
 MANY_LAYERS = 500
@@ -12,6 +13,25 @@ MANY_LAYERS = 500
 Everything works with 2,000. But each layer costs every backup, restore and boot some 3 ms (2 cores,
 the files in the page cache), and one that is damaged takes all later points with it.
 """
+
+MOST_LAYERS = 9_984
+"""Layers that points of one chain have at most, 16 fewer than are read (disks/chain.py): on them
+lies a point's overlay, on that a session's, and on that what other programs snapshot."""
+
+
+def check_room(backup_set: BackupSet, parent: RecoveryPoint) -> None:
+    """Raise ChainTooLong where no point may be made on this one; else as `BackupSet.chain`."""
+    if len(backup_set.chain(parent)) >= MOST_LAYERS:
+        raise ChainTooLong(
+            tr(
+                "Point {parent} of {backup_set} reads through {layers} layers, and more are not "
+                "read.",
+                parent=parent.sequence,
+                backup_set=backup_set.name,
+                layers=MOST_LAYERS,
+            ),
+            tr("Merge points of that chain, or make a full backup."),
+        )
 
 
 def sentence(backup_set: BackupSet) -> str:
