@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from PySide6.QtDBus import QDBusConnection
+from PySide6.QtWidgets import QApplication
 from pytestqt.qtbot import QtBot
 
 from tests.agent.mounts import image
@@ -15,6 +16,7 @@ from tests.agent.trackers import own_trackers
 from tests.gui.user import LONG, User
 from tests.sources.loops import loop, mounted
 from vdbackup.gui import buses, plugging
+from vdbackup.gui.garbage import Collector
 from vdbackup.gui.main_window import MainWindow
 from vdbackup.gui.store import Store
 from vdbackup.locations import Locations
@@ -35,6 +37,14 @@ def no_plugging(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing follows what other tests attach and mount meanwhile."""
     monkeypatch.setattr(plugging, "listening", lambda: None)
     monkeypatch.setattr(plugging, "mounts", lambda: None)
+
+
+@pytest.fixture(autouse=True)
+def collector(qapp: QApplication) -> Iterator[Collector]:
+    """Garbage of windows goes in the thread that they are in, as it does in the program."""
+    collector = Collector()
+    yield collector
+    collector.end()
 
 
 @pytest.fixture

@@ -24,11 +24,8 @@ from pytestqt.qtbot import QtBot
 from tests.gui.halts import Halts
 from tests.gui.user import LONG, User
 from vdbackup.gui.actions import ACTIONS
-from vdbackup.gui.app import (
-    go_before_jobs,
-    leave_alone_what_is_there,
-    share_memory_among_threads,
-)
+from vdbackup.gui.app import go_before_jobs, share_memory_among_threads
+from vdbackup.gui.garbage import leave_alone_what_is_there
 from vdbackup.gui.main_window import MainWindow
 from vdbackup.gui.source_actions import OF_LISTED
 from vdbackup.sources import demo_disk

@@ -15,10 +15,10 @@ from pytestqt.qtbot import QtBot
 from tests.gui.halts import Halts
 from tests.gui.user import LONG, User
 from vdbackup.gui import desktop, theme
-from vdbackup.gui.app import leave_alone_what_is_there
 from vdbackup.gui.browse_dialog import BrowseDialog
 from vdbackup.gui.file_preview import MAX_TEXT, look
 from vdbackup.gui.files_tree import ENTRY, MODIFIED, NAME, PAGE, SIZE, FilesTree, in_order
+from vdbackup.gui.garbage import leave_alone_what_is_there
 from vdbackup.gui.jobs.worker import Worker
 from vdbackup.recovery.browse import Entry
 from vdbackup.sources import demo_disk

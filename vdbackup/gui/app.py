@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-import gc
 import os
 import signal
 import sys
@@ -16,6 +15,7 @@ from PySide6.QtWidgets import QApplication
 from vdbackup.errors import VdbackupError
 from vdbackup.gui.crash_dialog import CrashWatch
 from vdbackup.gui.drawings import drawing
+from vdbackup.gui.garbage import Collector, leave_alone_what_is_there
 from vdbackup.gui.instance import Instance
 from vdbackup.gui.jobs.outcome import Told
 from vdbackup.gui.main_window import MainWindow
@@ -75,6 +75,7 @@ def main(argv: Sequence[str]) -> int:
     )
     instance.called.connect(window.come_forward)
     leave_alone_what_is_there()
+    Collector(application)
     status = application.exec()
     watch.release()
     instance.release()
@@ -101,15 +102,6 @@ def share_memory_among_threads() -> None:
 
 _M_ARENA_MAX = -8
 """mallopt(3), malloc.h"""
-
-
-def leave_alone_what_is_there() -> None:
-    """Let the collector of garbage pass over all modules, which are none until the end.
-
-    It looks at all objects now and then, and the window halts meanwhile: 95 ms of it for these.
-    """
-    gc.collect()
-    gc.freeze()
 
 
 def take_texts_of_qt(application: QApplication) -> None:

@@ -64,6 +64,7 @@ class Worker(QThread):
         self._wake = threading.Condition()
         self._queue: deque[Job[object]] = deque()
         self._current: Job[object] | None = None
+        self._last: Job[object] | None = None
         self._stopping = False
         self._callbacks: dict[int, partial[None]] = {}
         self.job_ended.connect(self._on_job_ended)
@@ -145,6 +146,9 @@ class Worker(QThread):
 
     @Slot(object)
     def _on_job_ended(self, job: Job[object]) -> None:
+        # What it holds, a dialog perhaps, goes in this thread with the next one that ends: then the
+        # other thread has let go of it. See gui/garbage.py.
+        self._last = job
         on_end = self._callbacks.pop(job.id, None)
         if on_end and not _is_gone(on_end):
             on_end()
