@@ -19,10 +19,17 @@ _MANY = 50_000
 def run() -> NoReturn:
     """Start what the arguments ask for, and end with its exit status."""
     status = main()
-    watched = sys.gettrace() or sys.getprofile()  # who counts lines or calls writes it down last
-    if sys.argv[1:] and threading.active_count() == 1 and not watched:
+    if sys.argv[1:] and threading.active_count() == 1 and not _is_watched():
         _leave(status)
     sys.exit(status)
+
+
+def _is_watched() -> bool:
+    """Whether somebody counts lines or calls, who writes that down last."""
+    if sys.gettrace() or sys.getprofile():
+        return True
+    monitoring = getattr(sys, "monitoring", None)  # from Python 3.12 on, by number (PEP 669)
+    return monitoring is not None and any(map(monitoring.get_tool, range(6)))
 
 
 def main() -> int:

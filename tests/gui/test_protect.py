@@ -210,7 +210,8 @@ def test_a_log_that_ends_by_itself_is_told_once_and_once_that_it_is_over(
     row = owner.reads("No more writes are kept.")
     assert "Its storage failed." in row.sentence
     owner.waits_until(lambda: told)
-    (said,) = told  # and of no log that is just being begun
+    assert len(told) == 1, told  # and of no log that is just being begun
+    said = told[0]
     assert said.startswith("Writes to /dev/")
     assert said.endswith("are no longer kept: Its storage failed.")
     owner.backs_up(3)

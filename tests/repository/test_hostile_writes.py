@@ -33,7 +33,7 @@ from vdbackup.disks.write_log.log import WriteLog
 from vdbackup.durable import PARTIAL
 from vdbackup.errors import PointNotFound, VdbackupError
 from vdbackup.operations import protection
-from vdbackup.repository.kept_logs import KeptLog, Protection, kept_logs
+from vdbackup.repository.kept_logs import KeptLog, Protection, UnreadLog, kept_logs, survey
 from vdbackup.repository.written import WrittenPoint
 
 SIZE = 8 << 20
@@ -246,3 +246,35 @@ def test_a_log_is_taken_out_though_nothing_can_be_noted_on_full_storage(
     assert offered(lab) == {SESSION: [0, 1, 2]}
     watch.finish()
     assert log.index.exists()
+
+
+def test_whoever_looks_while_a_log_is_begun_with_never_finds_one_that_is_anybodys(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept = KeptLog.of(tmp_path, Protection(SESSION, "1", "web", SINCE, SIZE, limit=64 << 30))
+    kept.announce()
+    kept.path.touch()
+    found: list[KeptLog | UnreadLog] = []
+    looking: list[bool] = []
+
+    def before(name: str) -> None:
+        """Look each time before the system is asked for something."""
+        usual = getattr(os, name)
+
+        def asked(*arguments: Any, **more: Any) -> Any:
+            if not looking:
+                looking.append(True)
+                found.extend(survey(tmp_path))
+                looking.clear()
+            return usual(*arguments, **more)
+
+        monkeypatch.setattr(os, name, asked)
+
+    for name in ("unlink", "open", "fsync", "rename", "replace"):
+        before(name)
+    kept.save()
+    monkeypatch.undo()
+    assert len(found) > 4
+    assert all(isinstance(each, KeptLog) or each.left for each in found)
+    assert list(survey(tmp_path)) == [kept]
+    assert {each.name for each in tmp_path.iterdir()} == {kept.path.name, kept.record.name}

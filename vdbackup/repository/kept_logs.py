@@ -205,7 +205,8 @@ class LogFiles:
                 os.replace(going, self.record)
                 sync_folder(self.folder)
             raise
-        for each in (self.path, self.index, _in_flight(self.path), _in_flight(self.index), going):
+        in_flight = (_in_flight(self.path), _in_flight(self.index), _in_flight(going))
+        for each in (self.path, self.index, *in_flight, going):
             remove(each)
         sync_folder(self.folder)
 
@@ -322,8 +323,18 @@ class KeptLog(LogFiles):
         sync_folder(self.folder)
 
     def save(self) -> None:
-        """Write its record, durably; raises OSError."""
-        write_json(self.record, asdict(self.protection))
+        """Write its record, durably; raises OSError.
+
+        What announced the log is never taken away before the record is there: whoever looks in
+        between, or after a power cut, would find a log that is anybody's.
+        """
+        if os.path.lexists(self.record):
+            write_json(self.record, asdict(self.protection))
+            return
+        announced = _in_flight(self.record)
+        write_json(announced, asdict(self.protection))
+        os.rename(announced, self.record)
+        sync_folder(self.folder)
 
 
 @lru_cache(maxsize=2)
