@@ -58,16 +58,16 @@ def reads(image: Path) -> tuple[Callable[[int, int], bytes], int]:
 
 
 def according_to_dumpe2fs(image: Path) -> set[int]:
-    """Numbers of the blocks that are free; of a cluster it names the first alone."""
+    """Numbers of the blocks that are free; of a cluster it names the first alone before 1.47.2."""
     said = run("dumpe2fs", image)
     cluster = re.search(r"Cluster size: +(\d+)", said)
-    more = int(cluster[1]) // block_size(image) - 1 if cluster else 0
+    whole = int(cluster[1]) // block_size(image) if cluster else 1
     found: set[int] = set()
     for line in said.splitlines():
         if named := re.fullmatch(r"  Free blocks: (.+)", line):
             for part in named[1].split(", "):
                 first, _, last = part.partition("-")
-                found.update(range(int(first), int(last or first) + more + 1))
+                found.update(range(int(first), (int(last or first) // whole + 1) * whole))
     return found
 
 
