@@ -15,9 +15,10 @@ from tests.noise import noise
 from tests.oracles import qemu, readers
 from tests.sources.opened import open_path
 from vdbackup.backup import adopt, capture, merge
-from vdbackup.errors import BackupError, ParentError, Remedy, SetExists
+from vdbackup.errors import BackupError, ChainTooLong, ParentError, Remedy, SetExists
 from vdbackup.jobs import Task
 from vdbackup.recovery import verify
+from vdbackup.repository import long_chains
 from vdbackup.repository.backup_set import BackupSet
 from vdbackup.repository.model import PointType
 from vdbackup.repository.repository import Repository
@@ -95,6 +96,15 @@ def test_each_disk_of_an_adopted_chain_becomes_a_point(chain, repository):
     assert backup_set.settings.format == chain.format
     check(backup_set, chain.states)
     check_verified(repository, backup_set)
+
+
+def test_a_chain_too_long_for_points_is_refused_before_anything_is_copied(
+    chain, repository, monkeypatch
+):
+    monkeypatch.setattr(long_chains, "MOST_LAYERS", 2)
+    with pytest.raises(ChainTooLong, match="reads through 3 layers"):
+        adopted(repository, chain.tip)
+    assert repository.names() == []
 
 
 def test_an_adopted_chain_is_only_read(chain, repository):

@@ -8,11 +8,13 @@ import pytest
 
 from tests.noise import noise
 from vdbackup import cli
+from vdbackup.backup.differences import draft_above
 from vdbackup.disks import chain
+from vdbackup.disks.extents import as_ranges
+from vdbackup.disks.transfer import each
 from vdbackup.errors import ChainTooLong
+from vdbackup.jobs import Task
 from vdbackup.repository import long_chains
-from vdbackup.repository.draft import Draft
-from vdbackup.repository.naming import PointType
 
 
 @pytest.fixture(autouse=True)
@@ -67,6 +69,9 @@ def test_a_backup_onto_a_chain_that_is_full_is_a_full_one_and_says_why(lab, kind
 def test_nothing_else_is_put_on_a_chain_that_is_full(lab):
     lab.backup()
     point = lab.backup()
-    with pytest.raises(ChainTooLong, match="Point 2 of disk reads through 2 layers"):
-        Draft(lab.set, PointType.INCREMENTAL, point, point.virtual_size, point.sector_size)
+    with (
+        pytest.raises(ChainTooLong, match="Point 2 of disk reads through 2 layers"),
+        draft_above(lab.set, point, as_ranges([]), each(lambda *_: None), "", Task()),
+    ):
+        raise AssertionError
     assert not list(lab.set.folder.glob("*.partial"))

@@ -30,8 +30,15 @@ from vdbackup.disks.formats import check_fits, check_format, open_disk
 from vdbackup.disks.host_file import clone
 from vdbackup.disks.names import BACKUP_FORMATS, DiskFormat
 from vdbackup.disks.transfer import each, transfer
-from vdbackup.errors import AlreadyBackedUp, DiskError, SourceInUse, Unreadable
+from vdbackup.errors import (
+    AlreadyBackedUp,
+    ChainTooLong,
+    DiskError,
+    SourceInUse,
+    Unreadable,
+)
 from vdbackup.jobs import Plan, Task, readable_size
+from vdbackup.repository import long_chains
 from vdbackup.repository.backup_set import BackupSet
 from vdbackup.repository.digests import BLOCK, DigestFold, digest_blocks, is_zero
 from vdbackup.repository.draft import Draft
@@ -83,6 +90,7 @@ def plan(
             ),
             tr("Back it up: that adds what has changed since."),
         )
+    _check_room(source)
     kept_in = _format_for(source, disk_format)
     for layer in source.chain.layers:
         check_fits(kept_in, layer.info.virtual_size, layer.info.sector_size)
@@ -114,6 +122,21 @@ def plan(
         set_name=name,
         disk_format=kept_in,
     )
+
+
+def _check_room(source: DiskSource) -> None:
+    """Raise ChainTooLong where nothing would read what is put on the last of its points."""
+    count = len(source.chain.layers)
+    if count > long_chains.MOST_LAYERS:
+        raise ChainTooLong(
+            tr(
+                "{source} reads through {count} layers, and a chain of points has {most} at most.",
+                source=source.title,
+                count=count,
+                most=long_chains.MOST_LAYERS,
+            ),
+            tr("Back it up: that makes one full point of it."),
+        )
 
 
 def _exact_size(layer: VirtualDisk) -> int | None:

@@ -18,6 +18,7 @@ from vdbackup.disks.extents import Ranges, total, union
 from vdbackup.disks.transfer import each
 from vdbackup.errors import NotFrozen
 from vdbackup.jobs import Task
+from vdbackup.repository import long_chains
 from vdbackup.repository.backup_set import BackupSet
 from vdbackup.repository.digests import DigestFold
 from vdbackup.repository.draft import Draft
@@ -84,6 +85,8 @@ class Copying:
 
     def __enter__(self) -> Self:
         wish, source, rounds = self._wish, self._source, self._rounds
+        if wish.parent:
+            long_chains.check_room(self._set, wish.parent)
         with ExitStack() as stack:
             self._state = stack.enter_context(
                 state_of(self._set, wish.parent, source.size, source.unit)

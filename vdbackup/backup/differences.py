@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from vdbackup.disks.extents import Int64s, Ranges, aligned, blocks_of, union
 from vdbackup.disks.transfer import Flags, Read, transfer, write_blocks
 from vdbackup.jobs import Task
+from vdbackup.repository import long_chains
 from vdbackup.repository.backup_set import BackupSet
 from vdbackup.repository.digests import BLOCK, DigestFold, differ, digest_blocks, is_zero
 from vdbackup.repository.draft import Draft
@@ -49,7 +50,9 @@ def draft_above(
     """An incremental in the making that keeps what of a disk differs from a point.
 
     It goes where what is done with it fails. The arguments are those of `keep_changes`.
+    Raises ChainTooLong where nothing would read what lies on that point.
     """
+    long_chains.check_room(backup_set, parent)
     with state_of(backup_set, parent, parent.virtual_size) as state, Draft(
         backup_set, PointType.INCREMENTAL, parent, parent.virtual_size, parent.sector_size,
         unit=state.block,

@@ -13,7 +13,7 @@ from vdbackup.disks.disk import UNIT, ParentRef, VirtualDisk
 from vdbackup.disks.formats import create_disk, open_disk
 from vdbackup.disks.names import DiskFormat
 from vdbackup.durable import give_to_owner_of_folder
-from vdbackup.repository import long_chains, naming, publication
+from vdbackup.repository import naming, publication
 from vdbackup.repository.backup_set import BackupSet
 from vdbackup.repository.digest_writer import DigestWriter
 from vdbackup.repository.files import PARTIAL, remove, sync_file, sync_folder
@@ -51,10 +51,7 @@ class Draft:
         """Begin a point: the next of the set, with an empty layer, if nothing else is said.
 
         `unit` is that of its chain: bytes in which the layer is written, and of a digest's block.
-        Raises ChainTooLong where nothing would read what lies on that parent.
         """
-        if parent:
-            long_chains.check_room(backup_set, parent)
         self._set = backup_set
         sequence = sequence or backup_set.next_sequence()
         suffix = backup_set.settings.format
