@@ -13,6 +13,7 @@ import errno
 import fcntl
 import logging
 import os
+import resource
 import shutil
 import stat
 from collections.abc import Callable, Iterator
@@ -275,6 +276,30 @@ def _obstructed(path: Path | str, kind: int) -> Obstructed:
         _OUT_OF_THE_WAY,
         remedy=Remedy.REPAIR,
     )
+
+
+def largest_file(beside: Path) -> int:
+    """Bytes that a file can have where one of our own lies: by its storage, and for this process.
+
+    The kernel lets nobody go to a place in a file that its file system cannot give it (lseek(2),
+    EINVAL): 4 GiB on FAT, whatever stands between, NFS for one. Nothing is written for that.
+    Raises what `open_own` raises.
+    """
+    fd = open_own(beside)
+    try:
+        least, above = 0, 1 << 63
+        while above - least > 1:
+            middle = (least + above) // 2
+            try:
+                os.lseek(fd, middle, os.SEEK_SET)
+            except OSError:
+                above = middle
+            else:
+                least = middle
+    finally:
+        os.close(fd)
+    allowed, _ = resource.getrlimit(resource.RLIMIT_FSIZE)
+    return least if allowed == resource.RLIM_INFINITY else min(least, allowed)
 
 
 def free_space(folder: Path) -> int | None:

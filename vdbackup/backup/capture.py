@@ -20,11 +20,14 @@ from vdbackup.disks.extents import total, without
 from vdbackup.disks.names import DiskFormat
 from vdbackup.errors import (
     ChangedMeanwhile,
+    FileTooLarge,
     OtherFormat,
     PointInUse,
     Remedy,
+    StorageError,
     VdbackupError,
     WrongPlace,
+    from_os,
 )
 from vdbackup.jobs import Plan, Task
 from vdbackup.repository import claims, long_chains
@@ -420,15 +423,23 @@ def result(
 
 
 def _finish_merge(repository: Repository, set_name: str, task: Task) -> tuple[str, ...]:
-    """Finish what was interrupted, or say why not: who reads must not cost the source its backup.
+    """Finish what was interrupted, or say why not: that must not cost the source its backup.
 
     What is captured reads right through layers that a merge is to change later (merge.py).
     """
     try:
         merge.finish_interrupted(repository, set_name, task)
-    except PointInUse as error:
-        return (tr("A merge that was interrupted is finished later: {error}", error=error.title),)
+    except (PointInUse, StorageError, OSError) as error:
+        problem = from_os(error) if isinstance(error, OSError) else error
+        if not isinstance(problem, _LATER):
+            raise
+        later = tr("A merge that was interrupted is finished later: {error}", error=problem.title)
+        return (later, problem.advice) if isinstance(problem, FileTooLarge) else (later,)
     return ()
+
+
+_LATER = (PointInUse, FileTooLarge)
+"""What keeps a merge from being finished, and no point from being made."""
 
 
 def _settings_for(source: Source, plan: CapturePlan) -> SetSettings:

@@ -27,7 +27,7 @@ from vdbackup.errors import Damaged
 from vdbackup.jobs import Task
 from vdbackup.repository.backup_set import BackupSet
 from vdbackup.repository.digests import DigestFold, is_zero
-from vdbackup.repository.files import check_space
+from vdbackup.repository.files import check_file_size, check_space
 from vdbackup.repository.model import RecoveryPoint
 from vdbackup.translation import tr
 
@@ -35,6 +35,8 @@ WRITABLE_MODE = 0o600
 RESERVE = 16 << 20
 """Bytes that a merge leaves free for tables, manifests and the journal, and for what the storage
 notes of shared extents."""
+_TABLES = 256
+"""A file grows by one byte in so many besides its blocks, at most: a VHD by 4 KiB for 2 MiB."""
 _NOT_SHARED = (errno.EINVAL, errno.EOPNOTSUPP, errno.ENOTTY, errno.EXDEV)
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
 
@@ -144,7 +146,7 @@ def check_before_copying(
     child: RecoveryPoint,
     task: Task,
 ) -> None:
-    """Space, and no damage in the child: to be seen before the first byte of its parent changes.
+    """Space, a file that may be so large, and a child without damage: seen before anything changes.
 
     Once the journal is written the merge has to be finished, and what then finds no place in the
     parent's file would never be.
@@ -158,6 +160,8 @@ def check_before_copying(
         growth = total(union(stored, wanted)) - total(stored)
         check_growth(layer.layers[0], -(-growth // info.block_size))
     needed = growth + _small_files(backup_set, parent, child)
+    path = backup_set.disk_path(parent)
+    check_file_size(path, path.stat().st_size + growth + growth // _TABLES, _doing(child))
     check_space(backup_set.folder, needed, _doing(child))
     check_held(backup_set, child.disk, child, tr("Check child"), task)
 

@@ -23,6 +23,7 @@ from vdbackup.backup.whole_chains import Chains
 from vdbackup.errors import (
     Damaged,
     DiskError,
+    FileTooLarge,
     LockLost,
     NoSpace,
     PointInUse,
@@ -35,7 +36,7 @@ from vdbackup.repository.backup_set import BackupSet
 from vdbackup.repository.model import RecoveryPoint
 from vdbackup.repository.policy import Policy
 from vdbackup.repository.repository import Repository
-from vdbackup.translation import tr
+from vdbackup.translation import tr, trn
 
 _MAX_NAMED = 3
 
@@ -90,7 +91,7 @@ def apply(repository: Repository, set_name: str, task: Task) -> Applied:
             backup_set = after(backup_set, point, result)
     done += [*first_of(list(in_use.values())), *_last_copies(found)]
     uncounted = _not_counted(backup_set, not_whole, damaged)
-    return Applied(tuple(done), (*uncounted, *_left_damaged(backup_set, damaged)))
+    return Applied(tuple(done), (*uncounted, *_left(backup_set, damaged)))
 
 
 def _next_to_go(backup_set: BackupSet, to_go: list[str]) -> RecoveryPoint | None:
@@ -218,6 +219,28 @@ def unknown_points(backup_set: BackupSet) -> str:
         backup_set=backup_set.name,
         names=names,
     )
+
+
+def _left(backup_set: BackupSet, errors: dict[str, VdbackupError]) -> tuple[str, ...]:
+    """What there is to say of the points that were due to go and could not, by ids."""
+    too_large = {each: error for each, error in errors.items() if isinstance(error, FileTooLarge)}
+    damaged = {each: error for each, error in errors.items() if each not in too_large}
+    return (*_left_too_large(backup_set, too_large), *_left_damaged(backup_set, damaged))
+
+
+def _left_too_large(backup_set: BackupSet, too_large: dict[str, FileTooLarge]) -> tuple[str, ...]:
+    """One sentence on the points that no file has room for any more, however many there are."""
+    numbers = [str(point.sequence) for point in backup_set.points if point.id in too_large]
+    if not numbers:
+        return ()
+    sentence = trn(
+        "Point {numbers} is due to go and stays: {reason} A new full backup begins another chain.",
+        "Points {numbers} are due to go and stay: {reason} A new full backup begins another chain.",
+        len(numbers),
+        numbers=", ".join(numbers),
+        reason=next(iter(too_large.values())).title,
+    )
+    return (sentence,)
 
 
 def _left_damaged(backup_set: BackupSet, damaged: dict[str, VdbackupError]) -> tuple[str, ...]:

@@ -9,7 +9,8 @@ from vdbackup.disks.extents import aligned, total, without
 from vdbackup.jobs import readable_size
 from vdbackup.repository.backup_set import BackupSet
 from vdbackup.repository.digests import BLOCK
-from vdbackup.repository.files import check_space, free_space
+from vdbackup.repository.files import check_file_size, check_space, free_space
+from vdbackup.repository.marker import MARKER
 from vdbackup.sources.sample import stored_share
 from vdbackup.sources.source import Source
 from vdbackup.translation import tr
@@ -27,13 +28,14 @@ def check(source: Source, repository: Path, left_out: LeftOut, *, full: bool) ->
     What a full will hold is known of an image, by its holes, and guessed of a device, from a
     sample. Of later points nothing is known but that they need a little.
 
-    Raises NoSpace.
+    Raises NoSpace, FileTooLarge.
     """
     if not full:
         check_space(repository, RESERVE, tr("A backup of {source}", source=source.title))
         return ()
     least, most = _needed(source, left_out)
     doing = tr("A full backup of {source}", source=source.title)
+    check_file_size(repository / MARKER, _with_tables(least), doing)
     check_space(repository, _with_tables(least), doing)
     free = free_space(repository)
     if free is None or free >= _with_tables(most):

@@ -24,6 +24,12 @@ class NoSpace(StorageError):
     code = "no-space"
 
 
+class FileTooLarge(StorageError):
+    """The storage takes no file as large as one would become: FAT none of 4 GiB."""
+
+    code = "file-too-large"
+
+
 class ReadOnly(StorageError):
     """The storage cannot be written to by anybody."""
 
@@ -42,14 +48,19 @@ class StorageLost(StorageError):
     code = "storage-lost"
 
 
+def too_large_advice() -> str:
+    """What there is to do where a file would be too large."""
+    return tr(
+        "Use storage that takes larger files: FAT takes less than 4 GiB, while ext4, XFS, NTFS "
+        "and exFAT take more."
+    )
+
+
 def from_os(error: OSError) -> VdbackupError:
     """What an operating system's error means for the user."""
     where = f" ({error.filename})" if error.filename else ""
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return NoSpace(
-            tr("The storage is full{where}.", where=where),
-            tr("Free some space on it, then try again; no point was lost."),
-        )
+    if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        return _no_room(error, where)
     if error.errno == errno.EROFS:
         return ReadOnly(
             tr("The storage is read-only{where}.", where=where),
@@ -79,3 +90,15 @@ def from_os(error: OSError) -> VdbackupError:
             tr("Check that the storage is connected and the folder where it was, then try again."),
         )
     return VdbackupError(f"{error.strerror or error}{where}.", tr("The log says more."))
+
+
+def _no_room(error: OSError, where: str) -> StorageError:
+    if error.errno == errno.EFBIG:
+        return FileTooLarge(
+            tr("The storage takes no file as large as this one becomes{where}.", where=where),
+            too_large_advice(),
+        )
+    return NoSpace(
+        tr("The storage is full{where}.", where=where),
+        tr("Free some space on it, then try again; no point was lost."),
+    )

@@ -13,17 +13,26 @@ from vdbackup.durable import (
     MAX_RECORD,
     PARTIAL,
     free_space,
+    largest_file,
     read_own,
     sync_file,
     sync_folder,
 )
-from vdbackup.errors import DamagedMetadata, NoSpace, RecordTooLong, Remedy
+from vdbackup.errors import (
+    DamagedMetadata,
+    FileTooLarge,
+    NoSpace,
+    RecordTooLong,
+    Remedy,
+    too_large_advice,
+)
 from vdbackup.jobs import readable_size
 from vdbackup.repository.lock import check_lock
 from vdbackup.translation import tr
 
 __all__ = [
     "PARTIAL",
+    "check_file_size",
     "check_space",
     "free_space",
     "made_beside",
@@ -128,6 +137,29 @@ def check_space(folder: Path, needed: int, doing: str) -> None:
                 size_2=readable_size(free),
             ),
             tr("Free some space on the storage of the backups, then try again."),
+        )
+
+
+def check_file_size(beside: Path, size: int, doing: str) -> None:
+    """Raise FileTooLarge, with figures, unless a file can be so large; asked before work starts.
+
+    Args:
+        beside: one of our own files on the same storage.
+        size: bytes that it may have.
+        doing: what makes it so large: "Merging point 3".
+    """
+    most = largest_file(beside)
+    if size > most:
+        raise FileTooLarge(
+            tr(
+                "{doing} may make a file of {size}, and {folder} lies on storage that takes none "
+                "larger than {most}.",
+                doing=doing,
+                size=readable_size(size),
+                folder=beside.parent,
+                most=readable_size(most),
+            ),
+            too_large_advice(),
         )
 
 
