@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
@@ -33,6 +34,7 @@ from vdbackup.sources.reference import SourceRef
 from vdbackup.sources.source import OneReading, Rounds
 from vdbackup.sources.written_ids import end_of_partitions
 from vdbackup.translation import grouped, tr
+from vdbackup.volumes.cut_off import cut_off
 
 
 class DiskSource:
@@ -173,7 +175,11 @@ class DiskSource:
 
     def defects(self) -> tuple[str, ...]:
         """What the user must know of it whenever it is read, a sentence each."""
-        return tuple(filter(None, (self._doubt, self._cut_off(), *self.chain.doubts())))
+        return tuple(
+            filter(
+                None, (self._doubt, self._cut_off(), *self._volumes_cut_off(), *self.chain.doubts())
+            )
+        )
 
     def trouble(self) -> tuple[str, ...]:
         """What the user must know of the copy that was just read, a sentence each."""
@@ -228,6 +234,27 @@ class DiskSource:
             length=grouped(length),
             end=grouped(end),
         )
+
+    def _volumes_cut_off(self) -> Iterator[str]:
+        """What there is to say of file systems in a file that are longer than what is there.
+
+        Of a device the kernel says it, and reading more of one that fails takes its time.
+        """
+        if self.path.is_block_device():
+            return
+        for each in cut_off(self):
+            on = tr(" on partition {place}", place=each.place.number) if each.place.number else ""
+            if each.place.group_and_name:
+                on = tr(" on {group_and_name}", group_and_name=each.place.group_and_name)
+            yield tr(
+                "The {name}{on} of {path} is cut off: it says that it has {says} bytes, and there "
+                "are {has}. What is missing there is in no backup of it.",
+                name=each.name,
+                on=on,
+                path=self.path,
+                says=grouped(each.says),
+                has=grouped(each.has),
+            )
 
     @property
     def _raw(self) -> bool:
