@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -92,8 +93,9 @@ def test_a_destination_that_is_gone_ends_it(
         extract(image, tmp_path / "out")
 
 
-def test_names_that_exfat_cannot_have_are_left_out(as_root: None, tmp_path: Path) -> None:
-    image = image_of(tmp_path, *ODD, "Readme", "README", "fol:der/file")
+@pytest.fixture
+def exfat(as_root: None, tmp_path: Path) -> Iterator[Path]:
+    """A folder on which an exFAT of 64 MiB is mounted."""
     target, folder = tmp_path / "target.img", tmp_path / "target"
     volumes.blank(target, 64 * MIB)
     volumes.run("mkfs.exfat", target)
@@ -102,13 +104,36 @@ def test_names_that_exfat_cannot_have_are_left_out(as_root: None, tmp_path: Path
     try:
         volumes.run("mount.exfat-fuse", device, folder)
         try:
-            warnings = extract(image, folder / "out")
-            found = volumes.contents(folder / "out")
+            yield folder
         finally:
             unmount(folder)
     finally:
         detach(Path(device))
+
+
+def test_names_that_exfat_cannot_have_are_left_out(exfat: Path, tmp_path: Path) -> None:
+    image = image_of(tmp_path, *ODD, "Readme", "README", "fol:der/file")
+    warnings = extract(image, exfat / "out")
+    found = volumes.contents(exfat / "out")
     assert len(warnings) == len(ODD) + 2
     assert {"plain", "folder/plain"} <= set(found)
     (kept,) = {"Readme", "README"} & set(found)
     assert found[kept] == kept.encode()
+
+
+def test_so_is_a_file_whose_holes_have_no_room_where_there_are_none(
+    exfat: Path, tmp_path: Path
+) -> None:
+    """As /var/log/lastlog, which may be longer than the stick; what comes after it is not lost."""
+    image = image_of(tmp_path, "another")
+    tree = tmp_path / "tree"
+    with (tree / "lastlog").open("wb") as file:
+        file.write(b"somebody")
+        file.truncate(1 << 30)
+    image.unlink()
+    volumes.ext("ext4", size=16 * MIB)(tree, image)
+    (warning,) = extract(image, exfat / "out")
+    assert warning.startswith("/lastlog is left out: the destination cannot hold it (No space")
+    found = volumes.contents(exfat / "out")
+    assert {"another", "plain", "folder/plain"} <= set(found)
+    assert "lastlog" not in found

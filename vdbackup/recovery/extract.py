@@ -327,7 +327,7 @@ class _Writer:
         with reading(path):
             content = node.content()
         before = self._done
-        os.ftruncate(fd, content.size)
+        _give_length(fd, content.size)
         for start, end in content.ranges:
             for offset in range(start, end, CHUNK):
                 self._cancel.checkpoint(self._report)
@@ -355,7 +355,8 @@ class _Writer:
 
     def _pass_by(self, path: str, error: OSError, expected: Sequence[int]) -> None:
         """Warn that the destination cannot hold this one; raise what is wrong with all."""
-        if error.errno not in expected or not self._is_there():
+        is_of_this = error.errno in expected or isinstance(error, _NoRoomForThis)
+        if not is_of_this or not self._is_there():
             raise error
         if error.errno == errno.EEXIST:
             why = tr("the folder holds something of this name already")
@@ -374,6 +375,24 @@ class _Writer:
         if done != self._done:
             self._done = done
             self._report(Progress(tr("Extracting"), done, self._total))
+
+
+def _give_length(fd: int, size: int) -> None:
+    """Make a new file so long; raises _NoRoomForThis where that takes space that is not there.
+
+    FAT and exFAT have no holes: there a file of some hundred gigabytes of which nothing was written
+    (/var/log/lastlog) takes all of them, and others come that do not.
+    """
+    try:
+        os.ftruncate(fd, size)
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise _NoRoomForThis(error.errno, error.strerror) from error
+        raise
+
+
+class _NoRoomForThis(OSError):
+    """The destination has no space for the whole length of a file, and may have for others."""
 
 
 def _read(content: Content, offset: int, length: int) -> bytes:
