@@ -183,6 +183,17 @@ def test_any_source_has_a_name_that_a_set_can_bear(source_name):
     assert len(os.fsencode(name)) <= 255
 
 
+@pytest.mark.parametrize("source", ["con", "AUX", "nul.old", "com1", "LPT9"])
+def test_no_set_is_called_as_a_device_of_windows(source):
+    """A share of Windows, or a stick that is brought to one, could not have its folder."""
+    assert set_name_for(source) == f"disk-{source}"
+
+
+@pytest.mark.parametrize("source", ["console", "com10", "null", "my-con"])
+def test_names_that_only_begin_so_stay(source):
+    assert set_name_for(source) == source
+
+
 def test_a_set_that_exists_is_not_made_again(lab):
     before = lab.files
     refused(lambda: lab.repository.create_set("disk", settings()))

@@ -404,7 +404,12 @@ def _can_be_set(name: str) -> bool:
 def set_name_for(source_name: str) -> str:
     """A set's name made from a source's."""
     name = re.sub(r"[^\w.+@-]+", "-", source_name).lstrip("-.+@")
-    return name.encode()[:80].decode(errors="ignore").rstrip("-.") or "disk"
+    name = name.encode()[:80].decode(errors="ignore").rstrip("-.") or "disk"
+    return f"disk-{name}" if _OF_WINDOWS.fullmatch(name) else name
+
+
+_OF_WINDOWS = re.compile(r"(?i:con|prn|aux|nul|com[0-9]|lpt[0-9])(?:\..*)?")
+"""Names of its devices: a share of Windows, and whatever it has mounted, has no such folder."""
 
 
 def free_set_name(repository: Repository, source_name: str) -> str:
