@@ -79,6 +79,33 @@ def test_a_partition_alone_is_restored(
     assert target.read_bytes() == backed_up[1].read_bytes()[piece["start"] : end]
 
 
+@pytest.mark.parametrize("ending", ["qcow2", "vmdk", "vhd", "VHDX", "ova"])
+def test_a_raw_disk_under_the_name_of_another_format_is_told(
+    vdbackup: Vdbackup, repository: Path, backed_up: list[Path], tmp_path: Path, ending: str
+) -> None:
+    """What `info` and `backup` would refuse afterwards as not what its name says."""
+    target = tmp_path / f"again.{ending}"
+    said = vdbackup("restore", "-r", repository, "2", target)
+    assert said.status == 3
+    assert f"{target} holds a raw disk, though its name ends in .{ending}" in said.err
+    assert target.read_bytes() == backed_up[1].read_bytes()
+
+
+@pytest.mark.usefixtures("backed_up")
+def test_so_is_an_export_in_another_format_than_its_name_asks_for(
+    vdbackup: Vdbackup, repository: Path, tmp_path: Path
+) -> None:
+    where = ("export", "-r", repository, "2")
+    for ending, disk_format, status in (
+        ("vmdk", "qcow2", 3),
+        ("vmdk", "vmdk-stream", 0),
+        ("vhd", "vhd-fixed", 0),
+        ("disk", "qcow2", 0),
+    ):
+        target = tmp_path / f"{disk_format}.{ending}"
+        assert vdbackup(*where, target, "--format", disk_format).status == status
+
+
 @pytest.mark.usefixtures("backed_up")
 def test_a_partition_alone_is_not_fitted(
     vdbackup: Vdbackup, repository: Path, tmp_path: Path

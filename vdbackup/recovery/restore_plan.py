@@ -152,6 +152,7 @@ def plan(request: RestoreRequest) -> RestorePlan:
                 machine = other_hardware.hardware_in_ovf(chain)
         fitting = _fitting(request, chain, pieces[0]) if fits else None
         of_loader = loader_files.after_partitions(chain) if request.partitions and on_device else ""
+        misnamed = "" if on_device else _misnamed(request.target, wanted)
         held = chain.map.data_ranges()
         stretches = as_ranges([(each.stretch.start, each.stretch.size) for each in pieces])
         size = int(stretches[:, 1].sum()) if on_device else total(overlap(held, stretches))
@@ -164,7 +165,7 @@ def plan(request: RestoreRequest) -> RestorePlan:
             [
                 *_sentences(request, point, wanted, pieces, size),
                 *(fitting.sentences if fitting else _as_it_is(fits, pieces[0])),
-                *filter(None, [of_loader]),
+                *filter(None, [of_loader, misnamed]),
             ]
         ),
         bytes_to_copy=size,
@@ -182,7 +183,12 @@ def plan(request: RestoreRequest) -> RestorePlan:
         fitting=fitting,
         journals=request.journals,
         machine=machine,
-        notes=tuple(filter(None, (*_notes(machine), of_loader, fitting.loader if fitting else ""))),
+        notes=tuple(
+            filter(
+                None,
+                (*_notes(machine), of_loader, misnamed, fitting.loader if fitting else ""),
+            )
+        ),
     )
 
 
@@ -319,6 +325,27 @@ def format_of(target: Path) -> str:
     """The format that a file's ending asks for, raw if it asks for none."""
     suffix = target.suffix.lower().removeprefix(".")
     return suffix if suffix in (*BACKUP_FORMATS, PackageFormat.OVA) else DiskFormat.RAW
+
+
+_KEPT_AS: dict[str, DiskFormat] = {
+    PackageFormat.VHD_FIXED: DiskFormat.VHD,
+    PackageFormat.VMDK_STREAM: DiskFormat.VMDK,
+}
+"""What a file is called that only exports make, where that is a format's name."""
+
+
+def _misnamed(target: Path, disk_format: DiskFormat | PackageFormat) -> str:
+    """What there is to say of a name that asks for another format than the file gets; else ""."""
+    named = format_of(target)
+    if named in (DiskFormat.RAW, disk_format, _KEPT_AS.get(disk_format)):
+        return ""
+    return tr(
+        "{target} holds a {disk_format} disk, though its name ends in {suffix}: programs that go "
+        "by names cannot read it. Give it another name, or export the point in that format.",
+        target=target,
+        disk_format=disk_format,
+        suffix=target.suffix,
+    )
 
 
 # ------------------------------------------------------------------------------------ a file
