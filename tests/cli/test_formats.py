@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import os
 import subprocess
 from pathlib import Path
 
@@ -88,6 +90,39 @@ def test_a_foreign_chain_is_described_backed_up_and_adopted_where_its_folders_ar
     readers.assert_holds(repository / said.json["points"][1]["disk"], raw, "qcow2")
     made = vdbackup("backup", tip, "-r", repository, "--parents-in", elsewhere, "--json")
     assert made.json["type"] == "incremental"
+
+
+def test_snapshots_inside_what_is_adopted_are_told_for_they_are_in_no_point(
+    vdbackup: Vdbackup, tmp_path: Path
+) -> None:
+    """Whoever deletes the old disk afterwards would lose them."""
+    disk = tmp_path / "vm.qcow2"
+    qemu.make(disk, MIB, "qcow2")
+    subprocess.run(["qemu-img", "snapshot", "-c", "before", disk], check=True)
+    where = ("adopt", disk, "-r", tmp_path / "backups")
+    assert "keeps snapshots inside itself (1)" in vdbackup(*where, "--dry-run").out
+    said = vdbackup(*where)
+    assert said.status == 3
+    assert "keeps snapshots inside itself (1)" in said.err
+    said = vdbackup("adopt", disk, "-r", tmp_path / "others", "--json")
+    assert said.status == 3
+    assert "keeps snapshots" in said.json["warnings"][0]
+
+
+def test_what_is_always_wrong_with_a_chain_is_told_before_all_of_it_is_copied(
+    vdbackup: Vdbackup, tmp_path: Path
+) -> None:
+    disk = tmp_path / "cut.raw"
+    with disk.open("wb") as file:
+        file.truncate(8 * MIB)
+    subprocess.run(["mkfs.ext4", "-q", "-F", disk], check=True)
+    os.truncate(disk, 6 * MIB)
+    said = vdbackup("adopt", disk, "-r", tmp_path / "backups", "--json")
+    assert said.status == 1
+    error = json.loads(said.err)
+    assert error["code"] == "source-damaged"
+    assert "is cut off" in error["title"]
+    assert not said.out  # no progress
 
 
 @pytest.mark.parametrize("command", ["adopt", "backup"])

@@ -33,6 +33,7 @@ from vdbackup.disks.transfer import each, transfer
 from vdbackup.errors import (
     AlreadyBackedUp,
     ChainTooLong,
+    DamagedSource,
     DiskError,
     SourceInUse,
     Unreadable,
@@ -100,19 +101,22 @@ def plan(
     size = sum(total(aligned(each, BLOCK, source.size)) for each in ranges)
     left, goes = left_behind(repository)
     return AdoptPlan(
-        summary=(
-            trn(
-                "The chain of {source}, {count} disk with {size}, becomes the set {name} in "
-                "{kept_in}; its own files stay.{goes}",
-                "The chain of {source}, {count} disks with {size}, becomes the set {name} in "
-                "{kept_in}; its own files stay.{goes}",
-                count,
-                source=source.title,
-                size=readable_size(size),
-                name=name,
-                kept_in=kept_in,
-                goes=goes,
-            )
+        summary=" ".join(
+            [
+                trn(
+                    "The chain of {source}, {count} disk with {size}, becomes the set {name} in "
+                    "{kept_in}; its own files stay.{goes}",
+                    "The chain of {source}, {count} disks with {size}, becomes the set {name} in "
+                    "{kept_in}; its own files stay.{goes}",
+                    count,
+                    source=source.title,
+                    size=readable_size(size),
+                    name=name,
+                    kept_in=kept_in,
+                    goes=goes,
+                ),
+                *source.unread,
+            ]
         ),
         bytes_to_copy=size,
         creates=(tr("the set {name}", name=name),),
@@ -158,6 +162,7 @@ def _format_for(source: DiskSource, asked: str | None) -> DiskFormat:
 def run(plan: AdoptPlan, task: Task) -> BackupSet:
     """Adopt; the new set. If it fails or is cancelled, everything is as it was."""
     source = plan.source
+    _check_as_it_is(source)
     settings = SetSettings(
         identity_of(source, source.facts()),
         source.size,
@@ -202,6 +207,15 @@ def _adopt_each(chain: Chain, draft: SetDraft, task: Task) -> None:
     finally:
         if state:
             state.close()
+
+
+def _check_as_it_is(source: DiskSource) -> None:
+    """Raise DamagedSource where something is always wrong with the chain, before all is copied."""
+    for sentence in source.defects():
+        raise DamagedSource(
+            tr("{sentence} It was not adopted.", sentence=sentence),
+            tr("See to that first; or back it up as it is."),
+        )
 
 
 def _check_unchanged(source: DiskSource) -> None:

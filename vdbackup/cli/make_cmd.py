@@ -307,6 +307,7 @@ def add_adopt(subparsers: Subparsers) -> None:
         tr("take another program's chain of disks in as a set"),
         example="adopt vm/snapshot-7.vmdk -r /mnt/backups",
         failed=tr("nothing was taken in"),
+        warned=tr("it is taken in, but for snapshots inside its files"),
     )
     parser.add_argument(
         "tip", type=SourceRef.typed, metavar="CHAIN-TIP", help=tr("the newest disk of the chain")
@@ -344,7 +345,7 @@ def adopt(options: argparse.Namespace) -> int:
             wait=options.wait,
             again=lambda task: adopt.adopt(request, task),
         )
-    return _show_new_set(adopted.backup_set, options)
+    return _show_new_set(adopted.backup_set, options, adopted.warnings)
 
 
 def add_convert(subparsers: Subparsers) -> None:
@@ -382,9 +383,11 @@ def convert(options: argparse.Namespace) -> int:
     return _show_new_set(converted.backup_set, options)
 
 
-def _show_new_set(made: BackupSet, options: argparse.Namespace) -> int:
+def _show_new_set(
+    made: BackupSet, options: argparse.Namespace, warnings: tuple[str, ...] = ()
+) -> int:
     if options.json:
-        print_json({"event": "result", **set_json(made)})
+        print_json({"event": "result", **set_json(made), "warnings": list(warnings)})
     else:
         count = len(made.points)
         say(
@@ -395,7 +398,8 @@ def _show_new_set(made: BackupSet, options: argparse.Namespace) -> int:
                 made=made.name,
             )
         )
-    return DONE
+    warn(warnings)
+    return WARNINGS if warnings else DONE
 
 
 def add_demo(subparsers: Subparsers) -> None:

@@ -42,10 +42,15 @@ class AdoptRequest:
 
 @dataclass(frozen=True)
 class AdoptResult:
-    """The new set, and what is to be read again."""
+    """The new set, and what is to be read again.
+
+    Attributes:
+        warnings: what is in the chain's files and in no point, a sentence each.
+    """
 
     backup_set: BackupSet
     changed: Changed
+    warnings: tuple[str, ...] = ()
 
 
 @contextmanager
@@ -72,7 +77,7 @@ def plan(request: AdoptRequest) -> AdoptPlan:
 
 def run(plan: AdoptPlan, task: Task) -> AdoptResult:
     """Do what was planned; raises what `backup.adopt.run` does."""
-    return AdoptResult(adopting.run(plan, task), ANY)
+    return AdoptResult(adopting.run(plan, task), ANY, plan.source.unread)
 
 
 def adopt(request: AdoptRequest, task: Task) -> AdoptResult:

@@ -110,7 +110,7 @@ def adopt_chain(request: AdoptRequest, task: Task) -> Outcome[AdoptResult]:
     """Make a set of another program's chain."""
     made = adopt.adopt(request, task)
     sentence = tr("Adopted: {backup_set}.", backup_set=_set_in_words(made.backup_set))
-    return Outcome(sentence, value=made, changed=made.changed)
+    return Outcome(sentence, warnings=made.warnings, value=made, changed=made.changed)
 
 
 def _set_in_words(made: BackupSet) -> str:
