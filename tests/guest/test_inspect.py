@@ -18,7 +18,7 @@ from tests.sources.loops import unmount
 from tests.volumes import volumes
 from tests.volumes.volumes import MIB
 from vdbackup.disks.chain import Chain
-from vdbackup.guest.choice import HardwareRequest, choose
+from vdbackup.guest.choice import HardwareRequest, choose, edited
 from vdbackup.guest.disk import Disk
 from vdbackup.guest.hardware import Controller
 from vdbackup.guest.inspect import inspect
@@ -110,6 +110,74 @@ def test_a_boot_partition_of_its_own_is_found_by_fstab(tree: Path, tmp_path: Pat
     assert guest.kernel is not None
     assert guest.kernel.image.volume == "p1"
     assert guest.kernel.early >= {"virtio_pci", "virtio_blk"}
+
+
+ROOT, HOME, FAR = (str(uuid.UUID(int=number)) for number in (1, 2, 3))
+ABSENT = f"""\
+UUID={ROOT} / ext4 defaults 0 1
+UUID={HOME} /home ext4 defaults 0 2
+UUID={FAR} /mnt/backup ext4 defaults 0 2
+UUID={FAR} /mnt/calm ext4 nofail 0 2
+/mnt/backup/images /srv none bind 0 0
+LABEL=far none swap sw 0 0
+tmpfs /tmp tmpfs defaults 0 0
+"""
+
+
+def with_home(tree: Path, folder: Path) -> tuple[Path, Path]:
+    """A disk with a root that waits for what ABSENT names, and one with its /home."""
+    systems.linux(tree, fstab=ABSENT)
+    (tree / "etc/crypttab").write_text(f"far UUID={FAR} none luks\ncalm UUID={FAR} - nofail\n")
+    found = []
+    for name, identity in ((tree.name, ROOT), ("home", HOME)):
+        (folder / name).mkdir(exist_ok=True)
+        volumes.ext("ext4", "-U", identity)(folder / name, folder / f"{name}.volume")
+        found.append(disk_of(folder / f"{name}.img", [folder / f"{name}.volume"]))
+    return found[0], found[1]
+
+
+def test_what_a_start_waits_for_and_no_disk_has_is_found(tree: Path, tmp_path: Path) -> None:
+    root, home = with_home(tree, tmp_path)
+
+    def absent(*disks: Path) -> set[tuple[str, str, int, bool]]:
+        with contextlib.ExitStack() as stack:
+            chain, *others = (stack.enter_context(Chain.open(disk, "raw")) for disk in disks)
+            found = inspect(chain, others).absent
+        return {(name.name, name.file.path, name.line, name.essential) for name in found}
+
+    alone = {
+        (f"UUID={HOME}", "/etc/fstab", 2, True),
+        (f"UUID={FAR}", "/etc/fstab", 3, True),
+        ("/mnt/backup/images", "/etc/fstab", 5, True),
+        ("LABEL=far", "/etc/fstab", 6, False),
+        (f"UUID={FAR}", "/etc/crypttab", 1, False),
+    }
+    assert absent(root) == alone
+    assert absent(root, home) == {each for each in alone if each[0] != f"UUID={HOME}"}
+    with home.open("r+b") as file:  # anything may be in there
+        file.seek(MIB)
+        file.write(b"LUKS\xba\xbe\0\2")
+    assert absent(root, home) == set()
+
+
+def test_who_starts_it_all_the_same_is_told_what_it_waits_for(tree: Path, tmp_path: Path) -> None:
+    hardware = choose(look(with_home(tree, tmp_path)[0]))
+    assert [(each.sentence.partition(", which")[0], each.blocks) for each in hardware.problems] == [
+        (f"/etc/fstab wants UUID={HOME}", False)
+    ]
+    after = edited(look(tmp_path / "tree.img"), HardwareRequest(), hardware)
+    assert after.problems == ()
+
+
+def test_what_an_initramfs_would_look_for_to_go_on_is_found(tree: Path, tmp_path: Path) -> None:
+    systems.linux(tree)
+    menu = tree / "boot/grub/grub.cfg"
+    menu.write_text(menu.read_text().replace("root=/dev/vda1", f"root=/dev/vda1 resume=UUID={FAR}"))
+    volumes.MAKERS["ext4"](tree, tmp_path / "root.img")
+    guest = look(disk_of(tmp_path / "disk.img", [tmp_path / "root.img"]))
+    assert [(each.name, each.file.path, each.essential) for each in guest.absent] == [
+        (f"UUID={FAR}", "/boot/grub/grub.cfg", False)
+    ]
 
 
 def test_a_fedora_is_started_by_the_entries_in_its_boot(tree: Path, tmp_path: Path) -> None:

@@ -118,13 +118,14 @@ def choose(
         direct=direct,
         partition=partition,
         reasons=tuple(reason for reason in reasons if reason),
-        edit=candidate.edit,
+        edit=replace(candidate.edit, absent=guest.absent),
         problems=(
             *guest.problems,
             *problems,
             *_no_driver(guest, candidate),
             *(_no_such_name(candidate) if direct is None else ()),
             *(_no_firmware(candidate, firmware) if direct is None else ()),
+            *_waits(guest.absent),
         ),
     )
 
@@ -140,7 +141,13 @@ def edited(guest: Guest, request: HardwareRequest, hardware: Hardware) -> Hardwa
     about_controller, *others = hardware.reasons
     if request.controller is None:
         about_controller = _why_edited(guest, hardware) or about_controller
-    return replace(hardware, edit=Edit(), reasons=(about_controller, *others))
+    waited = _waits(hardware.edit.absent)
+    return replace(
+        hardware,
+        edit=Edit(),
+        reasons=(about_controller, *others),
+        problems=tuple(each for each in hardware.problems if each not in waited),
+    )
 
 
 # ------------------------------------------------------------------------------ the controller
@@ -209,6 +216,26 @@ def _no_firmware(candidate: _Candidate, firmware: Firmware) -> tuple[Problem, ..
         Problem(
             tr("UEFI finds no disk on {words}.", words=_WORDS[candidate.controller]),
             tr("Choose other hardware, such as ahci."),
+        ),
+    )
+
+
+def _waits(absent: tuple[DeviceName, ...]) -> tuple[Problem, ...]:
+    """What is said of a machine that is started all the same."""
+    essential = [each for each in absent if each.essential]
+    if not essential:
+        return ()
+    first = essential[0]
+    return (
+        Problem(
+            tr(
+                "{path} wants {name}, which is on none of the disks in this backup: the system "
+                "waits for it when it starts, and then gets no further than its emergency mode.",
+                path=printable(first.file.path),
+                name=printable(first.name),
+            ),
+            tr("Retarget the point: then its machine does not wait for that."),
+            blocks=False,
         ),
     )
 

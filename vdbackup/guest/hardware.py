@@ -82,16 +82,18 @@ class Edit:
             the system starts without are among them.
         possible: the guest has what is needed: the drivers lie in its /lib/modules.
         fixed: devices that it does not start without, called so where nothing can be changed.
+        absent: devices that it must not wait for, because none of the disks has them.
     """
 
     drivers: tuple[str, ...] = ()
     names: tuple[DeviceName, ...] = ()
     possible: bool = True
     fixed: tuple[DeviceName, ...] = field(default=(), metadata=LATER)
+    absent: tuple[DeviceName, ...] = field(default=(), metadata=LATER)
 
     @property
     def needed(self) -> bool:
-        """Whether there is anything to change."""
+        """Whether there is anything to change for the hardware."""
         return bool(self.drivers) or any(name.essential for name in self.names)
 
 

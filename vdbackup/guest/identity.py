@@ -18,6 +18,8 @@ _LABELS = {
     "FAT32": (71, 82), "FAT16": (43, 54), "FAT12": (43, 54),
 }  # fmt: skip
 """By file system: the bytes in which the volume says it, from its beginning on."""
+LABELLED = frozenset(("ext2", "ext3", "ext4", "XFS", "Btrfs", "swap"))
+"""Kinds that have no other label: a FAT may have one in its topmost folder, NTFS in a file."""
 
 
 def of(kind: str, head: bytes) -> tuple[str, str]:

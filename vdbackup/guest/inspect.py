@@ -18,6 +18,7 @@ from vdbackup.guest import loaders
 from vdbackup.guest.disk import Disk
 from vdbackup.guest.linux import boot_menu, device_names, kernels
 from vdbackup.guest.linux import root as linux_root
+from vdbackup.guest.linux.absent import absent
 from vdbackup.guest.model import (
     FileSystem,
     Guest,
@@ -122,6 +123,7 @@ def _linux(disk: Disk, found: loaders.Found) -> Guest | None:
         graphical=root is not None and linux_root.is_graphical(root),
         alone="" in disk.volumes,
         problems=tuple(_linux_problems(disk, chosen, kernel, described, architecture)),
+        absent=tuple(absent(disk, root, menu, kernel)) if root else (),
     )
 
 

@@ -142,7 +142,7 @@ class Loader:
 
 @dataclass(frozen=True)
 class DeviceName:
-    """A device that the system calls by a name that depends on the controller: /dev/sda1.
+    """A device by the name that the system gives it.
 
     Attributes:
         name: the device.
@@ -192,6 +192,8 @@ class Guest:
         services: of Windows: drivers that it starts at boot ("storahci", "stornvme").
         inactive_services: of Windows: those that are there and that it does not start at boot.
         device_names: on which the system relies.
+        absent: what its start waits for, and what none of the machine's disks has; `essential`
+            where it then gets no further than systemd's emergency mode.
         graphical: it starts a desktop.
         alone: the disk is a single volume, without a partition table.
         problems: what is known to stand in the way, whatever hardware it gets.
@@ -214,6 +216,7 @@ class Guest:
     graphical: bool = False
     alone: bool = False
     problems: tuple[Problem, ...] = ()
+    absent: tuple[DeviceName, ...] = field(default=(), metadata=LATER)
 
     @property
     def firmware(self) -> tuple[Firmware, ...]:

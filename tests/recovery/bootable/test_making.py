@@ -90,6 +90,25 @@ def test_what_other_hardware_takes_is_planned_then_done_and_said(disk: tuple[Pat
     assert not making.plan(device).needed  # once is enough
 
 
+@pytest.mark.usefixtures("with_nvme")
+def test_what_another_disk_of_this_computer_has_is_waited_for_as_before(
+    disk: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    _, device = disk
+    links = tmp_path / "by-uuid"
+    links.mkdir()
+    (links / "AB12-CD34").touch()
+    monkeypatch.setitem(computer.NAMES, "UUID", links)
+    lines = "UUID=ab12-cd34 /there vfat defaults 0 2\nUUID=ab12-cd35 /not vfat defaults 0 2\n"
+    with (
+        mounted(Path(f"{device}p1"), tmp_path / "root") as folder,
+        (folder / "etc" / "fstab").open("a") as fstab,
+    ):
+        fstab.write(lines)
+    (change,) = [each for each in making.plan(device).changes if each.path == "/etc/fstab"]
+    assert change.after.endswith(lines.replace("/not vfat defaults", "/not vfat defaults,nofail"))
+
+
 def known(device: Path) -> tuple[str, bool]:
     """What fstab calls the root, and whether the initramfs has the driver of an NVMe."""
     with Chain.open(device, DiskFormat.RAW) as chain:

@@ -34,9 +34,14 @@ class Mount:
 
 
 def mounts(tree: Tree) -> list[Mount]:
+    """The lines of a system's fstab."""
+    return mounts_in(tree.text("/etc/fstab"))
+
+
+def mounts_in(fstab: str) -> list[Mount]:
     """The lines of fstab."""
     found = []
-    for number, line in enumerate(tree.text("/etc/fstab").splitlines(), 1):
+    for number, line in enumerate(fstab.splitlines(), 1):
         words = line.split()
         if len(words) >= 3 and not words[0].startswith("#"):
             options = tuple(words[3].split(",")) if len(words) > 3 else ()

@@ -17,11 +17,14 @@ from pathlib import Path
 from vdbackup.agent.block_devices import SYS_BLOCK
 from vdbackup.agent.stacking import number_of
 from vdbackup.guest.hardware import Controller
+from vdbackup.guest.linux.presence import unescaped
 from vdbackup.guest.model import Firmware
 from vdbackup.translation import tr
 
 FIRMWARE = Path("/sys/firmware/efi")
 """There only where this computer was started by UEFI."""
+NAMES = {"UUID": Path("/dev/disk/by-uuid"), "LABEL": Path("/dev/disk/by-label")}
+"""Where udev links what is called so to its device."""
 _CONTROLLERS = {
     "virtio_blk": Controller.VIRTIO,
     "virtio_scsi": Controller.VIRTIO_SCSI,
@@ -84,6 +87,16 @@ class Computer:
                 fitting = [step.driver]
             names |= dict.fromkeys(fitting)
         return tuple(names)
+
+
+def has(name: str) -> bool:
+    """Whether a name of fstab, such as UUID=..., means a device that this computer has."""
+    kind, _, value = name.partition("=")
+    if folder := NAMES.get(kind.upper()):
+        links = folder.iterdir() if folder.is_dir() else ()
+        wanted = unescaped(value.strip('"')).lower()
+        return any(unescaped(link.name).lower() == wanted for link in links)
+    return name.startswith("/dev/") and Path(name).exists()
 
 
 def of(disk: Path) -> Computer:

@@ -187,7 +187,7 @@ def _find(disk: Path, here: Computer) -> _Found:
         whole = Disk(chain)
         copies = tuple(firmware.fallback(whole, guest))
         if guest.system is System.LINUX:
-            files = rewriting(whole, guest, _drivers(here))
+            files = rewriting(whole, guest, _drivers(here), computer.has)
             refuse_what_its_loader_would_not_find(guest, files.writes)
             return _Found(guest, files, copies, notes=tuple(_fixed_names(guest)))
         edits, notes = _windows(whole, guest, here)

@@ -40,7 +40,7 @@ def make_ready(disk: Path, wanted: HardwareRequest, sessions_folder: Path, task:
     with Chain.open(disk, DiskFormat.RAW) as chain:
         guest = inspect(chain)
         hardware = _for(guest, wanted)
-        if not hardware.edit.needed:
+        if not (hardware.edit.needed or hardware.edit.absent):
             return hardware
         if not hardware.edit.possible:
             raise NoDriver(

@@ -11,16 +11,18 @@ from vdbackup.guest.disk import Disk, disk_of, partition_of
 from vdbackup.guest.hardware import Hardware
 from vdbackup.guest.linux import initramfs
 from vdbackup.guest.linux.boot_menu import environment_blocks
+from vdbackup.guest.linux.presence import Known, Presence
 from vdbackup.guest.model import File, FileSystem, Guest, Kernel
 from vdbackup.guest.tree import Tree
 from vdbackup.recovery.retarget import identity
 from vdbackup.recovery.retarget.linux import appliance, fstab, loaders
 from vdbackup.recovery.retarget.linux.cpio import padded
 from vdbackup.recovery.retarget.linux.drivers import INDEXES, Modules, driver_archive
-from vdbackup.recovery.retarget.linux.names import Known, Names, Use
+from vdbackup.recovery.retarget.linux.names import Names, Use
 from vdbackup.recovery.retarget.refusals import refuse_cloned_root, refuse_hibernated
 from vdbackup.recovery.retarget.report import FileChange
 from vdbackup.recovery.retarget.windows.edits import WindowsEdits
+from vdbackup.text import printable
 from vdbackup.translation import tr
 
 _MAX_TEXT = 1 << 20
@@ -103,19 +105,36 @@ def find(disk: Disk, guest: Guest, hardware: Hardware, sources: Sequence[str] = 
     if not found.writes:
         return Edits()
     keep = _uses_signature(system)
-    notes = list(found.notes)
+    notes = [*found.notes, *_waits_no_more(guest)]
     if keep:
         notes.append(tr("The disk keeps its signature, which PARTUUID= names."))
     errand = _errand(system, list(found.writes))
     return Edits(errand, found.changes, new_identity=not keep, notes=tuple(notes))
 
 
-def rewriting(disk: Disk, guest: Guest, wanted: Wanted) -> Rewriting:
+def _waits_no_more(guest: Guest) -> Iterator[str]:
+    for path in dict.fromkeys(each.file.path for each in guest.absent):
+        names = [each.name for each in guest.absent if each.file.path == path]
+        yield tr(
+            "What {path} names, and none of the disks in this backup has, is not waited for: "
+            "{names}.",
+            path=printable(path),
+            names=printable(", ".join(dict.fromkeys(names))),
+        )
+
+
+def rewriting(disk: Disk, guest: Guest, wanted: Wanted, beside: Callable[[str], bool]) -> Rewriting:
     """What of a system's files has to be changed for a computer that wants such drivers.
+
+    Args:
+        disk: the system's.
+        guest: what lies there.
+        wanted: the drivers.
+        beside: whether a name of fstab means what is on another disk of that computer.
 
     Raises as `find` does.
     """
-    return _rewriting(_System(disk, guest), wanted)
+    return _rewriting(_System(disk, guest, beside=beside), wanted)
 
 
 def _rewriting(system: _System, wanted: Wanted) -> Rewriting:
@@ -153,7 +172,13 @@ class _System:
         names: what its names of devices mean here.
     """
 
-    def __init__(self, disk: Disk, guest: Guest, sources: Sequence[str] = ()) -> None:
+    def __init__(
+        self,
+        disk: Disk,
+        guest: Guest,
+        sources: Sequence[str] = (),
+        beside: Callable[[str], bool] = lambda _: False,
+    ) -> None:
         if guest.root is None or guest.kernel is None:
             raise NotRetargeted(tr("This recovery point holds no Linux that could be changed."))
         self.disk, self.guest, self.root = disk, guest, guest.root
@@ -164,7 +189,8 @@ class _System:
                 tr("The root of the system in this recovery point cannot be read.")
             )
         self.tree: Tree = tree
-        self.names = self._names(sources)
+        presence = Presence.on(disk, tree.text("/etc/crypttab"), beside)
+        self.names = self._names(sources, presence)
 
     def file_system(self, volume: str) -> FileSystem:
         return self.disk.file_systems[volume]
@@ -180,7 +206,7 @@ class _System:
         return File(self.root.volume, real) if real else None
 
     def command_line_files(self) -> Iterator[File]:
-        named = [name.file for name in self.guest.device_names]
+        named = [name.file for name in (*self.guest.device_names, *self.guest.absent)]
         configured = [loader.configuration for loader in self.guest.loaders if loader.configuration]
         yield from (
             f for f in (*named, *configured) if not f.path.endswith(("/fstab", "/crypttab"))
@@ -204,7 +230,7 @@ class _System:
                 if path.startswith("/boot") and real and tree.is_file(path.removeprefix("/boot")):
                     yield File(volume, real)
 
-    def _names(self, sources: Sequence[str]) -> Names:
+    def _names(self, sources: Sequence[str], presence: Presence) -> Names:
         disks: list[dict[int, Known]] = [{} for _ in range(self.disk.count)]
         logical = []
         for name, each in self.disk.file_systems.items():
@@ -218,7 +244,9 @@ class _System:
             root = disk_of(self.root.volume), partition_of(self.root.volume)
         file = self.in_root("/etc/fstab")
         by_uuid = fstab.by_uuid(self.text(file)) if file else frozenset()
-        return Names.told_from(self._uses(), disks, root, tuple(logical), sources, by_uuid)
+        return Names.told_from(
+            self._uses(), disks, root, tuple(logical), sources, by_uuid, presence
+        )
 
     def _uses(self) -> Iterator[Use]:
         if file := self.in_root("/etc/fstab"):

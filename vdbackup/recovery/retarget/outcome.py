@@ -49,7 +49,7 @@ def changes(before: Chain, after: Chain) -> Iterator[FileChange]:
 
 
 def _deciding(guest: Guest) -> Iterator[File]:
-    yield from (name.file for name in guest.device_names)
+    yield from (name.file for name in (*guest.device_names, *guest.absent))
     yield from (loader.configuration for loader in guest.loaders if loader.configuration)
     yield from (file for kernel in guest.kernels for file in kernel.initramfs)
 

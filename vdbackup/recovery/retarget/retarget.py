@@ -307,8 +307,7 @@ def _find(
         virt_v2v.check_installed()
         return _Target(guest, hardware, Edits())  # it finds out by itself what is to be done
     edit = hardware.edit
-    essential = bool(edit.drivers) or any(name.essential for name in edit.names)
-    if not (essential if wish == AUTO else edit.needed):
+    if not (edit.needed or edit.absent):
         return _Target(guest, hardware, Edits())
     if guest.system is System.WINDOWS:
         found = _find_windows(chains, guest, hardware, wish, drivers)
@@ -322,9 +321,22 @@ def _find(
             tr("The system in this recovery point has no driver for {wish}.", wish=wish),
             tr("Choose other hardware, or let it be chosen."),
         )
-    whole = Disk(chains[0], chains[1:])
-    sources = [each.source for each in disks]
-    return _Target(guest, hardware, edits.find(whole, guest, hardware, sources))
+    return _Target(guest, hardware, _find_linux(disks, chains, guest, hardware, wish))
+
+
+def _find_linux(
+    disks: Sequence[PointDisk], chains: Sequence[Chain], guest: Guest, hardware: Hardware, wish: str
+) -> Edits:
+    """What has to be changed on a Linux; where it starts without that, and it cannot be, why."""
+    try:
+        return edits.find(
+            Disk(chains[0], chains[1:]), guest, hardware, [each.source for each in disks]
+        )
+    except RecoveryError as error:
+        waits = any(each.essential for each in hardware.edit.absent)
+        if wish != AUTO or hardware.edit.needed or waits:
+            raise
+        return Edits(notes=(tr("Nothing was changed. {error}", error=error.title),))
 
 
 def _check_on_one_disk(guest: Guest, disks: int) -> None:

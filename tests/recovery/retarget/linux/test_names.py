@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
+from vdbackup.guest.linux.presence import Known, Presence
 from vdbackup.recovery.retarget import identity
 from vdbackup.recovery.retarget.linux import fstab, loaders
-from vdbackup.recovery.retarget.linux.names import Device, Known, Names, Use, device_of
+from vdbackup.recovery.retarget.linux.names import Device, Names, Use, device_of
 
 ROOT, SWAP, HOME = "11111111-aaaa", "22222222-bbbb", "33333333-cccc"
 VOLUMES = {1: Known("ext4", ROOT, "root"), 2: Known("swap", SWAP), 5: Known("ext4", HOME, "home")}
-OURS = Names([VOLUMES], {"sda": 0}, (Known("xfs", "44444444-dddd"),))
+VAR = Known("xfs", "44444444-dddd")
+OURS = Names(
+    [VOLUMES],
+    {"sda": 0},
+    (VAR,),
+    presence=Presence((*VOLUMES.values(), VAR), frozenset(("vg/data", "vg-data"))),
+)
 
 DEBIAN = """\
 # <file system> <mount point>   <type>  <options>       <dump>  <pass>
@@ -101,6 +110,8 @@ def test_line_of_crypttab(line: str, wanted: str | None) -> None:
         ('GRUB_CMDLINE_LINUX="root=/dev/sda1"', f'GRUB_CMDLINE_LINUX="root=UUID={ROOT}"'),
         ("options root=/dev/sda1 resume=/dev/sda2", f"options root=UUID={ROOT} resume=UUID={SWAP}"),
         ("APPEND resume=/dev/sdb2 quiet", "APPEND noresume quiet"),
+        ("APPEND resume=UUID=other quiet", "APPEND noresume quiet"),
+        (f"APPEND root=UUID=other resume=UUID={SWAP}", None),
         ("root=/dev/sdb1", None),
         ("root=/dev/mapper/vg-root", None),
         ("set root='hd0,msdos1'", None),
@@ -194,7 +205,8 @@ def test_fstab_of_a_machine_names_what_lies_on_its_other_disks() -> None:
     text = (
         "/dev/sda1 / ext4\n/dev/sdb1 /srv ext4\nUUID=66666666-ffff /data ext4\n/dev/sdc1 /x xfs\n"
     )
-    names = Names(MACHINE, {"sda": 0, "sdb": 1})
+    there = tuple(each for disk in MACHINE for each in disk.values())
+    names = Names(MACHINE, {"sda": 0, "sdb": 1}, presence=Presence(there))
     assert fstab.stable_fstab(text, names) == (
         f"UUID={ROOT} / ext4\nUUID=55555555-eeee /srv ext4\nUUID=66666666-ffff /data ext4\n"
         "/dev/sdc1 /x xfs defaults,nofail\n"
@@ -227,3 +239,51 @@ def test_rules_that_name_the_original_card_are_switched_off() -> None:
     rules = f'# PCI device\n{rule}KERNEL=="lo"\n'
     assert identity.without_card_rules(rules) == rules.replace(rule, f"# vdbackup: {rule}")
     assert identity.without_card_rules("# ATTR{address}==\n") == "# ATTR{address}==\n"
+
+
+WAITS = "UUID=other /data ext4 defaults 0 2\n"
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        f"UUID={HOME} /data/home ext4 defaults 0 2",  # mounted below what does not come
+        "/data/srv /srv none bind 0 0",
+        "/data/images/x.iso /media/x iso9660 loop,ro 0 0",
+        "/data/swap none swap sw 0 0",
+    ],
+)
+def test_what_needs_a_path_on_a_disk_that_is_not_there_is_not_waited_for_either(line: str) -> None:
+    """Even where nothing waits for the disk itself: systemd does not start without such a line."""
+    for first in (WAITS, WAITS.replace("defaults", "nofail"), WAITS.replace("defaults", "noauto")):
+        text = first + line + "\n"
+        options = line.split()[3]
+        assert fstab.stable_fstab(text, OURS) == (
+            first.replace("defaults", "defaults,nofail")
+            + line.replace(f" {options} ", f" {options},nofail ")
+            + "\n"
+        )
+
+
+def test_what_only_looks_as_if_it_needed_such_a_path_is_waited_for() -> None:
+    text = (
+        "UUID=other /data ext4 nofail 0 2\n"
+        f"UUID={HOME} /database ext4 defaults 0 2\n/dat /srv none bind 0 0\n"
+        f"UUID={ROOT} / ext4 defaults 0 1\n/ /data2 none bind 0 0\n"
+    )
+    assert fstab.stable_fstab(text, OURS) == text
+
+
+def test_what_is_opened_of_a_disk_that_is_not_there_is_not_waited_for() -> None:
+    crypttab = "far UUID=other none luks\nold /dev/sdb1 none luks\nown /dev/sda5 none luks\n"
+    opened = dict(line.split()[:2] for line in crypttab.splitlines())
+    names = replace(OURS, presence=replace(OURS.presence, opened=opened))
+    lines = "".join(f"/dev/mapper/{name} /{name} ext4 defaults 0 2\n" for name in opened)
+    changed = fstab.stable_fstab(lines, names).splitlines()
+    assert [line for line in changed if "nofail" not in line] == [
+        "/dev/mapper/own /own ext4 defaults 0 2"
+    ]
+    assert fstab.stable_crypttab(crypttab, names) == (
+        "far UUID=other none luks,nofail\nold /dev/sdb1 none luks,nofail\n"
+        f"own UUID={HOME} none luks\n"
+    )

@@ -9,11 +9,12 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
+from vdbackup.guest.linux.absent import is_calm, waiting
+from vdbackup.guest.linux.device_names import mounts_in
 from vdbackup.recovery.retarget.linux.names import Names, Use, device_of
 
 _FIELD = re.compile(r"(\S+)(\s*)")
 _UUID = re.compile(r"(?:UUID=|/dev/disk/by-uuid/)\"?([^\"]+)\"?", re.IGNORECASE)
-_CALM = ("nofail", "noauto")
 
 
 def uses(fstab: str) -> Iterator[Use]:
@@ -32,7 +33,10 @@ def by_uuid(fstab: str) -> frozenset[str]:
 
 def stable_fstab(text: str, names: Names) -> str:
     """The fstab for a machine that has these disks alone, on whatever controller."""
-    return "".join(_fstab_line(line, names) for line in text.splitlines(keepends=True))
+    lost = waiting(mounts_in(text), lambda each: names.may_be_missing(each.device, each.kind))
+    in_vain = {each.line for each in lost}
+    lines = enumerate(text.splitlines(keepends=True), 1)
+    return "".join(_fstab_line(line, names, calm=number in in_vain) for number, line in lines)
 
 
 def stable_crypttab(text: str, names: Names) -> str:
@@ -44,15 +48,14 @@ def _fields(line: str) -> list[str]:
     return [] if line.lstrip().startswith("#") else line.split()
 
 
-def _fstab_line(line: str, names: Names) -> str:
+def _fstab_line(line: str, names: Names, *, calm: bool) -> str:
     fields = _fields(line)
     if len(fields) < 3:
         return line
-    if stable := names.stable(fields[0]):
-        return _with_field(line, 0, stable)
-    if fields[1] == "/" or not names.may_be_missing(fields[0]):
-        return line
-    return _calmed(line, fields, 3, "defaults,nofail")
+    if calm:
+        line = _calmed(line, fields, 3, "defaults,nofail")
+    stable = names.stable(fields[0])
+    return _with_field(line, 0, stable) if stable else line
 
 
 def _crypttab_line(line: str, names: Names) -> str:
@@ -61,7 +64,7 @@ def _crypttab_line(line: str, names: Names) -> str:
         return line
     if stable := names.stable(fields[1]):
         return _with_field(line, 1, stable)
-    if not names.may_be_missing(fields[1]):
+    if is_calm(fields) or not names.may_be_missing(fields[1]):
         return line
     return _calmed(line, fields, 3, "nofail" if len(fields) > 2 else "none nofail")
 
@@ -71,8 +74,6 @@ def _calmed(line: str, fields: list[str], number: int, otherwise: str) -> str:
     if len(fields) <= number:
         end = line[len(line.rstrip()) :]
         return f"{line.rstrip()} {otherwise}{end}"
-    if any(word in fields[number].split(",") for word in _CALM):
-        return line
     return _with_field(line, number, f"{fields[number]},nofail")
 
 

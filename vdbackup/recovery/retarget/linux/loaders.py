@@ -12,7 +12,7 @@ from collections.abc import Iterator
 
 from vdbackup.recovery.retarget.linux.names import Names, Use, device_of
 
-_ARGUMENT = re.compile(r"(?<![\w./-])((?:root|resume)=)(/dev/[\w./:+-]+)")
+_ARGUMENT = re.compile(r"(?<![\w./-])((?:root|resume)=)((?:/dev/|UUID=|LABEL=)[\w./:+-]+)")
 _BLOCK = "# GRUB Environment Block\n"
 _BLOCK_SIZE = 1024
 
@@ -33,7 +33,7 @@ def stable_command_lines(text: str, names: Names) -> str:
     def stable(match: re.Match[str]) -> str:
         if found := names.stable(match[2]):
             return match[1] + found
-        if match[1] == "resume=" and names.is_elsewhere(match[2]):
+        if match[1] == "resume=" and names.is_elsewhere(match[2], "swap"):
             return "noresume"
         return match[0]
 

@@ -15,12 +15,15 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
+from vdbackup.guest.linux.presence import Known, Presence, agrees
+
 _NAME = re.compile(
     r"/dev/(?P<letters>(?:sd|hd|vd|xvd)[a-z]+)(?P<a>\d*)"
     r"|/dev/(?P<digits>(?:nvme\d+n|mmcblk)\d+)(?:p(?P<b>\d+))?"
     r"|/dev/(?P<link>disk/by-(?:id|path)/.+?)(?:-part(?P<c>\d+))?"
 )
-_BY = re.compile(r"(?:/dev/disk/by-)?(uuid|label)[=/]\"?([^\"]*)\"?", re.IGNORECASE)
+_UNSEEN = Presence(hides=True)
+"""Nothing is known of what is there."""
 _ON_SEVERAL = ("btrfs",)
 """Kinds of which one file system, with one UUID, may lie on several volumes."""
 
@@ -40,15 +43,6 @@ class Use(NamedTuple):
     is_root: bool
 
 
-@dataclass(frozen=True)
-class Known:
-    """A volume: its kind in lower case, UUID and label, "" where it has none."""
-
-    kind: str
-    uuid: str
-    label: str = ""
-
-
 Volumes = Mapping[int, Known]
 """Those of a disk, by the partition's number; logical volumes are not among them."""
 
@@ -62,12 +56,14 @@ class Names:
         called: by what the system calls a disk, which of them it is.
         logical: UUIDs and labels of logical volumes.
         root: on which of the disks the system lies, and the partition's number; None if on none.
+        presence: which names that do not depend on the hardware mean what is there.
     """
 
     disks: Sequence[Volumes]
     called: Mapping[str, int] = field(default_factory=dict)
     logical: tuple[Known, ...] = ()
     root: tuple[int, int] | None = None
+    presence: Presence = _UNSEEN
 
     @classmethod
     def told_from(
@@ -78,6 +74,7 @@ class Names:
         logical: tuple[Known, ...] = (),
         sources: Sequence[str] = (),
         by_uuid: Collection[str] = (),
+        presence: Presence = _UNSEEN,
     ) -> Names:
         """From all that the system says of its devices.
 
@@ -88,6 +85,7 @@ class Names:
             logical: logical volumes.
             sources: what each disk was called when it was backed up, where that is known.
             by_uuid: of volumes that the system calls by their UUID, in lower case.
+            presence: which other names mean what is there.
         """
         found = list(uses)
         by_disk: dict[str, list[Use]] = {}
@@ -102,7 +100,7 @@ class Names:
             called |= _assigned(by_disk, free, called, sources)
         elif not called:
             called = {name: 0 for name, group in by_disk.items() if _fits(group, disks[0])}
-        return cls(disks, called, logical, root)
+        return cls(disks, called, logical, root, presence)
 
     def stable(self, name: str) -> str:
         """What a device is to be called instead: "UUID=..."; "" where no such name is its alone.
@@ -129,21 +127,21 @@ class Names:
         every = (*(each for disk in self.disks for each in disk.values()), *self.logical)
         return sum(each.uuid.lower() == known.uuid.lower() for each in every) > 1
 
-    def may_be_missing(self, name: str) -> bool:
-        """Whether a boot may wait in vain for what a name of fstab means."""
-        return self.is_elsewhere(name) or (device_of(name) is not None and not self.stable(name))
+    def may_be_missing(self, name: str, kind: str = "") -> bool:
+        """Whether a boot may wait in vain for what a name of fstab means: a `kind`, as that says.
 
-    def is_elsewhere(self, name: str) -> bool:
-        """Whether a name of fstab (device, UUID= or LABEL=) means what is on none of the disks."""
+        What crypttab opens comes only if what that opens does.
+        """
+        opened = self.presence.opens(name)
+        if device_of(opened) is not None:
+            return not self.stable(opened)
+        return self.is_elsewhere(name, kind)
+
+    def is_elsewhere(self, name: str, kind: str = "") -> bool:
+        """Whether a name means what is on none of the disks."""
         if (device := device_of(name)) is not None:
             return self._volume(device) is None
-        if (match := _BY.fullmatch(name)) is None:
-            return False
-        every = [*(each for disk in self.disks for each in disk.values()), *self.logical]
-        wanted = match[2].lower()
-        if match[1].lower() == "uuid":
-            return all(known.uuid.lower() != wanted for known in every)
-        return all(known.label.lower() != wanted for known in every)
+        return self.presence.lacks(name, kind)
 
     def _volume(self, device: Device) -> Known | None:
         which = self.called.get(device.disk)
@@ -211,13 +209,6 @@ def _kind(disk: str) -> str:
 
 def _fits(uses: Iterable[Use], volumes: Volumes) -> bool:
     return all(
-        use.device.number in volumes and _agrees(use.kind, volumes[use.device.number].kind)
+        use.device.number in volumes and agrees(use.kind, volumes[use.device.number].kind)
         for use in uses
     )
-
-
-def _agrees(named: str, kind: str) -> bool:
-    """Whether fstab's word for a file system can mean one of that kind: ext4 is mounted as ext3."""
-    families = (("ext", "ext"), ("vfat", "fat"), ("msdos", "fat"), ("ntfs", "ntfs"))
-    family = next((ours for theirs, ours in families if named.startswith(theirs)), named)
-    return named in ("", "auto", "none") or kind.lower().startswith(family)
