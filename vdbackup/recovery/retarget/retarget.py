@@ -17,13 +17,14 @@ from pathlib import Path
 
 from vdbackup import __version__
 from vdbackup.disks.chain import Chain
-from vdbackup.errors import NoDriver, NotRetargeted, RecoveryError, UsageError
+from vdbackup.errors import NoDriver, NotRetargeted, ProgramMissing, RecoveryError, UsageError
 from vdbackup.guest.choice import choose, edited
 from vdbackup.guest.disk import Disk, disk_of, name_on_disk
 from vdbackup.guest.hardware import Controller, Hardware, HardwareRequest
 from vdbackup.guest.inspect import inspect
 from vdbackup.guest.model import FileSystem, Guest, System
 from vdbackup.jobs import Plan, Task
+from vdbackup.qemu import qemu
 from vdbackup.recovery.retarget import edits, outcome, virt_v2v
 from vdbackup.recovery.retarget.disks import PointDisk, claimed, disks_of, new_identity, opened
 from vdbackup.recovery.retarget.edits import Edits
@@ -307,7 +308,8 @@ def _find(
         virt_v2v.check_installed()
         return _Target(guest, hardware, Edits())  # it finds out by itself what is to be done
     edit = hardware.edit
-    if not (edit.needed or edit.absent):
+    waits = bool(edit.absent) and hardware.boots
+    if not (edit.needed or waits):
         return _Target(guest, hardware, Edits())
     if guest.system is System.WINDOWS:
         found = _find_windows(chains, guest, hardware, wish, drivers)
@@ -327,14 +329,21 @@ def _find(
 def _find_linux(
     disks: Sequence[PointDisk], chains: Sequence[Chain], guest: Guest, hardware: Hardware, wish: str
 ) -> Edits:
-    """What has to be changed on a Linux; where it starts without that, and it cannot be, why."""
+    """What has to be changed on a Linux; where it starts without that, and it cannot be, why.
+
+    Where there is no QEMU nothing starts it, and nobody is told of that at each backup.
+    """
+    sources = [each.source for each in disks]
+    only_waits = wish == AUTO and not hardware.edit.needed
     try:
-        return edits.find(
-            Disk(chains[0], chains[1:]), guest, hardware, [each.source for each in disks]
-        )
+        found = edits.find(Disk(chains[0], chains[1:]), guest, hardware, sources)
+        if only_waits:
+            qemu.find(qemu.SYSTEM)
+        return found
     except RecoveryError as error:
-        waits = any(each.essential for each in hardware.edit.absent)
-        if wish != AUTO or hardware.edit.needed or waits:
+        is_without_qemu = isinstance(error, ProgramMissing)
+        fails = any(each.essential for each in hardware.edit.absent) and not is_without_qemu
+        if fails or not only_waits:
             raise
         return Edits(notes=(tr("Nothing was changed. {error}", error=error.title),))
 

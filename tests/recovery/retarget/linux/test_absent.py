@@ -7,12 +7,15 @@ from pathlib import Path
 
 import pytest
 
+from tests.guests import systems
 from tests.guests.cache import run
 from tests.guests.debian import ALIVE, BIOS_ROOT_START, SECTOR, Debian
 from tests.recovery.retarget.test_machines import LIMIT, Machine, assert_nothing_is_left
 from tests.recovery.retarget.test_several_disks import HOME, ROOT, back_up, changed, machine
+from tests.volumes import volumes
 from vdbackup.errors import NotRetargeted
 from vdbackup.guest.hardware import Controller
+from vdbackup.qemu import qemu
 from vdbackup.recovery.retarget import retarget
 from vdbackup.recovery.retarget.report import load
 from vdbackup.recovery.sessions import vm
@@ -77,6 +80,31 @@ def test_where_nothing_can_be_changed_it_is_said_and_fails_only_what_would_not_s
     else:
         with pytest.raises(NotRetargeted, match="no initramfs"):
             retarget.plan(repository, "root", point)
+
+
+def test_where_no_qemu_is_installed_nobody_is_warned_at_each_backup(
+    repository: Repository, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    disk, _ = machine(tmp_path, OWN + DRIVE, f"UUID={ROOT}")
+    point = back_up(repository, [disk]).points["root"].id
+    monkeypatch.setattr(qemu, "SYSTEM", "no-such-qemu")
+    edits = retarget.plan(repository, "root", point).edits
+    assert edits.changes == ()
+    assert edits.notes == ("Nothing was changed. QEMU is not installed: there is no no-such-qemu.",)
+
+
+def test_a_root_that_cannot_start_for_other_reasons_is_left_as_it_is(
+    repository: Repository, tmp_path: Path
+) -> None:
+    """Its /boot is on a partition that is not backed up with it: there is no kernel."""
+    boot = f"UUID={HOME} /boot ext4 defaults 0 2\n"
+    tree = systems.linux(tmp_path / "tree", fstab=OWN + boot, boot=tmp_path / "boot")
+    root = tmp_path / "root.img"
+    volumes.ext("ext4", "-U", ROOT)(tree, root)
+    plan = retarget.plan(repository, "root", back_up(repository, [root]).points["root"].id)
+    assert plan.edits.changes == ()
+    assert plan.hardware is not None
+    assert not plan.hardware.boots
 
 
 def waiting(folder: Path, kind: Debian, lines: str) -> Machine:
