@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from vdbackup.errors import GuestUnreadable, NoDriver, NotRetargeted, RecoveryError, Remedy
@@ -100,6 +100,8 @@ def find(disk: Disk, guest: Guest, hardware: Hardware, sources: Sequence[str] = 
     Raises RecoveryError where it cannot be done: a driver is nowhere, or a file cannot be read.
     """
     system = _System(disk, guest, sources)
+    if not hardware.edit.needed:
+        return _waiting_no_more(system)
     refuse_cloned_root(system.names, hardware)
     found = _rewriting(system, lambda *_: hardware.edit.drivers)
     if not found.writes:
@@ -110,6 +112,17 @@ def find(disk: Disk, guest: Guest, hardware: Hardware, sources: Sequence[str] = 
         notes.append(tr("The disk keeps its signature, which PARTUUID= names."))
     errand = _errand(system, list(found.writes))
     return Edits(errand, found.changes, new_identity=not keep, notes=tuple(notes))
+
+
+def _waiting_no_more(system: _System) -> Edits:
+    """What keeps a system from waiting for what none of its disks has, and nothing else."""
+    texts = list(_texts(system, _calm_texts(system)))
+    if not texts:
+        return Edits()
+    refuse_hibernated(system.disk)
+    writes = [_write(system, file, after) for file, _, after in texts]
+    changes = tuple(FileChange(file.volume, file.path, old, new).cut() for file, old, new in texts)
+    return Edits(_errand(system, writes), changes, notes=tuple(_waits_no_more(system.guest)))
 
 
 def _waits_no_more(guest: Guest) -> Iterator[str]:
@@ -139,7 +152,7 @@ def rewriting(disk: Disk, guest: Guest, wanted: Wanted, beside: Callable[[str], 
 
 def _rewriting(system: _System, wanted: Wanted) -> Rewriting:
     guest = system.guest
-    texts = list(_texts(system))
+    texts = list(_texts(system, _stable_texts(system)))
     writes = [_write(system, file, after) for file, _, after in texts]
     changes = [FileChange(file.volume, file.path, old, new) for file, old, new in texts]
     notes = list(_card_notes(system))
@@ -258,8 +271,21 @@ class _System:
 Change = Callable[[str, Names], str]
 
 
-def _texts(system: _System) -> Iterator[tuple[File, str, str]]:
-    """Each text file that changes: where, before, after."""
+def _calm_texts(system: _System) -> dict[File, Change]:
+    """What is done to each text file so that nobody waits in vain."""
+    changes: dict[File, Change] = {
+        file: lambda text, names: loaders.without_vain_resume(text, names.presence.lacks)
+        for file in system.command_line_files()
+    }
+    if file := system.in_root("/etc/fstab"):
+        changes[file] = lambda text, names: fstab.calm_fstab(text, names.presence.lacks)
+    if file := system.in_root("/etc/crypttab"):
+        changes[file] = lambda text, names: fstab.calm_crypttab(text, names.presence.lacks)
+    return changes
+
+
+def _stable_texts(system: _System) -> dict[File, Change]:
+    """What is done to each so that all names in it hold on other hardware."""
     candidates: dict[File, Change] = {}
     for path, change in (
         ("/etc/fstab", fstab.stable_fstab),
@@ -270,7 +296,12 @@ def _texts(system: _System) -> Iterator[tuple[File, str, str]]:
             candidates[file] = change
     for file in system.command_line_files():
         candidates.setdefault(file, loaders.stable_command_lines)
-    for file, change in candidates.items():
+    return candidates
+
+
+def _texts(system: _System, changes: Mapping[File, Change]) -> Iterator[tuple[File, str, str]]:
+    """Each text file that changes: where, before, after."""
+    for file, change in changes.items():
         before = system.text(file)
         after = change(before, system.names)
         if after != before:

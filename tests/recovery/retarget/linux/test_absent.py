@@ -24,6 +24,7 @@ from vdbackup.repository.repository import Repository
 FAR = "0a0b0c0d-0000-4000-8000-0000000000ff"
 OWN, ELSEWHERE = f"UUID={ROOT} / ext4 defaults 0 1\n", f"UUID={HOME} /home ext4 defaults 0 2\n"
 DRIVE = f"UUID={FAR} /mnt/backup ext4 defaults 0 2\n"
+CALM = DRIVE.replace("defaults", "defaults,nofail")
 WAITS_NO_MORE = (
     "What /etc/fstab names, and none of the disks in this backup has, is not waited for:"
 )
@@ -39,23 +40,31 @@ def test_what_is_not_in_the_backup_is_not_waited_for_and_what_is_stays_as_it_is(
 ) -> None:
     disks = machine(tmp_path, OWN + ELSEWHERE + DRIVE, f"UUID={ROOT}")
     together = back_up(repository, disks)
-    after = DRIVE.replace("defaults", "defaults,nofail")
     assert changed(repository, together, "root", retarget.AUTO) == {
-        "p1:/etc/fstab": OWN + ELSEWHERE + after
+        "p1:/etc/fstab": OWN + ELSEWHERE + CALM
     }
     alone = back_up(Repository.create(tmp_path / "alone"), disks[:1])
     point = alone.points["root"].id
     plan = retarget.plan(Repository.open(tmp_path / "alone"), "root", point)
     (change,) = plan.edits.changes
-    assert change.after == OWN + ELSEWHERE.replace("defaults", "defaults,nofail") + after
+    assert change.after == OWN + ELSEWHERE.replace("defaults", "defaults,nofail") + CALM
     assert plan.edits.notes == (f"{WAITS_NO_MORE} UUID={HOME}, UUID={FAR}.",)
+
+
+def test_names_that_hold_on_its_hardware_stay_and_so_does_its_disks_identity(
+    repository: Repository, tmp_path: Path
+) -> None:
+    own = "/dev/vda1 / ext4 defaults 0 1\n"
+    disk, _ = machine(tmp_path, own + DRIVE, "/dev/vda1")
+    plan = retarget.plan(repository, "root", back_up(repository, [disk]).points["root"].id)
+    assert [change.after for change in plan.edits.changes] == [own + CALM]
+    assert not plan.edits.new_identity
 
 
 def test_of_a_system_that_waits_for_nothing_nothing_is_changed(
     repository: Repository, tmp_path: Path
 ) -> None:
-    calm = DRIVE.replace("defaults", "defaults,nofail")
-    disks = machine(tmp_path, OWN + ELSEWHERE + calm, f"UUID={ROOT}")
+    disks = machine(tmp_path, OWN + ELSEWHERE + CALM, f"UUID={ROOT}")
     assert changed(repository, back_up(repository, disks), "root", retarget.AUTO) == {}
 
 
@@ -130,6 +139,7 @@ def test_a_debian_that_waits_for_the_drive_of_its_backups_comes_up_without_it(
 ) -> None:
     """Unchanged it ends in systemd's emergency mode, which its console says."""
     more = f"/mnt/backup/images /srv none bind 0 0\nUUID={FAR[::-1]} none swap sw 0 0\n"
+    calm_more = more.replace("bind", "bind,nofail").replace("sw ", "sw,nofail ")
     found = waiting(tmp_path, Debian(init="systemd"), DRIVE + more)
     point = found.backup()
     layers = found.layers()
@@ -145,7 +155,9 @@ def test_a_debian_that_waits_for_the_drive_of_its_backups_comes_up_without_it(
     report = found.retarget(point, retarget.AUTO)
     assert report is not None
     assert report == load(found.set, point)
-    assert [each.path for each in report.changes] == ["/etc/fstab"]
+    (change,) = report.changes
+    assert change.path == "/etc/fstab"
+    assert change.after == change.before.replace(DRIVE + more, CALM + calm_more)
     assert report.hardware.controller is Controller.AHCI
     assert report.hardware.problems == ()
     assert report.notes[0].startswith(WAITS_NO_MORE)

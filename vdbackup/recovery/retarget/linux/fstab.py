@@ -7,7 +7,7 @@ need no change stay as they are, byte for byte.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from vdbackup.guest.linux.absent import is_calm, waiting
 from vdbackup.guest.linux.device_names import mounts_in
@@ -31,46 +31,58 @@ def by_uuid(fstab: str) -> frozenset[str]:
     return frozenset(match[1].lower() for name in names if (match := _UUID.fullmatch(name)))
 
 
+Missing = Callable[[str, str], bool]
+"""Whether what a name means, a file system of that kind, is not there."""
+
+
 def stable_fstab(text: str, names: Names) -> str:
     """The fstab for a machine that has these disks alone, on whatever controller."""
-    lost = waiting(mounts_in(text), lambda each: names.may_be_missing(each.device, each.kind))
-    in_vain = {each.line for each in lost}
-    lines = enumerate(text.splitlines(keepends=True), 1)
-    return "".join(_fstab_line(line, names, calm=number in in_vain) for number, line in lines)
+    calm = calm_fstab(text, names.may_be_missing)
+    return "".join(_renamed(line, 0, names) for line in calm.splitlines(keepends=True))
 
 
 def stable_crypttab(text: str, names: Names) -> str:
     """The crypttab likewise: the device is its second field, the options are its fourth."""
-    return "".join(_crypttab_line(line, names) for line in text.splitlines(keepends=True))
+    calm = calm_crypttab(text, names.may_be_missing)
+    return "".join(_renamed(line, 1, names) for line in calm.splitlines(keepends=True))
+
+
+def calm_fstab(text: str, missing: Missing) -> str:
+    """The fstab of a system that waits for nothing that is missing."""
+    lost = waiting(mounts_in(text), lambda each: missing(each.device, each.kind))
+    in_vain = {each.line for each in lost}
+    lines = enumerate(text.splitlines(keepends=True), 1)
+    return "".join(
+        _calmed(line, 3, "defaults,nofail") if number in in_vain else line for number, line in lines
+    )
+
+
+def calm_crypttab(text: str, missing: Missing) -> str:
+    """The crypttab likewise."""
+    return "".join(_calm_crypttab_line(line, missing) for line in text.splitlines(keepends=True))
 
 
 def _fields(line: str) -> list[str]:
     return [] if line.lstrip().startswith("#") else line.split()
 
 
-def _fstab_line(line: str, names: Names, *, calm: bool) -> str:
+def _renamed(line: str, number: int, names: Names) -> str:
+    """The line with a name that stays for the device, which is its field of that number."""
     fields = _fields(line)
-    if len(fields) < 3:
-        return line
-    if calm:
-        line = _calmed(line, fields, 3, "defaults,nofail")
-    stable = names.stable(fields[0])
-    return _with_field(line, 0, stable) if stable else line
+    stable = names.stable(fields[number]) if len(fields) > number + 1 else ""
+    return _with_field(line, number, stable) if stable else line
 
 
-def _crypttab_line(line: str, names: Names) -> str:
+def _calm_crypttab_line(line: str, missing: Missing) -> str:
     fields = _fields(line)
-    if len(fields) < 2:
+    if len(fields) < 2 or is_calm(fields) or not missing(fields[1], ""):
         return line
-    if stable := names.stable(fields[1]):
-        return _with_field(line, 1, stable)
-    if is_calm(fields) or not names.may_be_missing(fields[1]):
-        return line
-    return _calmed(line, fields, 3, "nofail" if len(fields) > 2 else "none nofail")
+    return _calmed(line, 3, "nofail" if len(fields) > 2 else "none nofail")
 
 
-def _calmed(line: str, fields: list[str], number: int, otherwise: str) -> str:
+def _calmed(line: str, number: int, otherwise: str) -> str:
     """The line with `nofail` among its options, which are its field of that number."""
+    fields = _fields(line)
     if len(fields) <= number:
         end = line[len(line.rstrip()) :]
         return f"{line.rstrip()} {otherwise}{end}"

@@ -8,7 +8,7 @@ and GRUB's environment block.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from vdbackup.recovery.retarget.linux.names import Names, Use, device_of
 
@@ -38,6 +38,16 @@ def stable_command_lines(text: str, names: Names) -> str:
         return match[0]
 
     changed = _ARGUMENT.sub(stable, text)
+    return _refilled(changed) if text.startswith(_BLOCK) else changed
+
+
+def without_vain_resume(text: str, missing: Callable[[str, str], bool]) -> str:
+    """The same configuration, where nothing is looked for that is missing."""
+
+    def calm(match: re.Match[str]) -> str:
+        return "noresume" if match[1] == "resume=" and missing(match[2], "swap") else match[0]
+
+    changed = _ARGUMENT.sub(calm, text)
     return _refilled(changed) if text.startswith(_BLOCK) else changed
 
 
