@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from PySide6.QtCore import Qt
-from PySide6.QtWidgets import QApplication, QPushButton, QScrollArea
+from PySide6.QtWidgets import QApplication, QLabel, QPushButton, QScrollArea
 from pytestqt.qtbot import QtBot
 
 from tests.gui.points import many
@@ -170,3 +170,19 @@ def test_a_dialog_that_grows_stays_on_the_screen(qtbot: QtBot) -> None:
     text.setText("a long story. " * 60)
     dialog.fit()
     assert room.contains(dialog.geometry())
+
+
+def test_no_line_of_a_points_facts_is_cut_off_beside_a_scroll_bar(owner: User) -> None:
+    """Of a disk in use more is said, and the bar that comes with it takes width from all."""
+    owner.window.resize(1280, 800)
+    owner.backs_up(2)
+
+    def cut() -> list[str]:
+        labels = owner.window.details.findChildren(QLabel)
+        wrapped = [each for each in labels if each.isVisible() and each.wordWrap()]
+        return [
+            each.text() for each in wrapped if each.height() < each.heightForWidth(each.width())
+        ]
+
+    owner.waits_until(lambda: "frozen together" in owner.window.details.fact("moment"))
+    owner.waits_until(lambda: not cut())

@@ -189,6 +189,7 @@ class PointDetails(QFrame):
         )
         self.show_age(point)
         for key, text in self._facts_of(entry, point).items():
+            self._values[key].setMinimumHeight(0)  # what it needed for another text
             self._values[key].setText(text)
         for key in ("moment", "read"):
             self._form.setRowVisible(self._values[key], point.reading is not None)
@@ -261,8 +262,18 @@ class PointDetails(QFrame):
         title.setAlignment(Qt.AlignmentFlag.AlignTop)
         value = parts.label(selectable=True)
         value.setAccessibleName(name)
+        value.installEventFilter(self)
         self._form.addRow(title, value)
         return value
+
+    def eventFilter(self, watched: QObject, event: QEvent) -> bool:
+        """Have a value be as high as its text is at its width.
+
+        The form gives it the height that it needed at another one, before a scroll bar came.
+        """
+        if isinstance(watched, QLabel) and event.type() == QEvent.Type.Resize:
+            watched.setMinimumHeight(max(0, watched.heightForWidth(watched.width())))
+        return super().eventFilter(watched, event)
 
 
 def _show_where_ready(button: QPushButton, action: QAction) -> None:
