@@ -10,6 +10,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 from tests.guests.patience import Clock, Patience
@@ -98,9 +99,17 @@ class Console:
         return self.said[-_LAST_WORDS:].decode(errors="replace").replace("\r", "")
 
 
+@dataclass(frozen=True)
+class Secure:
+    """OVMF with Secure Boot and Microsoft's keys, as Debian's package ovmf has it."""
+
+    code: Path = Path("/usr/share/OVMF/OVMF_CODE_4M.secboot.fd")
+    variables: Path = Path("/usr/share/OVMF/OVMF_VARS_4M.ms.fd")
+
+
 @contextmanager
 def machine(
-    folder: Path, *devices: str, uefi: bool = False, memory: int = 2048
+    folder: Path, *devices: str, uefi: bool = False, memory: int = 2048, secure: bool = False
 ) -> Iterator[Console]:
     """A machine without a screen; it is ended with its block, if it has not ended by then.
 
@@ -112,15 +121,17 @@ def machine(
         devices: QEMU's options for what it has.
         uefi: whether it starts by UEFI; else by BIOS.
         memory: MiB.
+        secure: whether that UEFI starts only what is signed.
     """
     chosen = accelerator.choose().accelerator
     processors = "1" if chosen is qemu.Accelerator.TCG else "2"
     command = [
-        *("qemu-system-x86_64", "-nodefaults", "-no-reboot", "-machine", "q35"),
+        *("qemu-system-x86_64", "-nodefaults", "-no-reboot", "-machine"),
+        "q35,smm=on" if secure else "q35",
         *_processor(chosen),
         *("-m", str(memory), "-smp", processors, "-display", "none", "-vga", "std"),
         *("-serial", "stdio", "-qmp", f"unix:{folder / _MONITOR},server=on,wait=off"),
-        *(_uefi(folder) if uefi else ()),
+        *(_uefi(folder, secure=secure) if uefi or secure else ()),
         *devices,
     ]
     process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
@@ -143,13 +154,15 @@ def _processor(chosen: qemu.Accelerator) -> list[str]:
     return qemu.processor(chosen)
 
 
-def _uefi(folder: Path) -> list[str]:
+def _uefi(folder: Path, *, secure: bool) -> list[str]:
     """Flash chips with a UEFI, and its variables in a folder."""
-    found = firmware.find()
+    found = Secure() if secure else firmware.find()
     own = folder / "variables.fd"  # what one start has written, the next one finds
     if not own.exists():
         shutil.copyfile(found.variables, own)
+    only_firmware_writes = ["-global", "driver=cfi.pflash01,property=secure,value=on"]
     return [
+        *(only_firmware_writes if secure else ()),
         *("-drive", f"if=pflash,format=raw,readonly=on,file={found.code}"),
         *("-drive", f"if=pflash,format=raw,file={own}"),
     ]

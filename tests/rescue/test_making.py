@@ -143,6 +143,10 @@ def test_the_image_starts_from_cd_and_stick_with_bios_and_uefi(tmp_path: Path):
     live.mkdir(parents=True)
     for name in ("vmlinuz", "initrd.img"):
         (live / name).write_bytes(name.encode() * 100)
+    signed = tmp_path / "medium" / "EFI" / "BOOT"
+    signed.mkdir(parents=True)
+    (signed / "BOOTX64.EFI").write_bytes(b"shim" * 200_000)
+    (signed / "grubx64.efi").write_bytes(b"GRUB" * 800_000)
     with tarfile.open(tmp_path / "tree.tar", "w") as tar:
         tar.add(tree, ".")
     squashfs = live / "filesystem.squashfs"
@@ -161,6 +165,25 @@ def test_the_image_starts_from_cd_and_stick_with_bios_and_uefi(tmp_path: Path):
     system_area = output("xorriso", "-indev", image, "-report_system_area", "plain")
     assert "MBR" in system_area
     assert "GPT" in system_area
+
+    start, sectors = esp_of(system_area)
+    with image.open("rb") as file:
+        file.seek(start * 512)
+        (tmp_path / "esp.img").write_bytes(file.read(sectors * 512))
+    for name in ("BOOTX64.EFI", "grubx64.efi"):  # as Debian signed them: not a byte is another
+        path = f"::/EFI/BOOT/{name}"
+        copied = subprocess.check_output(["mtype", "-i", tmp_path / "esp.img", path])
+        assert copied == (signed / name).read_bytes()
+    first = output("mtype", "-i", tmp_path / "esp.img", "::/boot/grub/grub.cfg")
+    assert "configfile $prefix/grub.cfg" in first
+
+
+def esp_of(system_area: str) -> tuple[int, int]:
+    """Where the EFI system partition lies, in sectors of 512 bytes."""
+    esp = "28732ac11ff8d211ba4b00a0c93ec93b"
+    (number,) = re.findall(rf"GPT type GUID +: +(\d+) +{esp}", system_area)
+    (found,) = re.findall(rf"GPT start and size : +{number} +(\d+) +(\d+)", system_area)
+    return int(found[0]), int(found[1])
 
 
 def output(*command: str | Path) -> str:

@@ -62,7 +62,7 @@ UEFI = Computer(
 @pytest.fixture(scope="module")
 def medium(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """One that asks in text, made by the program itself out of what Debian has today."""
-    lists = [resource(name).read_bytes() for name in ("packages", "prepare", "grub.cfg")]
+    lists = [resource(name).read_bytes() for name in ("packages", "prepare", "grub.cfg", "efi.cfg")]
     code = cache.recipe(*lists, Path(making.__file__).read_bytes())
     with cache.locked("rescue"):
         kept = cache.folder() / f"rescue-{code}.iso"
@@ -75,7 +75,8 @@ def with_the_program_of_today(kept: Path, folder: Path) -> Path:
     """The same medium, with the program as it is now over that which it was made with."""
     archive, medium, image = (folder / each for each in ("tar", "medium", "rescue.iso"))
     medium.mkdir()
-    run("xorriso", "-osirrox", "on", "-indev", kept, "-extract", "/live", medium / "live")
+    run("xorriso", "-osirrox", "on", "-indev", kept,
+        *("-extract", "/live", medium / "live"), *("-extract", "/EFI", medium / "EFI"))  # fmt: skip
     (medium / "live").chmod(0o755)
     program.pack(program.collect(window=False), archive, Task())
     above = making.squashing(medium / "live" / "program.squashfs")
@@ -99,8 +100,8 @@ def test_a_restored_computer_starts(computer: Computer, medium: Path, tmp_path: 
     target.touch()
     os.truncate(target, computer.size << 20)
     restore(computer, medium, repository, target, tmp_path)
-    last = places(target)[-1]
-    fitted = sum(last) > computer.size - 4
+    end = max(start + size for start, size in places(target))
+    fitted = end > computer.size - 4
     assert fitted == computer.uefi  # there that was wanted
     alive = f"{debian.ALIVE} count={{}} root={computer.root.replace('vdb', 'vda')}"
     disk = computer.disk(target, "NEW")
@@ -113,6 +114,29 @@ def test_a_restored_computer_starts(computer: Computer, medium: Path, tmp_path: 
         with console.machine(tmp_path, *disk, uefi=True, memory=512) as screen:
             screen.wait_for(alive.format(2), START)
             screen.wait_for_end(END)
+
+
+def test_it_starts_where_only_what_is_signed_does(medium: Path, tmp_path: Path) -> None:
+    with console.machine(tmp_path, *console.stick(medium), secure=True) as screen:
+        screen.wait_for("Secure Boot is enabled", START)
+        screen.wait_for("No backups were found", START)
+        screen.wait_for(r"Restore which\?")
+        screen.type("p")
+        screen.wait_for_end(END)
+
+
+def test_the_firmware_of_that_test_refuses_what_is_not_signed(tmp_path: Path) -> None:
+    config = tmp_path / "medium" / "boot" / "grub" / "grub.cfg"
+    config.parent.mkdir(parents=True)
+    config.write_text("serial\nterminal_output serial\necho unsigned, and started\nsleep 5\nhalt\n")
+    unsigned = tmp_path / "unsigned.iso"
+    run("grub-mkrescue", "-d", "/usr/lib/grub/x86_64-efi", "-o", unsigned, tmp_path / "medium")
+    with console.machine(tmp_path, *console.stick(unsigned), uefi=True) as screen:
+        screen.wait_for("unsigned, and started")
+    (tmp_path / "variables.fd").unlink()
+    with console.machine(tmp_path, *console.stick(unsigned), secure=True) as screen:
+        screen.wait_for("Access Denied")
+    assert b"unsigned, and started" not in screen.said
 
 
 def disk_with_backup(source: Path, tmp_path: Path) -> Path:

@@ -5,6 +5,9 @@
     OUT.iso              that, the kernel and its initramfs, GRUB            (grub-mkrescue)
 
 Debian's live-boot finds the squashfs on whatever it was started from, and puts memory above it.
+With Secure Boot a firmware starts what it knows the signature of: Microsoft's on Debian's shim,
+which knows Debian's on GRUB and kernel. So UEFI gets those as Debian signed them, and no GRUB that
+was put together here.
 """
 
 from __future__ import annotations
@@ -17,7 +20,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from vdbackup import durable
 from vdbackup.errors import (
@@ -42,9 +45,19 @@ _NEEDED = {
     "mformat": "mtools",
 }
 """Programs, and the Debian packages that bring them."""
-_PLATFORMS = {"i386-pc": "grub-pc-bin", "x86_64-efi": "grub-efi-amd64-bin"}
-"""GRUB's parts for BIOS and UEFI, and their packages."""
+_PLATFORMS = {"i386-pc": "grub-pc-bin"}
+"""GRUB's parts for BIOS, and their package."""
 _GRUB = Path("/usr/lib/grub")
+_EFI = PurePosixPath("EFI/BOOT")
+"""Where a firmware looks for what to start on a medium."""
+_SIGNED = {
+    "/usr/lib/shim/shimx64.efi.signed": "BOOTX64.EFI",
+    "/usr/lib/grub/x86_64-efi-signed/gcdx64.efi.signed": "grubx64.efi",
+}
+"""What Debian has signed, in the medium's Debian, and the name by which the one before looks for it
+(packages shim-signed, grub-efi-amd64-signed)."""
+_VOLUME = "VDRESCUE"
+"""By which it is found again (resources/rescue/efi.cfg)."""
 _LEFT_OUT = (
     *(f"/usr/share/{name}/*" for name in ("doc", "info", "locale", "man")),
     *(f"/lib/modules/*/kernel/{name}/*" for name in ("sound", "drivers/media")),
@@ -177,6 +190,7 @@ def _pack_debian(made_of: Contents, work: Path, task: Task) -> None:
     """Debian as a squashfs, its kernel and initramfs beside it, as the medium has them."""
     live = work / "medium" / "live"
     live.mkdir(parents=True)
+    (work / "medium" / _EFI).mkdir(parents=True)
     place = shlex.quote(str(work))
     prepare = f'chroot "$1" sh /{program.PREPARE} && rm "$1/{program.PREPARE}"'
     left_out = _LEFT_OUT + (() if made_of.window else _LEFT_OUT_OF_TEXT)
@@ -191,6 +205,10 @@ def _pack_debian(made_of: Contents, work: Path, task: Task) -> None:
         f"--customize-hook={prepare}",
         f"--customize-hook=download /vmlinuz {place}/medium/live/vmlinuz",
         f"--customize-hook=download /initrd.img {place}/medium/live/initrd.img",
+        *(
+            f"--customize-hook=download {signed} {place}/medium/{_EFI}/{name}"
+            for signed, name in _SIGNED.items()
+        ),
         made_of.suite,
         "-",
     ]
@@ -215,16 +233,40 @@ def squashing(squashfs: Path) -> list[str]:
 
 
 def write_image(medium: Path, image: Path, task: Task) -> None:
-    """Write the image of a folder that holds live/, with GRUB for BIOS and UEFI.
+    """Write the image of a folder that holds live/ and EFI/, with GRUB for BIOS beside it.
 
-    It starts from a CD, and from a stick or disk that it is copied to as it is.
+    It starts from a CD, and from a stick or disk that it is copied to as it is. The partition that
+    a firmware with UEFI reads lies behind the ISO's files, which are then found by its name.
     """
-    grub = medium / "boot" / "grub"
+    grub, work = medium / "boot" / "grub", medium.parent
     grub.mkdir(parents=True)
     shutil.copyfile(resource("grub.cfg"), grub / "grub.cfg")
-    command = ["grub-mkrescue", "-o", str(image), str(medium), "--", "-volid", "VDRESCUE"]
-    work = medium.parent
-    running.run([command], task, work, {"TMPDIR": str(work), "MTOOLS_SKIP_CHECK": "1"})
+    environment = {"TMPDIR": str(work), "MTOOLS_SKIP_CHECK": "1"}
+    esp = work / "efi.img"
+    for command in _making_esp(esp, medium):
+        running.run([command], task, work, environment)
+    from_cd = "efi_path=--interval:appended_partition_2:all::"
+    command = [
+        *("grub-mkrescue", "-d", str(_GRUB / "i386-pc"), "-o", str(image), str(medium)),
+        *("--", "-volid", _VOLUME, "-append_partition", "2", "0xef", str(esp)),
+        *("-boot_image", "any", "appended_part_as=gpt"),
+        *("-boot_image", "any", "next", "-boot_image", "any", from_cd),
+    ]
+    running.run([command], task, work, environment)
+    esp.unlink()
+
+
+def _making_esp(esp: Path, medium: Path) -> list[list[str]]:
+    """The programs that make what a firmware with UEFI starts: a FAT with EFI/."""
+    size = sum(each.stat().st_size for each in (medium / _EFI).iterdir())
+    sectors = (size // _MIB + 4) * _MIB // 512
+    at = ["-i", str(esp)]
+    return [
+        ["mformat", *at, "-C", "-T", str(sectors), "-h", "64", "-s", "32", "::"],
+        ["mcopy", *at, "-s", str(medium / _EFI.parts[0]), "::"],
+        ["mmd", *at, "::/boot", "::/boot/grub"],
+        ["mcopy", *at, str(resource("efi.cfg")), "::/boot/grub/grub.cfg"],
+    ]
 
 
 @contextmanager
