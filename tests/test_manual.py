@@ -100,6 +100,7 @@ SHOWN_ONLY = {
     "bisect -r /mnt/backups --until login:": "needs a point that fails, as does the next: "
     "tests/operations/test_bisect.py",
     "bisect -r /mnt/backups --run ./check-files": "",
+    "bisect -r /mnt/backups --run-inside 'systemctl is-active nginx'": "",
     "make-bootable /dev/nvme0n1 --dry-run": "needs a disk: tests/recovery/bootable",
     "rehearse -r /mnt/backups latest --size 500G --hardware nvme --firmware uefi": (
         "boots: tests/operations/test_rehearse.py"

@@ -38,4 +38,8 @@ def test_nothing_can_be_found_from_a_later_point_to_an_earlier_one(with_source: 
     dialog.first.setCurrentIndex(0)
     dialog.what.setText("login:")
     assert (dialog.find_button.isEnabled(), dialog.text, dialog.command) == (True, "login:", ())
+    dialog.way.setCurrentIndex(dialog.way.findData(Way.INSIDE))
+    dialog.what.setText("systemctl is-active nginx")
+    assert dialog.find_button.isEnabled()
+    assert (dialog.is_inside, dialog.command) == (True, ("systemctl", "is-active", "nginx"))
     dialog.close()

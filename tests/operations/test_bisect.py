@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import stat
 import threading
@@ -14,14 +15,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.backup.lab import Lab
+from tests.guests import debian
+from tests.guests.cache import run
 from tests.recovery.mount.points import back_up
 from vdbackup.errors import Cancelled, NothingFails, NotStarted
 from vdbackup.jobs import CancelToken, Task
 from vdbackup.operations import bisect
 from vdbackup.operations.bisect import BisectPlan
+from vdbackup.qemu.guest_agent import AgentFailed, Ran
+from vdbackup.recovery.boot_test import boot_test
 from vdbackup.recovery.boot_test.boot_test import BootTestOptions
-from vdbackup.recovery.checks import Checked, CommandCheck, TextCheck, Verdict
-from vdbackup.repository.model import RecoveryPoint
+from vdbackup.recovery.checks import Checked, CommandCheck, GuestCheck, TextCheck, Verdict
+from vdbackup.repository.model import BootTest, RecoveryPoint
 from vdbackup.repository.repository import Repository
 from vdbackup.sources import demo_disk
 
@@ -173,3 +178,97 @@ def test_a_point_that_boots_to_a_text_does_not_fail(points: Repository, tmp_path
         bisect.run(bisect.plan(points, SET, check, only, only), Task())
     (tested,) = (point for point in points.set(SET).points if point.boot_tested)
     assert tested.sequence == 3
+
+
+# ------------------------------------------------------------------- a command in the point itself
+
+
+def debian_points(folder: Path, system: debian.Debian) -> Repository:
+    """Two points of a Debian, the second without its /etc/issue."""
+    disk = folder / "disk.img"
+    shutil.copyfile(debian.image(system), disk)
+    disk.chmod(0o644)
+    back_up(disk, folder / "backups")
+    where = f"{disk}?offset={system.root_start * debian.SECTOR}"
+    run("debugfs", "-w", "-R", "rm /etc/issue", where)
+    return back_up(disk, folder / "backups")[0]
+
+
+@pytest.mark.long
+@pytest.mark.timeout(7200)
+def test_a_command_that_the_guests_agent_runs_finds_the_first_bad_point(tmp_path: Path):
+    points = debian_points(tmp_path, debian.Debian(init="systemd", stay=True))
+    how = BootTestOptions(tmp_path / "sessions", time_limit=900)
+    found = bisect.run(
+        bisect.plan(points, SET, GuestCheck(("test", "-e", "/etc/issue"), how)), Task()
+    )
+    assert [(each.point.sequence, each.verdict) for each in found.checked] == [
+        (2, Verdict.BAD),
+        (1, Verdict.GOOD),
+    ]
+    assert found.checked[0].sentence == "test ended with 1."
+    assert all(point.boot_tested and point.boot_tested.ok for point in points.set(SET).points)
+    nowhere = GuestCheck(("/nowhere/at-all",), how)
+    with pytest.raises(NothingFails, match=r"nobody can tell.*agent could not run /nowhere/at-all"):
+        bisect.run(bisect.plan(points, SET, nowhere), Task())
+
+
+@pytest.mark.long
+@pytest.mark.timeout(3600)
+def test_of_a_guest_without_an_agent_it_is_said_that_nobody_can_tell(tmp_path: Path):
+    points = debian_points(tmp_path, debian.Debian(stay=True))
+    how = BootTestOptions(tmp_path / "sessions", time_limit=600)
+    with pytest.raises(NothingFails, match="nobody can tell: It came up, but no agent answers"):
+        bisect.run(bisect.plan(points, SET, GuestCheck(("true",), how)), Task())
+
+
+@dataclass
+class Ending:
+    """The agent of a guest in which every command ends so."""
+
+    ran: Ran | AgentFailed | None
+    is_there: bool = True
+
+    def answers(self) -> bool:
+        return self.is_there
+
+    def run(self, _command: object, _limit: float, _check: object) -> Ran | None:
+        if isinstance(self.ran, AgentFailed):
+            raise self.ran
+        return self.ran
+
+
+@pytest.mark.parametrize(
+    ("agent", "verdict", "said"),
+    [
+        (Ending(Ran(0, "active\n")), Verdict.GOOD, "systemctl ended with 0. It said 'active'."),
+        (Ending(Ran(3, "")), Verdict.BAD, "systemctl ended with 3."),
+        (Ending(Ran(125, "")), Verdict.UNKNOWN, "systemctl cannot tell."),
+        (Ending(Ran(None, "")), Verdict.UNKNOWN, "systemctl cannot tell."),
+        (Ending(Ran(200, "")), Verdict.UNKNOWN, "systemctl cannot tell."),
+        (Ending(None), Verdict.UNKNOWN, "systemctl did not end within 1 s in it."),
+        (Ending(AgentFailed("it is off")), Verdict.UNKNOWN, "It came up, but its agent could not"),
+        (Ending(None, is_there=False), Verdict.UNKNOWN, "It came up, but no agent answers in it"),
+    ],
+)
+def test_what_a_command_in_the_guest_ends_with_is_what_is_told(
+    agent: Ending, verdict: Verdict, said: str, a_point: RecoveryPoint, tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+):  # fmt: skip
+    def run(*_what: object) -> BootTest:
+        _what[-1](agent, 1.0)  # type: ignore[operator]
+        return BootTest("2026-11-30T00:00:00+00:00", True)
+
+    monkeypatch.setattr(boot_test, "run", run)
+    check = GuestCheck(("systemctl", "is-active", "nginx"), BootTestOptions(tmp_path))
+    found = check.check(None, SET, a_point, Task())  # type: ignore[arg-type]
+    assert (found.verdict, found.sentence[: len(said)]) == (verdict, said)
+
+
+def test_a_point_that_does_not_come_up_is_bad_whatever_it_would_have_run(
+    a_point: RecoveryPoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    failed = BootTest("2026-11-30T00:00:00+00:00", False, sentence="The kernel gave up.")
+    monkeypatch.setattr(boot_test, "run", lambda *_what: failed)
+    found = GuestCheck(("true",), BootTestOptions(tmp_path)).check(None, SET, a_point, Task())  # type: ignore[arg-type]
+    assert (found.verdict, found.sentence) == (Verdict.BAD, "The kernel gave up.")

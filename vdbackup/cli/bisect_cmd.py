@@ -59,6 +59,13 @@ def add_bisect(subparsers: Subparsers) -> None:
         ),
     )  # fmt: skip
     check.add_argument(
+        "--run-inside", metavar="CMD",
+        help=tr(
+            "boot the points, and have their agent (qemu-guest-agent) run a command in them; its "
+            "status means the same"
+        ),
+    )  # fmt: skip
+    check.add_argument(
         "--until", metavar="TEXT",
         help=tr("boot the points; good is one on whose screen or serial console TEXT appears"),
     )  # fmt: skip
@@ -99,23 +106,31 @@ def bisect(options: argparse.Namespace) -> int:
 
 def _check(options: argparse.Namespace) -> Check:
     from vdbackup.recovery.boot_test.boot_test import BootTestOptions
-    from vdbackup.recovery.checks import CommandCheck, TextCheck
+    from vdbackup.recovery.checks import CommandCheck, GuestCheck, TextCheck
 
-    if options.run is None:
-        how = BootTestOptions(
-            sessions_folder(), time_limit=options.timeout, hardware=request(options)
-        )
-        return TextCheck(options.until, how)
+    if options.run is not None:
+        return CommandCheck(_command(options.run, "--run"))
+    how = BootTestOptions(sessions_folder(), time_limit=options.timeout, hardware=request(options))
+    if options.run_inside is not None:
+        return GuestCheck(_command(options.run_inside, "--run-inside"), how)
+    return TextCheck(options.until, how)
+
+
+def _command(text: str, option: str) -> tuple[str, ...]:
+    """A program and its arguments, as a shell would take them apart."""
     try:
-        command = tuple(shlex.split(options.run))
+        command = tuple(shlex.split(text))
     except ValueError as error:
         raise UsageError(
-            tr("{run!r} is no command: {error}.", run=options.run, error=error),
+            tr("{run!r} is no command: {error}.", run=text, error=error),
             tr("Check its quotes."),
         ) from error
     if not command:
-        raise UsageError(tr("The command to run is empty."), tr("Name a program after --run."))
-    return CommandCheck(command)
+        raise UsageError(
+            tr("The command to run is empty."),
+            tr("Name a program after {option}.", option=option),
+        )
+    return command
 
 
 def _say(result: BisectResult, options: argparse.Namespace) -> None:

@@ -21,10 +21,12 @@ class Way(StrEnum):
     UP = tr("It comes up when it is booted")
     TEXT = tr("A text appears when it is booted")
     COMMAND = tr("A command finds its files right")
+    INSIDE = tr("A command that runs in it ends well")
 
 
 _HINTS = {
     Way.TEXT: tr("Such as: login:"),
+    Way.INSIDE: tr("Such as: systemctl is-active nginx; its qemu-guest-agent runs it"),
     Way.COMMAND: tr("Such as: test -e, or grep -q; the folder with the files is put behind it"),
 }
 
@@ -72,7 +74,7 @@ class BisectDialog(parts.Dialog):
         way = Way(self.way.currentData())
         self.what.setVisible(way is not Way.UP)
         self.what.setPlaceholderText(_HINTS.get(way, ""))
-        is_said = way is Way.UP or bool(self.command if way is Way.COMMAND else self.text)
+        is_said = way is Way.UP or bool(self.text if way is Way.TEXT else self.command)
         self.find_button.setEnabled(
             is_said and self.first.currentIndex() <= self.last.currentIndex()
         )
@@ -85,12 +87,17 @@ class BisectDialog(parts.Dialog):
     @property
     def command(self) -> tuple[str, ...]:
         """What is to be run; nothing where that is not what tells, or its quotes are not closed."""
-        if self.way.currentData() != Way.COMMAND:
+        if self.way.currentData() not in (Way.COMMAND, Way.INSIDE):
             return ()
         try:
             return tuple(shlex.split(self.what.text()))
         except ValueError:
             return ()
+
+    @property
+    def is_inside(self) -> bool:
+        """Whether the command is to be run in the booted point, and not on its files."""
+        return bool(self.way.currentData() == Way.INSIDE)
 
     @property
     def between(self) -> tuple[str, str]:

@@ -39,7 +39,7 @@ from vdbackup.gui.versions_dialog import VersionsDialog
 from vdbackup.jobs import Job
 from vdbackup.operations import file_choice
 from vdbackup.operations.written_logs import ReadLog
-from vdbackup.recovery.checks import CommandCheck, TextCheck
+from vdbackup.recovery.checks import Check, CommandCheck, GuestCheck, TextCheck
 from vdbackup.recovery.sessions.saved import SavedSession
 from vdbackup.repository.model import RecoveryPoint
 from vdbackup.settings import Settings
@@ -112,8 +112,11 @@ class Dialogs(QObject):
         dialog = BisectDialog(entry, point, self._window)
 
         def find() -> None:
-            by_text = TextCheck(dialog.text, self._store.machines.boot_test())
-            check = CommandCheck(dialog.command) if dialog.command else by_text
+            how = self._store.machines.boot_test()
+            check: Check = TextCheck(dialog.text, how)
+            if dialog.command:
+                inside = dialog.is_inside
+                check = GuestCheck(dialog.command, how) if inside else CommandCheck(dialog.command)
             self._operations.bisect(entry, dialog.between, check)
 
         dialog.accepted.connect(find)

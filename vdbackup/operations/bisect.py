@@ -96,13 +96,23 @@ def run(plan: BisectPlan, task: Task) -> BisectResult:
     """Find the first bad point.
 
     Raises:
-        NothingFails: the last point is good.
+        NothingFails: the last point is good, or nobody can tell.
         RecoveryError: a check cannot be done at all. Cancelled.
     """
     search = _Search(plan, task)
     last = len(plan.points) - 1
     if search.verdict(last) is not Verdict.BAD:
         newest = plan.points[last]
+        if search.verdict(last) is Verdict.UNKNOWN:
+            raise NothingFails(
+                tr(
+                    "Whether point {newest} of {set_name} fails nobody can tell: {sentence}",
+                    newest=newest.sequence,
+                    set_name=plan.set_name,
+                    sentence=search.checked[-1].sentence,
+                ),
+                tr("End at a point of which that can be told, or check in another way."),
+            )
         raise NothingFails(
             tr(
                 "Point {newest} of {set_name} does not fail: {sentence}",

@@ -1,4 +1,4 @@
-"""What a recovery point is tested with: a command on its files, or a text while it boots."""
+"""What a recovery point is tested with: a command on its files or in it, or a text as it boots."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import tempfile
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
@@ -14,8 +15,10 @@ from pathlib import Path
 
 from vdbackup.errors import NoSystem, NotStarted, VdbackupError
 from vdbackup.jobs import Task
+from vdbackup.qemu.guest_agent import AgentChannel, AgentFailed
 from vdbackup.recovery.boot_test import boot_test
 from vdbackup.recovery.boot_test.boot_test import BootTestOptions
+from vdbackup.recovery.boot_test.words import last_line
 from vdbackup.recovery.mount import background, mounting
 from vdbackup.repository.model import RecoveryPoint
 from vdbackup.repository.repository import Repository
@@ -26,6 +29,8 @@ _GRACE = 5.0
 """Seconds that a command has to end after it was asked to."""
 _UNKNOWN = 125
 """The status by which a command says that it cannot tell, as for `git bisect run`."""
+_SHARE_OF_AGENT = 1 / 6
+"""Of the time that a machine has to come up: what its agent has to answer once it is."""
 _LAST_FAILURE = 127
 """What is above is a signal's, or the command is not to be trusted."""
 
@@ -110,7 +115,76 @@ class TextCheck:
         return Checked(point, Verdict.GOOD if test.ok else Verdict.BAD, test.sentence)
 
 
-Check = CommandCheck | TextCheck
+@dataclass(frozen=True)
+class GuestCheck:
+    """Boots the point, and has its agent (qemu-guest-agent) run a command in it.
+
+    What its status means is as of a CommandCheck. Where there is no agent, or it does not do that,
+    nobody can tell.
+
+    Attributes:
+        command: the program, which is looked for in the guest's PATH, and its arguments.
+        options: how it is booted; its limit is that of the command, too.
+    """
+
+    command: tuple[str, ...]
+    options: BootTestOptions
+
+    def check(
+        self, repository: Repository, set_name: str, point: RecoveryPoint, task: Task
+    ) -> Checked:
+        """That it boots is noted in the point, as that of any boot test."""
+        outcome: list[tuple[Verdict, str]] = []
+
+        def run_in_it(agent: AgentChannel, limit: float) -> None:
+            outcome[:] = [self._outcome(agent, limit, task)]
+
+        try:
+            test = boot_test.run(repository, set_name, point.id, self.options, task, run_in_it)
+        except NoSystem as error:
+            return Checked(point, Verdict.BAD, error.title)
+        verdict, sentence = outcome[0] if test.ok else (Verdict.BAD, test.sentence)
+        return Checked(point, verdict, sentence)
+
+    def _outcome(self, agent: AgentChannel, limit: float, task: Task) -> tuple[Verdict, str]:
+        name = self.command[0]
+        task.phase(tr("Running {name} in it", name=name))
+        if not _answers(agent, limit, task):
+            return Verdict.UNKNOWN, tr(
+                "It came up, but no agent answers in it (qemu-guest-agent) that could run {name}.",
+                name=name,
+            )
+        try:
+            ran = agent.run(self.command, limit, task.check)
+        except AgentFailed as error:
+            return Verdict.UNKNOWN, tr(
+                "It came up, but its agent could not run {name}: {error}.", name=name, error=error
+            )
+        if ran is None:
+            return Verdict.UNKNOWN, tr(
+                "{name} did not end within {limit:g} s in it.", name=name, limit=limit
+            )
+        said = tr(" It said {said!r}.", said=last) if (last := last_line(ran.said)) else ""
+        if ran.status == 0:
+            return Verdict.GOOD, tr("{name} ended with 0.", name=name) + said
+        if ran.status is not None and 0 < ran.status <= _LAST_FAILURE and ran.status != _UNKNOWN:
+            ended = tr("{name} ended with {status}.", name=name, status=ran.status)
+            return Verdict.BAD, ended + said
+        return Verdict.UNKNOWN, tr("{name} cannot tell.", name=name) + said
+
+
+def _answers(agent: AgentChannel, limit: float, task: Task) -> bool:
+    """Whether a guest that is up has an agent: that may begin after somebody can log in."""
+    until = time.monotonic() + limit * _SHARE_OF_AGENT
+    while not agent.answers():
+        task.check()
+        if time.monotonic() > until:
+            return False
+        task.cancel.wait(_LOOK)
+    return True
+
+
+Check = CommandCheck | TextCheck | GuestCheck
 
 
 @contextmanager

@@ -87,10 +87,20 @@ def run(
     point_id: str,
     request: BootTestOptions,
     task: Task,
+    once_up: Callable[[AgentChannel, float], None] = lambda _agent, _limit: None,
 ) -> BootTest:
     """Boot the point, and record what came of it.
 
     Of a moment of a machine all disks are attached; it is recorded of that which it starts from.
+
+    Args:
+        repository: where the point is.
+        set_name: its set.
+        point_id: the point.
+        request: how it is tested.
+        task: what it reports to, and what stops it.
+        once_up: called while a machine that is up still runs, with the channel to its agent and
+            the seconds that it had to come up; again where the test begins anew.
 
     Returns:
         The result; a machine that does not come up is one, and no error.
@@ -111,7 +121,7 @@ def run(
     tries = 0
     while True:
         _wait_for_others(repository, task)
-        found = _test(repository, set_name, point_id, request, task)
+        found = _test(repository, set_name, point_id, request, task, once_up)
         if found is None:  # it has given way
             continue
         test, frame = found
@@ -235,6 +245,7 @@ def _test(
     point_id: str,
     request: BootTestOptions,
     task: Task,
+    once_up: Callable[[AgentChannel, float], None],
 ) -> tuple[BootTest, Frame | None] | None:
     """The result and the last thing on the screen; None if it has given way."""
     task.phase(tr("Starting"), 0, 0)
@@ -247,9 +258,12 @@ def _test(
             for name, each in together.items()
         ]
         session = stack.enter_context(_started(repository, claimed, request, agent))
-        return watched(
+        found = watched(
             session, agent, request, task, gives_way=lambda: being_written(repository.path)
         )
+        if found is not None and found[0].ok:
+            once_up(agent, request.time_limit or TIME_LIMITS[session.accelerator])
+        return found
 
 
 def watched(
