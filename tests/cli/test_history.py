@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import shlex
 from pathlib import Path
 
 import pytest
@@ -84,3 +86,36 @@ def test_a_points_size_is_explained(vdbackup: Vdbackup, repository: Path):
     whose = sum(each["changed_bytes"] for each in found["others"])
     files = sum(each["changed_bytes"] for each in found["files"] if each["path"].count("/") == 1)
     assert whose + files == found["changed_bytes"]
+
+
+def test_what_need_not_be_kept_is_proposed_with_the_command_that_leaves_it_out(
+    vdbackup: Vdbackup, tmp_path: Path
+):
+    folder, other = tmp_path / "my home", tmp_path / "other backups"
+    (folder / ".cache").mkdir(parents=True)
+    (folder / ".cache" / "pages").write_bytes(os.urandom(3 << 20))
+    (folder / "letter").write_text("Dear all")
+    assert vdbackup("backup", "--files", folder, "-r", other).status == 0
+    said = vdbackup("size", "-r", other, "latest")
+    (command,) = (line.partition("is left out by: ")[2] for line in said.out.splitlines()
+                  if "is left out by: " in line)  # fmt: skip
+    (proposed,) = vdbackup("size", "-r", other, "latest", "--json").json["needless"]
+    assert proposed["exclude"] == f"{folder}/.cache"
+    assert (proposed["why"], proposed["hint"]) == ("cache", False)
+    assert proposed["changed_bytes"] >= 3 << 20
+    assert vdbackup(*shlex.split(command)[1:], "--type", "full").status == 0
+    assert vdbackup("size", "-r", other, "latest", "--json").json["needless"] == []
+    assert "letter" in vdbackup("files", "-r", other, "latest", f"/p1{folder}").out
+    assert ".cache" not in vdbackup("files", "-r", other, "latest", f"/p1{folder}").out
+
+
+def test_of_a_disk_it_is_said_what_can_be_done_instead(
+    vdbackup: Vdbackup, repository: Path, disk: Path
+):
+    demo_disk.change(disk, "state 4", {"PAGEFILE.SYS": os.urandom(2 << 20)})
+    assert vdbackup("backup", disk, "-r", repository).status == 0
+    said = vdbackup("size", "-r", repository, "latest", "--top", "1")
+    assert "memory that was swapped out" in said.out
+    assert "A disk is backed up as a whole." in said.out
+    (proposed,) = vdbackup("size", "-r", repository, "latest", "--json").json["needless"]
+    assert (proposed["path"], proposed["exclude"]) == ("/p1/PAGEFILE.SYS", None)

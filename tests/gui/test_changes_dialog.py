@@ -40,6 +40,22 @@ def test_why_a_point_is_large_is_said_by_file_the_largest_first(
     assert dict(rows(dialog.list))["LARGE.BIN"] == "300 KiB"
     assert any("keeps for itself" in name for name in names)
     assert "changed since #1; of that:" in dialog.said.text()
+    assert not dialog.needless.isVisible(), "there is nothing that need not be kept"
+    dialog.close()
+
+
+def test_of_a_disk_it_is_said_what_need_not_be_kept_but_not_offered(
+    with_source: User, disk: Path
+) -> None:
+    demo_disk.change(disk, "now", {"PAGEFILE.SYS": bytes(range(256)) * 8192})
+    with_source.backs_up(2)
+    with_source.asks_for("actionExplainSize")
+    dialog = with_source.sees(SizeDialog, "sizeDialog")
+    with_source.waits_until(lambda: rows(dialog.needless))
+    ((path, changed, what),) = rows(dialog.needless)
+    assert (path, changed) == ("/p1/PAGEFILE.SYS", "2 MiB")
+    assert what.startswith("memory that was swapped out")
+    assert not dialog.leave_out_button.isVisible()
     dialog.close()
 
 

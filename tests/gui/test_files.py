@@ -11,9 +11,11 @@ import pytest
 from PySide6.QtWidgets import QDialog, QPlainTextEdit, QPushButton
 from pytestqt.qtbot import QtBot
 
+from tests.gui.test_changes_dialog import rows
 from tests.gui.test_source_dialog import drop
 from tests.gui.user import User
 from vdbackup.gui.add_source import AddSourceDialog
+from vdbackup.gui.changes_dialog import SizeDialog
 from vdbackup.gui.choice_dialog import ChoiceDialog
 from vdbackup.gui.parts import Fold
 from vdbackup.gui.plan_dialog import PlanDialog
@@ -174,6 +176,29 @@ def test_what_is_chosen_is_changed_later_and_says_what_that_changes(
     assert entry is not None
     assert entry.points[1].type == "incremental"
     assert str(other) in facts(entry)["Folders and files"]
+
+
+def test_what_need_not_be_kept_is_left_out_once_that_is_wanted(
+    with_files: User, folder: Path
+) -> None:
+    user = with_files
+    (folder / ".cache").mkdir()
+    (folder / ".cache" / "pages").write_bytes(os.urandom(3 << 20))
+    user.backs_up(2)
+    user.asks_for("actionExplainSize")
+    dialog = user.sees(SizeDialog, "sizeDialog")
+    user.waits_until(lambda: rows(dialog.needless))
+    assert rows(dialog.needless) == [
+        [f"/p1{folder}/.cache", "3 MiB", "a cache: made again when it is needed"]
+    ]
+    user.clicks("leaveOutButton")
+    choice = counted(user)
+    assert choice.changes.text == f"Left out by now: {folder}/.cache."
+    user.clicks("choiceAccept")
+    user.agrees()
+    user.sees_job_end("Change the files of docs")
+    user.waits_until(lambda: user.window.entry and ".cache" in str(user.window.entry.source))
+    dialog.close()
 
 
 def test_files_come_back_to_where_they_were_once_it_is_said_what_is_replaced(

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import shlex
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vdbackup.cli.common import DONE, WARNINGS, find_moment_or_point, open_repository
@@ -375,15 +378,26 @@ def size_of(options: argparse.Namespace) -> int:
                 "others": [
                     {"what": what, "changed_bytes": bytes_} for what, bytes_ in found.others
                 ],
+                "needless": [
+                    {
+                        "path": each.path,
+                        "why": str(each.why),
+                        "hint": each.why.is_a_hint,
+                        "changed_bytes": each.bytes,
+                        "exclude": each.exclude or None,
+                    }
+                    for each in found.needless
+                ],
             }
         )
     else:
-        _say_sizes(found, options.top)
+        _say_sizes(found, options)
     warn(found.warnings)
     return WARNINGS if found.warnings else DONE
 
 
-def _say_sizes(found: Sizes, top: int) -> None:
+def _say_sizes(found: Sizes, options: argparse.Namespace) -> None:
+    top = options.top
     against = (
         tr("changed since point {before}", before=found.before.sequence)
         if found.before
@@ -406,3 +420,29 @@ def _say_sizes(found: Sizes, top: int) -> None:
     table((tr("bytes"), tr("whose")), rows)
     if len(found.shares) > top:
         say(tr("{count} more have less each.", count=len(found.shares) - top))
+    if found.needless:
+        _say_needless(found, options.repository)
+
+
+def _say_needless(found: Sizes, repository: Path) -> None:
+    """What could be left out the next time, and how; nothing is by itself."""
+    total = sum(each.bytes for each in found.needless if not each.why.is_a_hint)
+    say("")
+    say(
+        tr("What need not be kept, {size} (and what may be wanted all the same):", size=size(total))
+    )
+    rows: list[tuple[str, ...]] = [
+        (size(each.bytes), each.path, tr(each.why.sentence)) for each in found.needless
+    ]
+    table((tr("bytes"), tr("where"), tr("what it is")), rows)
+    if found.choice is None:
+        say(tr(
+            "A disk is backed up as a whole. What is deleted on it, or moved to a volume that is "
+            "not backed up, is not in later points: free space and swap partitions are not read."
+        ))  # fmt: skip
+        return
+    patterns = [each.exclude for each in found.needless if not each.why.is_a_hint]
+    if patterns:
+        wanted = replace(found.choice, exclude=(*found.choice.exclude, *patterns))
+        command = f"vdbackup backup -r {shlex.quote(str(repository))} --files {wanted}"
+        say(tr("From the next backup on it is left out by: {command}", command=command))

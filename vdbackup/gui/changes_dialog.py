@@ -6,8 +6,15 @@ from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING
 
-from PySide6.QtCore import Qt
-from PySide6.QtWidgets import QHBoxLayout, QHeaderView, QTreeWidget, QTreeWidgetItem, QWidget
+from PySide6.QtCore import Qt, Signal
+from PySide6.QtWidgets import (
+    QHBoxLayout,
+    QHeaderView,
+    QTreeWidget,
+    QTreeWidgetItem,
+    QVBoxLayout,
+    QWidget,
+)
 
 from vdbackup.gui import parts, remedies, words
 from vdbackup.gui.catalogue import Entry
@@ -28,6 +35,7 @@ if TYPE_CHECKING:
 MOST = 20_000
 """Rows that are shown: nobody reads more, and each takes memory."""
 PATH, BYTES, WHAT = range(3)  # columns
+NEEDLESS = 110  # pixels of height
 _RIGHT = Qt.AlignmentFlag.AlignRight | Qt.AlignmentFlag.AlignVCenter
 
 
@@ -113,7 +121,17 @@ class ListDialog(parts.Dialog):
 
 
 class SizeDialog(ListDialog):
-    """Folders and files by how many of the changed bytes are theirs, the largest first."""
+    """Folders and files by how many of the changed bytes are theirs, the largest first.
+
+    Attributes:
+        needless: what of that need not be kept the next time.
+        leave_out_button: offers to leave it out, where chosen files are backed up.
+
+    Signals:
+        leaving_out_wanted(patterns): of what is to be left out from the next backup on.
+    """
+
+    leaving_out_wanted = Signal(object)
 
     def __init__(
         self, entry: Entry, point: RecoveryPoint, workers: Workers, parent: QWidget
@@ -125,6 +143,7 @@ class SizeDialog(ListDialog):
         )
         super().__init__("sizeDialog", title, [tr("Whose"), tr("Changed")], workers, parent)
         self.column.addWidget(self.list, 1)
+        self.column.addWidget(self._make_needless())
         self.add_close_button()
         self.ask(partial(changes.sizes, entry.repository, entry.name, point.id), self._show)
 
@@ -150,7 +169,55 @@ class SizeDialog(ListDialog):
                 _in_italics(item)
         self.list.expandToDepth(0)
         self.list.sortItems(BYTES, Qt.SortOrder.DescendingOrder)
+        self._show_needless(found)
         self.warn(found.warnings, is_locked=found.is_locked)
+
+    def _make_needless(self) -> QWidget:
+        self.needless = self._make_list([tr("Need not be kept"), tr("Changed"), tr("What it is")])
+        self.needless.setObjectName("needlessList")
+        self.needless.setAccessibleName(tr("What need not be kept"))
+        self.needless.setRootIsDecorated(False)
+        self.needless.setColumnWidth(WHAT, 260)
+        self.needless.setFixedHeight(NEEDLESS)
+        self._how = parts.label("", "muted")
+        self.leave_out_button = parts.button(tr("Leave these out…"), "leaveOutButton")
+        self.leave_out_button.clicked.connect(self._on_leave_out_clicked)
+        self._patterns: tuple[str, ...] = ()
+        self._section = QWidget()
+        column = QVBoxLayout(self._section)
+        column.setContentsMargins(0, 0, 0, 0)
+        column.addWidget(self.needless)
+        row = QHBoxLayout()
+        row.addWidget(self._how, 1)
+        row.addWidget(self.leave_out_button)
+        column.addLayout(row)
+        self._section.hide()
+        return self._section
+
+    def _show_needless(self, found: Sizes) -> None:
+        self.needless.clear()
+        for each in found.needless:
+            item = _row(self.needless.invisibleRootItem(), printable(each.path), each.bytes)
+            item.setText(WHAT, tr(each.why.sentence))
+            item.setToolTip(PATH, parts.hint(each.path))
+        sure = [each for each in found.needless if not each.why.is_a_hint]
+        self._patterns = tuple(each.exclude for each in sure if each.exclude)
+        is_of_files = found.choice is not None
+        self.leave_out_button.setVisible(is_of_files)
+        self.leave_out_button.setEnabled(bool(self._patterns))
+        self._how.setText(
+            tr("{size} that nobody needs again.", size=words.size(sum(e.bytes for e in sure)))
+            if is_of_files
+            else tr(
+                "A disk is backed up as a whole. What is deleted on it, or moved to a volume that "
+                "is not backed up, is not in later points: free space and swap partitions are not "
+                "read."
+            )
+        )
+        self._section.setVisible(bool(found.needless))
+
+    def _on_leave_out_clicked(self) -> None:
+        self.leaving_out_wanted.emit(self._patterns)
 
     def _add_files(self, shares: Sequence[Share]) -> None:
         """A folder comes before what is in it: it has no fewer bytes, and the shorter path."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -37,9 +38,9 @@ from vdbackup.gui.thin_dialog import ThinDialog
 from vdbackup.gui.tracking_dialog import TrackingDialog
 from vdbackup.gui.versions_dialog import VersionsDialog
 from vdbackup.jobs import Job
-from vdbackup.operations import file_choice
 from vdbackup.operations.written_logs import ReadLog
 from vdbackup.recovery.checks import Check, CommandCheck, GuestCheck, TextCheck
+from vdbackup.recovery.file_sets.choices import choice_now
 from vdbackup.recovery.sessions.saved import SavedSession
 from vdbackup.repository.model import RecoveryPoint
 from vdbackup.settings import Settings
@@ -96,7 +97,9 @@ class Dialogs(QObject):
 
     def explain_size(self, entry: Entry, point: RecoveryPoint) -> None:
         """Show why a point is as large as it is."""
-        SizeDialog(entry, point, self._workers, self._window).show()
+        dialog = SizeDialog(entry, point, self._workers, self._window)
+        dialog.leaving_out_wanted.connect(partial(self.change_choice, entry))
+        dialog.show()
 
     def compare(
         self, entry: Entry, point: RecoveryPoint, other: RecoveryPoint | None = None
@@ -149,16 +152,15 @@ class Dialogs(QObject):
         dialog.open()
         dialog.form.choose_files([str(path) for path in paths])
 
-    def change_choice(self, entry: Entry) -> None:
-        """Let the user choose other files for a set."""
+    def change_choice(self, entry: Entry, left_out: Sequence[str] = ()) -> None:
+        """Let the user choose other files for a set; patterns of what is to be left out, too."""
         backup_set = entry.backup_set
-        choice = file_choice.choice_of(backup_set.settings) if backup_set else None
+        choice = choice_now(backup_set.settings) if backup_set else None
         if choice is None:
             return
         reader = self._workers.reader(None)
-        dialog = ChoiceDialog(
-            choice, reader, self._window, apart=(entry.repository,), before=choice
-        )
+        begun = replace(choice, exclude=(*choice.exclude, *left_out))
+        dialog = ChoiceDialog(begun, reader, self._window, apart=(entry.repository,), before=choice)
         dialog.accepted.connect(lambda: self._operations.change_choice(entry, dialog.choice))
         dialog.open()
 

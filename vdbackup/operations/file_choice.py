@@ -10,10 +10,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from vdbackup.errors import NotInPoint, SourceNotFound, UsageError
+from vdbackup.errors import NotInPoint, UsageError
 from vdbackup.jobs import Plan, Task, readable_size
 from vdbackup.operations.changed import Changed
-from vdbackup.repository.model import SetSettings, SourceIdentity
+from vdbackup.recovery.file_sets.choices import choice_now
+from vdbackup.repository.model import SourceIdentity
 from vdbackup.repository.repository import Repository
 from vdbackup.sources.file_sets.choice import Choice
 from vdbackup.sources.file_sets.source import facts_of, name_of
@@ -120,15 +121,6 @@ def reference(choice: Choice) -> SourceRef:
     return SourceRef(Scheme.FILES, str(choice))
 
 
-def choice_of(settings: SetSettings) -> Choice | None:
-    """What a set is of as it stands; None where it is no set of chosen files."""
-    ref = SourceRef.parse(settings.source.path)
-    try:
-        return Choice.parse(ref.rest) if ref.is_files else None
-    except SourceNotFound:
-        return None
-
-
 @dataclass(frozen=True, kw_only=True)
 class ChoicePlan(Plan):
     """What another choice for a set would mean.
@@ -200,7 +192,7 @@ def run(plan: ChoicePlan, task: Task) -> ChoiceResult:
 
 
 def _now(repository: Repository, set_name: str) -> Choice:
-    choice = choice_of(repository.set(set_name).settings)
+    choice = choice_now(repository.set(set_name).settings)
     if choice is None:
         raise NotInPoint(
             tr("{set_name} is of a disk, not of chosen files.", set_name=set_name),

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from vdbackup.errors import NotInPoint
-from vdbackup.recovery.file_sets.plan import ORIGIN, FilesPlan, FilesRequest, choice_of, plan
+from vdbackup.recovery.file_sets.choices import choice_of
+from vdbackup.recovery.file_sets.plan import ORIGIN, FilesPlan, FilesRequest, plan
 from vdbackup.recovery.file_sets.restoring import FilesRestored, run
 from vdbackup.repository.model import RecoveryPoint, SetSettings
 

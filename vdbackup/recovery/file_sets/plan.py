@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from vdbackup.errors import NotInPoint, SourceNotFound, UnfitTarget
+from vdbackup.errors import UnfitTarget
 from vdbackup.jobs import Plan, Task, readable_size
+from vdbackup.recovery.file_sets.choices import choice_of
 from vdbackup.recovery.file_sets.outlook import Outlook, Outlooking, names_in, of_differing
 from vdbackup.repository import checked
-from vdbackup.repository.model import RecoveryPoint, SetSettings
+from vdbackup.repository.model import RecoveryPoint
 from vdbackup.repository.repository import Repository
 from vdbackup.sources.file_sets.choice import Choice
 from vdbackup.sources.file_sets.delta import Delta
 from vdbackup.sources.file_sets.image import Image
-from vdbackup.sources.reference import SourceRef
 from vdbackup.translation import grouped, tr, trn
 
 ORIGIN = Path("/")
@@ -92,19 +91,6 @@ def plan(request: FilesRequest, task: Task) -> FilesPlan:
         request=request,
         choice=choice,
         outlook=outlook,
-    )
-
-
-def choice_of(settings: SetSettings, point: RecoveryPoint) -> Choice:
-    """What a point is of: as it was chosen when it was captured; raises NotInPoint."""
-    kept = point.captured_from or settings.source
-    ref = SourceRef.parse(kept.path)
-    if ref.is_files:
-        with suppress(SourceNotFound):
-            return Choice.parse(ref.rest)
-    raise NotInPoint(
-        tr("Point {point} is of a disk, not of chosen files.", point=point.sequence),
-        tr("Extract what you want of its files, or restore the disk."),
     )
 
 

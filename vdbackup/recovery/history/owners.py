@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import logging
 from collections.abc import Iterable
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -16,12 +17,15 @@ from vdbackup.disks.chain import Chain
 from vdbackup.disks.extents import Int64s, Ranges, as_ranges, overlap, total, union, without
 from vdbackup.errors import NotInPoint, RecoveryError
 from vdbackup.jobs import Task
-from vdbackup.recovery.history import walk
+from vdbackup.recovery.file_sets.choices import choice_now
+from vdbackup.recovery.history import leaving_out, walk
 from vdbackup.recovery.history.changes import NOTHING, Counter, differing, not_shared
+from vdbackup.recovery.history.leaving_out import Needless
 from vdbackup.recovery.history.unlocking import Unlocking
 from vdbackup.repository import claims
 from vdbackup.repository.model import RecoveryPoint
 from vdbackup.repository.repository import Repository
+from vdbackup.sources.file_sets.choice import Choice
 from vdbackup.text import printable
 from vdbackup.translation import tr
 from vdbackup.volumes import allocation
@@ -61,6 +65,8 @@ class Sizes:
         others: what is no file's, in words, and how many bytes each.
         warnings: what could not be looked through.
         is_locked: whether something is encrypted that no key has opened.
+        needless: what need not be kept the next time.
+        choice: which files the set is of by now; None where it is of a disk.
     """
 
     point: RecoveryPoint
@@ -71,6 +77,8 @@ class Sizes:
     others: tuple[tuple[str, int], ...]
     warnings: tuple[str, ...]
     is_locked: bool = False
+    needless: tuple[Needless, ...] = ()
+    choice: Choice | None = None
 
 
 def sizes(
@@ -108,6 +116,7 @@ def sizes(
                 with backup_set.open_chain(before) as other:
                     changed = differing(other, disk, not_shared(other, disk), task)
             owned = Owned.of(disk, changed, below, task, Unlocking(keys or Keys()))
+        choice = choice_now(backup_set.settings)
     return Sizes(
         point,
         before,
@@ -117,6 +126,8 @@ def sizes(
         owned.others,
         tuple(owned.warnings),
         is_locked=owned.is_locked,
+        needless=leaving_out.needless(owned.shares, owned.volumes, owned.tagged, choice),
+        choice=choice,
     )
 
 
@@ -157,12 +168,16 @@ class Owned:
         others: what is no file's, and how many bytes.
         warnings: what could not be looked through.
         is_locked: whether something is encrypted that no key has opened.
+        volumes: names of the disk's volumes.
+        tagged: folders that are marked as caches.
     """
 
     shares: tuple[Share, ...]
     others: tuple[tuple[str, int], ...]
     warnings: list[str]
     is_locked: bool
+    volumes: AbstractSet[str]
+    tagged: AbstractSet[str]
 
     @classmethod
     def of(
@@ -175,9 +190,12 @@ class Owned:
         found: list[tuple[str, Kind]] = []
         pieces = _Pieces()
         seen: set[tuple[str, int]] = set()
+        tagged: set[str] = set()
         for each in walk.files(volumes, task, warnings):
             task.phase(tr("Looking whose that is"), 0, 0)
             found.append((each.path, each.stat.kind))
+            if leaving_out.is_tag(each):
+                tagged.add(each.path.rpartition("/")[0] or "/")
             if each.stat.inode is not None and each.stat.links > 1:
                 if (key := (each.place.name, each.stat.inode)) in seen:
                     continue
@@ -194,7 +212,8 @@ class Owned:
             )
         nobodys = without(changed, pieces.ranges)
         others = tuple(_others(disk, volumes, nobodys))
-        return cls(shares, others, warnings, unlocking.is_locked)
+        names = frozenset(volumes.by_name)
+        return cls(shares, others, warnings, unlocking.is_locked, names, tagged)
 
 
 def _clean(path: str) -> str:

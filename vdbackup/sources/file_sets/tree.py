@@ -19,8 +19,8 @@ from vdbackup.sources.file_sets.subvolume import EMPTY_INODE, NAME, ROOT_INODE
 from vdbackup.text import printable
 from vdbackup.translation import grouped, tr
 
-_TAG = b"CACHEDIR.TAG"
-_SIGNATURE = b"Signature: 8a477f597d28d172789f06886806bc55"
+TAG = b"CACHEDIR.TAG"
+SIGNATURE = b"Signature: 8a477f597d28d172789f06886806bc55"
 """How a folder is marked whose files can be made again (bford.info/cachedir)."""
 _NAMED = 5
 _SPARSE = 1 << 20
@@ -165,9 +165,9 @@ class Tree:
         except OSError as error:
             self.note_unreadable(path, error)
             return None
-        if _TAG in names and not self._choice.caches and _is_marked(place):
+        if TAG in names and not self._choice.caches and _is_marked(place):
             self.left_out.caches += 1
-            return [_TAG]
+            return [TAG]
         return sorted(names)
 
     def leaves_out(self, found: os.stat_result) -> bool:
@@ -274,11 +274,11 @@ def _there(folders: Collection[Path]) -> Iterator[os.stat_result]:
 def _is_marked(place: Place) -> bool:
     flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
     try:
-        fd = os.open(_TAG, flags, dir_fd=place.fd)
+        fd = os.open(TAG, flags, dir_fd=place.fd)
     except OSError:
         return False
     try:
-        return os.read(fd, len(_SIGNATURE)) == _SIGNATURE
+        return os.read(fd, len(SIGNATURE)) == SIGNATURE
     except OSError:
         return False
     finally:
