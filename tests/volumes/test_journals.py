@@ -184,9 +184,24 @@ def test_of_a_hibernated_windows_it_is_said_that_its_files_may_be_old(
 def test_the_command_line_says_it_and_ends_with_three(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    image = in_use(tmp_path, "btrfs", 128 * MIB)
-    repository = str(tmp_path / "repository")
-    assert cli.main(["backup", str(image), "-r", repository]) == 0
-    assert cli.main(["files", "latest", "/docs", "-r", repository]) == 3
-    assert "was not applied" in capsys.readouterr().err
-    assert cli.main(["extract", "latest", "/docs", str(tmp_path / "out"), "-r", repository]) == 3
+    image, look = in_use(tmp_path, "btrfs", 128 * MIB), tmp_path / "look"
+    there = ("-r", str(tmp_path / "repository"))
+    assert cli.main(["backup", str(image), *there]) == 0
+    with image.open("r+b") as file:  # behind what Btrfs says of itself
+        file.seek(127 * MIB)
+        file.write(b"changed")
+    assert cli.main(["backup", str(image), *there]) == 0
+    look.mkdir()
+    capsys.readouterr()
+    for command in (
+        ("files", "latest", "/docs"),
+        ("extract", "latest", "/docs", str(tmp_path / "out")),
+        ("find", "stays"),
+        ("versions", "/docs/stays"),
+        ("diff", "1", "2"),
+        ("size", "latest"),
+        ("mount", "latest", str(look), "--background"),
+    ):
+        assert cli.main([*command, *there]) == 3, command
+        assert "was not applied" in capsys.readouterr().err, command
+    assert cli.main(["umount", str(look)]) == 0

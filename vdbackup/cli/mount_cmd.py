@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from vdbackup.cli.common import DONE, find_moment_or_point, open_repository
+from vdbackup.cli.common import DONE, WARNINGS, find_moment_or_point, open_repository
 from vdbackup.cli.console import print_json, say, warn
 from vdbackup.cli.keys import key_options, keys_of
 from vdbackup.cli.options import Subparsers, json_option, new_command, state_options
@@ -26,6 +26,7 @@ def add_mount(subparsers: Subparsers) -> None:
         tr("show a point's files as a folder, read-only, until it is unmounted"),
         example="mount -r /mnt/backups latest /home/me/look",
         failed=tr("nothing is mounted"),
+        warned=tr("what it shows may not be the newest"),
     )
     state_options(parser)
     parser.add_argument("where", type=Path, metavar="FOLDER", help=tr("an empty folder"))
@@ -52,7 +53,11 @@ def mount(options: argparse.Namespace) -> int:
         )
     keys = keys_of(options)
 
+    warned = False
+
     def tell(found: Mounted) -> None:
+        nonlocal warned
+        warned = bool(found.warnings)
         _tell(found, options)
 
     what = backup_set.name, point.id, options.where
@@ -63,14 +68,14 @@ def mount(options: argparse.Namespace) -> int:
             tell(background.start_disk(repository.path, *what))
         else:
             tell(background.start(repository.path, *what, keys))
-        return DONE
+        return WARNINGS if warned else DONE
     from vdbackup.recovery.mount import mounting
 
     if options.as_disk:
         mounting.mount_disk(repository, *what, tell)
     else:
         mounting.mount(repository, *what, tell, keys)
-    return DONE
+    return WARNINGS if warned else DONE
 
 
 def _tell(found: Mounted, options: argparse.Namespace) -> None:

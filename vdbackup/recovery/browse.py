@@ -74,16 +74,7 @@ class FileBrowser:
 
     def warnings(self, paths: Sequence[str]) -> tuple[str, ...]:
         """Why the files that paths lead to may not be the newest, a sentence for each volume."""
-        volumes = self._volumes
-        wanted = {names[0] if (names := _names(path)) else None for path in paths}
-        every = None in wanted or "" in volumes.by_name
-        found = (volumes.open(name)[0] for name in volumes.by_name if every or name in wanted)
-        return tuple(
-            f"{printable(each.name) or 'This file system'}: "
-            f"{each.warning[0].lower()}{each.warning[1:]}"
-            for each in found
-            if each.warning
-        )
+        return self._volumes.cautions(paths)
 
     def unlock(self, keys: Keys) -> list[str]:
         """Read what is encrypted, too; see `Volumes.unlock`."""

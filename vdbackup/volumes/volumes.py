@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -103,6 +103,18 @@ class Volumes:
             tr("The files of {where} cannot be read: {why}", where=where, why=why),
             _ADVICE,
             remedy=Remedy.UNLOCK if volume.is_locked else None,
+        )
+
+    def cautions(self, paths: Sequence[str] = ("/",)) -> tuple[str, ...]:
+        """Why the files that paths lead to may not be the newest, a sentence for each volume."""
+        wanted = {next(filter(None, path.split("/")), None) for path in paths}
+        every = None in wanted or "" in self.by_name
+        found = (self.open(name)[0] for name in self.by_name if every or name in wanted)
+        return tuple(
+            f"{printable(each.name) or tr('This file system')}: "
+            f"{each.warning[0].lower()}{each.warning[1:]}"
+            for each in found
+            if each.warning
         )
 
     def unlock(self, keys: Keys) -> list[str]:

@@ -18,7 +18,7 @@ from vdbackup.errors import GuestUnreadable, NotInPoint, RecoveryError
 from vdbackup.jobs import Task
 from vdbackup.recovery.history import walk
 from vdbackup.recovery.history.changes import NOTHING, Counter, differing, not_shared
-from vdbackup.recovery.history.unlocking import Unlocking
+from vdbackup.recovery.history.unlocking import Unlocking, in_point
 from vdbackup.recovery.history.versions import same_content
 from vdbackup.repository import claims
 from vdbackup.repository.model import RecoveryPoint
@@ -115,6 +115,8 @@ def differences(
             raise NotInPoint(
                 tr("There is no {below} in either recovery point.", below=printable(below)), ""
             )
+        for point, volumes in zip((before, after), both, strict=True):
+            warnings += in_point(point.sequence, volumes.cautions([below]))
         found = []
         paths = sorted(old.keys() | new.keys())
         for number, path in enumerate(paths):

@@ -287,6 +287,7 @@ class _Reader:
                 (each.path, Name(str(each.stat.kind), each.stat.size, each.stat.modified))
                 for each in walk.files(volumes, task, warnings)
             ]
+            warnings += volumes.cautions()
         except (RecoveryError, DiskError) as error:
             warnings.append(error.title)
         self.count += 1

@@ -37,7 +37,7 @@ from vdbackup.volumes.filesystems.node import Kind
 
 log = logging.getLogger(__name__)
 
-_MAGIC = b"VDBNAMES\x02"
+_MAGIC = b"VDBNAMES\x03"
 """The layout, and which readers found the names: another number where either changes."""
 _SEAL = 32
 _MAX_FILE = 1 << 30

@@ -188,6 +188,7 @@ class Owned:
         volumes = unlocking.volumes(disk)
         unlocking.check()
         found: list[tuple[str, Kind]] = []
+        warnings += volumes.cautions([below])
         pieces = _Pieces()
         seen: set[tuple[str, int]] = set()
         tagged: set[str] = set()

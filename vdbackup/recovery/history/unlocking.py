@@ -6,10 +6,18 @@ between two: so a key is called wrong only where no point was opened with it.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from vdbackup.errors import RecoveryError
+from vdbackup.translation import tr
 from vdbackup.volumes.keys import Keys
 from vdbackup.volumes.places import Disk
 from vdbackup.volumes.volumes import Volumes
+
+
+def in_point(number: int, sentences: Iterable[str]) -> list[str]:
+    """What is to be said of a point's volumes, with the point's number before it."""
+    return [tr("Point {number}: {error}", number=number, error=each) for each in sentences]
 
 
 class Unlocking:

@@ -18,7 +18,7 @@ from vdbackup.jobs import Task
 from vdbackup.recovery.history import walk
 from vdbackup.recovery.history.changes import NOTHING, Traced, touches
 from vdbackup.recovery.history.disks import Moment, in_order
-from vdbackup.recovery.history.unlocking import Unlocking
+from vdbackup.recovery.history.unlocking import Unlocking, in_point
 from vdbackup.repository import claims
 from vdbackup.repository.backup_set import BackupSet
 from vdbackup.repository.model import RecoveryPoint
@@ -80,11 +80,13 @@ class _State:
         stat: None where it is not there.
         looked_at: what of the disk was read to find that out.
         lies: what of the disk it consists of; None where that cannot be told.
+        cautions: why it may not be the newest.
     """
 
     stat: Stat | None
     looked_at: Ranges
     lies: Ranges | None
+    cautions: tuple[str, ...]
 
 
 def versions(
@@ -123,9 +125,8 @@ def versions(
             ),
             tr("Search for its name, or list the folder above it."),
         )
-    return Versions(
-        clean, tuple(search.versions), search.read, tuple(search.warnings), is_locked=is_locked
-    )
+    warnings = (*search.warnings, *search.cautions)
+    return Versions(clean, tuple(search.versions), search.read, warnings, is_locked=is_locked)
 
 
 class _Search:
@@ -136,6 +137,7 @@ class _Search:
         self.versions: list[Version] = []
         self.read = 0
         self.warnings: list[str] = []
+        self.cautions: list[str] = []
         self._set, self._path = backup_set, path
         self._state: _State | None = None
         self._since: Ranges | None = None
@@ -160,8 +162,10 @@ class _Search:
             now = self._look(disk)
             is_new = before is None or self._is_another(before, now, disk)
         except VdbackupError as error:
-            self.warnings.append(tr("Point {number}: {error}", number=number, error=error.title))
+            self.warnings += in_point(number, [error.title])
             return
+        known = before.cautions if before else ()
+        self.cautions += in_point(number, (each for each in now.cautions if each not in known))
         self._state, self._since = now, NOTHING
         self._add(moment.point, now, is_new=is_new)
 
@@ -228,8 +232,9 @@ def _look(disk: Chain, path: str, unlocking: Unlocking) -> _State:
     traced = Traced(disk)
     volumes = unlocking.volumes(traced)
     found = _find(volumes, path)
+    cautions = volumes.cautions([path])
     if found is None:
-        return _State(None, traced.ranges, NOTHING)
+        return _State(None, traced.ranges, NOTHING, cautions)
     with reading(path):
         stat = found.stat
         try:
@@ -241,7 +246,7 @@ def _look(disk: Chain, path: str, unlocking: Unlocking) -> _State:
     if stat.kind is Kind.LINK:
         with reading(path):
             found.node.target()
-    return _State(stat, traced.ranges, lies)
+    return _State(stat, traced.ranges, lies, cautions)
 
 
 def _find(volumes: Volumes, path: str) -> walk.Found | None:
