@@ -177,10 +177,11 @@ class SizeDialog(ListDialog):
         self.needless.setObjectName("needlessList")
         self.needless.setAccessibleName(tr("What need not be kept"))
         self.needless.setRootIsDecorated(False)
+        self.needless.setTextElideMode(Qt.TextElideMode.ElideMiddle)
         self.needless.setColumnWidth(WHAT, 260)
         self.needless.setFixedHeight(NEEDLESS)
         self._how = parts.label("", "muted")
-        self.leave_out_button = parts.button(tr("Leave these out…"), "leaveOutButton")
+        self.leave_out_button = parts.button(tr("Leave that out…"), "leaveOutButton")
         self.leave_out_button.clicked.connect(self._on_leave_out_clicked)
         self._patterns: tuple[str, ...] = ()
         self._section = QWidget()
@@ -206,7 +207,7 @@ class SizeDialog(ListDialog):
         self.leave_out_button.setVisible(is_of_files)
         self.leave_out_button.setEnabled(bool(self._patterns))
         self._how.setText(
-            tr("{size} that nobody needs again.", size=words.size(sum(e.bytes for e in sure)))
+            tr("{size} of that nobody needs again.", size=words.size(sum(e.bytes for e in sure)))
             if is_of_files
             else tr(
                 "A disk is backed up as a whole. What is deleted on it, or moved to a volume that "
