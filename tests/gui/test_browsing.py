@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import filecmp
 from pathlib import Path
 
 import pytest
@@ -103,6 +104,23 @@ def test_a_point_is_mounted_as_a_folder_and_unmounted_with_the_window(
     assert "docs" in {path.name for path in folder.iterdir()}
     dialog.close()
     with_source.waits_until(lambda: not folder.exists())
+
+
+def test_a_point_is_mounted_as_a_disk_which_is_the_one_that_was_backed_up(
+    with_source: User, locations: Locations, disk: Path
+) -> None:
+    with_source.asks_for("actionBrowse")
+    dialog = with_source.sees(BrowseDialog, "browseDialog")
+    with_source.clicks("mountDiskButton")
+    notice = with_source.sees(Notice, "folderNotice")
+    (folder,) = (locations.data / "points").iterdir()
+    assert str(folder) in notice.text
+    assert [path.name for path in folder.iterdir()] == ["disk.raw"]
+    assert filecmp.cmp(folder / "disk.raw", disk, shallow=False)
+    assert not dialog.folder_bar.mount_button.isEnabled()
+    with_source.clicks("unmountButton")
+    with_source.waits_until(lambda: not folder.exists())
+    assert dialog.folder_bar.disk_button.isEnabled()
 
 
 def left_on_purpose(user: User, locations: Locations) -> Path:

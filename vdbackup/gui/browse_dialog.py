@@ -133,6 +133,7 @@ class BrowseDialog(parts.Dialog):
             row.addWidget(each)
         row.addStretch(1)
         row.addWidget(self.folder_bar.mount_button)
+        row.addWidget(self.folder_bar.disk_button)
         self.column.addLayout(row)  # beside the others they are too wide for 800 pixels in German
         self.add_buttons(self.extract_button, tr("Close"))
         self.extract_button.setDefault(False)  # Enter searches

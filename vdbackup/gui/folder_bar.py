@@ -22,6 +22,7 @@ class FolderBar(QWidget):
 
     Attributes:
         mount_button: makes it one; it stands elsewhere.
+        disk_button: makes it one with the whole disk as its only file; it stands beside that.
         leave: whether it stays one when the window is closed.
 
     Signals:
@@ -39,6 +40,14 @@ class FolderBar(QWidget):
         self.mount_button = parts.button(tr("Mount as a folder"), "mountButton")
         self.mount_button.setToolTip(tr("Show the files of this point in any program, read-only"))
         self.mount_button.clicked.connect(self._on_mount_clicked)
+        self.disk_button = parts.button(tr("As a disk"), "mountDiskButton")
+        self.disk_button.setToolTip(
+            tr(
+                "Show the whole disk as one file, disk.raw, to programs that look at disks, "
+                "read-only"
+            )
+        )
+        self.disk_button.clicked.connect(self._on_disk_clicked)
         self._notice = parts.Notice(name="folderNotice")
         self._open_button = parts.button(tr("Open the folder"), "openFolderButton")
         self._open_button.clicked.connect(self._on_open_clicked)
@@ -61,22 +70,29 @@ class FolderBar(QWidget):
     def _show(self, *, is_mounted: bool) -> None:
         self._notice.say(
             tr(
-                "These files are the folder {where}. As long as they are, the point is neither "
-                "merged nor deleted.",
+                "The point is shown in the folder {where}. As long as it is, it is neither merged "
+                "nor deleted.",
                 where=printable(str(self._folder.where)),
             )
         )
         self.setVisible(is_mounted)
-        self.mount_button.setEnabled(not is_mounted)
+        self._allow_mounting(allowed=not is_mounted)
         self._unmount_button.setEnabled(is_mounted)
 
     def _submit(self, title: str, work: Callable[..., object]) -> None:
-        self.mount_button.setEnabled(False)
+        self._allow_mounting(allowed=False)
         self._unmount_button.setEnabled(False)
         self._worker.submit(Job(title, work), self._on_done)
 
+    def _allow_mounting(self, *, allowed: bool) -> None:
+        for each in (self.mount_button, self.disk_button):
+            each.setEnabled(allowed)
+
     def _on_mount_clicked(self) -> None:
         self._submit(tr("Mount as a folder"), self._folder.mount)
+
+    def _on_disk_clicked(self) -> None:
+        self._submit(tr("Mount as a disk"), self._folder.mount_disk)
 
     def _on_unmount_clicked(self) -> None:
         self._submit(tr("Unmount the folder"), self._folder.unmount)

@@ -149,10 +149,14 @@ class PointFolder:
         return mounting.is_mounted(self.where)
 
     def mount(self, _task: Task) -> Mounted:
-        """Show the point; raises what `recovery.mount.background.start` does."""
-        mounting.clear(self.where)  # where an earlier one was killed, nobody can say what it is
-        self.where.mkdir(mode=0o700, parents=True, exist_ok=True)
+        """Show the point's files; raises what `recovery.mount.background.start` does."""
+        self._make()
         return background.start(*self._what, self.where, self.keys)
+
+    def mount_disk(self, _task: Task) -> Mounted:
+        """Show the whole disk as one file; raises as `mount`."""
+        self._make()
+        return background.start_disk(*self._what, self.where)
 
     def unmount(self, _task: Task) -> None:
         """Show it no more; raises what `recovery.mount.mounting.unmount` does."""
@@ -164,6 +168,10 @@ class PointFolder:
         if not self.stays and self.is_mounted:
             mounting.detach(self.where)
             self._remove()
+
+    def _make(self) -> None:
+        mounting.clear(self.where)  # where an earlier one was killed, nobody can say what it is
+        self.where.mkdir(mode=0o700, parents=True, exist_ok=True)
 
     def _remove(self) -> None:
         with suppress(OSError):  # it is no more than an empty folder
