@@ -11,7 +11,15 @@ import pytest
 
 from tests.backup.lab import Lab
 from tests.noise import noise
-from tests.sources.loops import attached, loop, mounted, own_name, unmount
+from tests.sources.loops import (
+    add_partition,
+    attached,
+    delete_partition,
+    loop,
+    mounted,
+    own_name,
+    unmount,
+)
 from tests.sources.opened import open_path
 from vdbackup.agent import stacking
 from vdbackup.backup import capture
@@ -341,6 +349,36 @@ def _system_disks() -> list[str]:
         capture_output=True, text=True, check=True,
     )  # fmt: skip
     return found.stdout.split()
+
+
+@pytest.mark.usefixtures("as_root")
+def test_what_a_loop_device_shows_a_part_of_is_refused(lab: Lab, tmp_path: Path) -> None:
+    """As `mount -o loop,offset=` makes one; the kernel would let the disk below be overwritten."""
+    image, where = tmp_path / "device.img", tmp_path / "mounted"
+    with image.open("wb") as file:
+        file.truncate(24 * MIB)
+    where.mkdir()
+    with (
+        loop(image) as disk,
+        loop(disk, "--offset", str(16 * MIB), "--sizelimit", str(8 * MIB)) as shown,
+    ):
+        subprocess.run(["mkfs.ext4", "-q", shown], check=True)
+        subprocess.run(["mount", shown, where], check=True)
+        try:
+            with pytest.raises(TargetInUse, match=f"{disk} lies under {shown}"):
+                planned(lab, disk, overwrite=True)
+            assert hindrance(disk, None) is not None
+            add_partition(disk, 1, MIB, 8 * MIB)
+            add_partition(disk, 2, 15 * MIB, 8 * MIB)
+            beside, below = (Path(f"{disk}p{number}") for number in (1, 2))
+            try:
+                assert hindrance(beside, None) is None
+                assert "lies under" in hindrance(below, None).title  # type: ignore[union-attr]
+            finally:
+                for number in (1, 2):
+                    delete_partition(disk, number)
+        finally:
+            unmount(where)
 
 
 @pytest.mark.usefixtures("as_root")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -59,6 +60,18 @@ def _hindrances(device: Path, repository: Path | None) -> Iterator[TargetInUse]:
             tr("{device} is a part of {held}.", device=device, held=", ".join(held)),
             tr("Deactivate that first."),
         )
+    if loops := _loops_on(device):
+        yield TargetInUse(
+            tr(
+                "{device} lies under {loops}, which shows a part of it as a device.",
+                device=device,
+                loops=" ".join(loops),
+            ),
+            tr(
+                "Unmount what is on that, and end it: losetup --detach {loops}.",
+                loops=" ".join(loops),
+            ),
+        )
 
 
 def _of_backups(device: Path, repository: Path) -> Iterator[TargetInUse]:
@@ -80,6 +93,48 @@ def _held_by(device: Path) -> list[str]:
     place = (SYS_BLOCK / (number_of(str(device)) or "")).resolve()
     holders = [*place.glob("holders/*"), *place.glob("*/holders/*")]
     return sorted({_name(holder) for holder in holders})
+
+
+def _loops_on(device: Path) -> list[str]:
+    """Loop devices that show a part of a device: the kernel names none of them as a holder.
+
+    They are how `mount -o loop,offset=` reaches a partition without a device of its own, and do not
+    keep others from opening what lies below exclusively.
+    """
+    place = (SYS_BLOCK / (number_of(str(device)) or "")).resolve()
+    inner = [(_numbers(place / "dev"), (0, 1 << 63))]
+    inner += [(_numbers(each.parent / "dev"), (0, 1 << 63)) for each in place.glob("*/partition")]
+    if (place / "partition").exists():  # what lies on its disk may reach into it
+        start, size = (_sectors(place / name) for name in ("start", "size"))
+        inner.append((_numbers(place.parent / "dev"), (start, start + size)))
+    return sorted(
+        f"/dev/{loop.parent.name}"
+        for loop in Path("/sys/block").glob("loop*/loop")
+        for number, stretch in inner
+        if _shows(loop, number, stretch)
+    )
+
+
+def _shows(loop: Path, number: str, stretch: tuple[int, int]) -> bool:
+    """Whether a loop device shows some of a stretch, in bytes, of the device with a number."""
+    try:
+        backing = Path(os.fsdecode((loop / "backing_file").read_bytes().removesuffix(b"\n")))
+        offset, limit = (int((loop / name).read_text()) for name in ("offset", "sizelimit"))
+    except OSError:  # it has nothing behind it by now
+        return False
+    first, end = stretch
+    return (
+        number_of(str(backing)) == number and offset < end and (not limit or offset + limit > first)
+    )
+
+
+def _numbers(file: Path) -> str:
+    return file.read_text().strip() if file.exists() else ""
+
+
+def _sectors(file: Path) -> int:
+    """Bytes, of a figure of sysfs, which counts in 512 whatever the device does."""
+    return int(file.read_text()) * 512
 
 
 def _name(holder: Path) -> str:
