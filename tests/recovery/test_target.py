@@ -23,7 +23,7 @@ from tests.sources.loops import (
 from tests.sources.opened import open_path
 from vdbackup.agent import stacking
 from vdbackup.backup import capture
-from vdbackup.errors import RecoveryError, TargetExists, TargetInUse, UnfitTarget
+from vdbackup.errors import NoSpace, RecoveryError, TargetExists, TargetInUse, UnfitTarget
 from vdbackup.jobs import Task
 from vdbackup.recovery import restore
 from vdbackup.recovery.hindrances import hindrance
@@ -73,6 +73,15 @@ def run(plan: restore.RestorePlan) -> restore.Restored:
 
 
 # ------------------------------------------------------------------------------------------ files
+
+
+def test_where_there_is_no_space_nobody_is_told_to_make_some_among_the_backups(
+    lab: Lab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("vdbackup.repository.files.free_space", lambda _folder: 1 << 10)
+    with pytest.raises(NoSpace, match=f"and {tmp_path} has 1 KiB free") as refused:
+        planned(lab, tmp_path / "out.img")
+    assert refused.value.advice == "Free some space there, then try again."
 
 
 def test_a_file_that_came_after_the_plan_is_not_replaced(lab: Lab, tmp_path: Path) -> None:

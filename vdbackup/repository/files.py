@@ -136,7 +136,7 @@ def check_space(folder: Path, needed: int, doing: str) -> None:
                 folder=folder,
                 size_2=readable_size(free),
             ),
-            tr("Free some space on the storage of the backups, then try again."),
+            tr("Free some space there, then try again."),
         )
 
 
