@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import subprocess
@@ -23,10 +24,18 @@ from tests.sources.loops import (
 from tests.sources.opened import open_path
 from vdbackup.agent import stacking
 from vdbackup.backup import capture
-from vdbackup.errors import NoSpace, RecoveryError, TargetExists, TargetInUse, UnfitTarget
+from vdbackup.errors import (
+    NoSpace,
+    RecoveryError,
+    StorageLost,
+    TargetExists,
+    TargetInUse,
+    UnfitTarget,
+)
 from vdbackup.jobs import Task
 from vdbackup.recovery import restore
 from vdbackup.recovery.hindrances import hindrance
+from vdbackup.recovery.target import held_device
 
 MIB = 1 << 20
 
@@ -358,6 +367,26 @@ def _system_disks() -> list[str]:
         capture_output=True, text=True, check=True,
     )  # fmt: skip
     return found.stdout.split()
+
+
+@pytest.mark.usefixtures("as_root")
+def test_a_device_that_goes_while_it_is_written_is_not_called_full(tmp_path: Path) -> None:
+    """For Linux a disk that was pulled out ends at its first byte: whoever writes gets ENOSPC."""
+    image = tmp_path / "device.img"
+    image.write_bytes(bytes(8 * MIB))
+
+    def written(device: Path, length: int) -> None:
+        with held_device(device) as fd:
+            os.truncate(image, length)
+            subprocess.run(["losetup", "--set-capacity", device], check=True)
+            os.pwrite(fd, b"x" * 4096, 4 * MIB)
+            raise OSError(errno.ENOSPC, "of another file")
+
+    with loop(image) as device:
+        with pytest.raises(OSError, match="of another file"):
+            written(device, 8 * MIB)
+        with pytest.raises(StorageLost, match=f"{device} was pulled out"):
+            written(device, 0)
 
 
 @pytest.mark.usefixtures("as_root")

@@ -21,7 +21,7 @@ from pathlib import Path
 from vdbackup.agent.stacking import files_under
 from vdbackup.disks.device_reads import sector_size_of
 from vdbackup.disks.holders import Holder, holders
-from vdbackup.errors import UnfitTarget
+from vdbackup.errors import StorageLost, UnfitTarget
 from vdbackup.jobs import readable_size, sizes_apart
 from vdbackup.repository.files import PARTIAL, sync_file, sync_folder
 from vdbackup.sources.devices import medium_of
@@ -238,6 +238,9 @@ def held_device(target: Path) -> Iterator[int]:
 
     O_EXCL on a block device fails while the kernel uses it, mounted or as a part of LVM or RAID;
     while it is open, the kernel does not begin to (open(2)).
+
+    Raises:
+        UnfitTarget: it is in use, or cannot be written to. StorageLost: it has gone meanwhile.
     """
     try:
         fd = os.open(target, os.O_RDWR | os.O_EXCL | os.O_CLOEXEC)
@@ -256,9 +259,30 @@ def held_device(target: Path) -> Iterator[int]:
                     target=target,
                 ),
             )
-        yield fd
+        size = os.lseek(fd, 0, os.SEEK_END)
+        try:
+            yield fd
+        except OSError as error:
+            if _size(fd) < size:
+                raise _gone(target) from error
+            raise
     finally:
         os.close(fd)
+
+
+def _size(fd: int) -> int:
+    """Of a device, in bytes; 0 of one that was pulled out, whose writes fail as on a full disk."""
+    try:
+        return os.lseek(fd, 0, os.SEEK_END)
+    except OSError:
+        return 0
+
+
+def _gone(target: Path) -> StorageLost:
+    return StorageLost(
+        tr("{target} was pulled out, or has become smaller, while it was used.", target=target),
+        tr("Check its connection, then begin the same again: it goes on where it can."),
+    )
 
 
 def _is_read_only(fd: int) -> bool:
