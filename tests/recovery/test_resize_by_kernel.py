@@ -89,8 +89,9 @@ def test_xfs_cannot_become_smaller_and_the_figure_that_would_do_is_said(
     files: Path, tmp_path: Path
 ) -> None:
     lab = lab_with("xfs", files, tmp_path)
-    with pytest.raises(NotResized, match=r"has 300 MiB, and the disk needs 32\d"):
+    with pytest.raises(NotResized, match=r"has 300 MiB, and the disk needs 32\d") as refused:
         planned(lab, sized(tmp_path / "target.img", 300 * MIB))
+    assert refused.value.advice == "Partition 1 (XFS) cannot be made smaller."
 
 
 def test_an_ordinary_user_has_it_left_as_it_is(

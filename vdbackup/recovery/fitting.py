@@ -355,14 +355,7 @@ def _least(
         for part in sorted(parts, key=lambda each: each.number):
             kind = changeable.get(part.number)
             if kind is None:
-                lying = kinds.get(part.number, "") or tr("unknown contents")
-                reasons.append(
-                    tr(
-                        "Partition {part} ({lying}) cannot be made smaller.",
-                        part=part.number,
-                        lying=lying,
-                    )
-                )
+                reasons.append(_no_smaller(part, kinds.get(part.number, "")))
                 continue
             kind.check_programs()
             try:
@@ -380,7 +373,17 @@ def _least(
                 )
             else:
                 found[part.number] = -(-least // UNIT) * UNIT
+                if least >= part.size:  # XFS, and what is full
+                    reasons.append(_no_smaller(part, kind.name))
     return found, reasons
+
+
+def _no_smaller(part: Partition, lying: str) -> str:
+    return tr(
+        "Partition {part} ({lying}) cannot be made smaller.",
+        part=part.number,
+        lying=lying or tr("unknown contents"),
+    )
 
 
 @contextmanager
