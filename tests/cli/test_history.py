@@ -109,6 +109,18 @@ def test_what_need_not_be_kept_is_proposed_with_the_command_that_leaves_it_out(
     assert ".cache" not in vdbackup("files", "-r", other, "latest", f"/p1{folder}").out
 
 
+def test_no_command_is_shown_that_a_terminal_cannot_show_as_it_is(
+    vdbackup: Vdbackup, tmp_path: Path
+):
+    folder, other = tmp_path / "of two\nlines", tmp_path / "other backups"
+    (folder / ".cache").mkdir(parents=True)
+    (folder / ".cache" / "pages").write_bytes(os.urandom(2 << 20))
+    assert vdbackup("backup", "--files", folder, "-r", other).status == 0
+    said = vdbackup("size", "-r", other, "latest").out
+    assert "of two\\nlines/.cache" in said
+    assert "is left out by" not in said
+
+
 def test_of_a_disk_it_is_said_what_can_be_done_instead(
     vdbackup: Vdbackup, repository: Path, disk: Path
 ):

@@ -445,4 +445,5 @@ def _say_needless(found: Sizes, repository: Path) -> None:
     if patterns:
         wanted = replace(found.choice, exclude=(*found.choice.exclude, *patterns))
         command = f"vdbackup backup -r {shlex.quote(str(repository))} --files {wanted}"
-        say(tr("From the next backup on it is left out by: {command}", command=command))
+        if command.isprintable():  # else what is shown would name other files
+            say(tr("From the next backup on it is left out by: {command}", command=command))
