@@ -24,6 +24,7 @@ VIEWS = {
     "actionRestore": "restoreDialog",
     "actionExplainSize": "sizeDialog",
     "actionRetarget": "retargetDialog",
+    "actionRehearse": "rehearseDialog",
     "actionPin": "pinDialog",
     "actionAddSource": "addSourceDialog",
     "actionAdopt": "adoptDialog",

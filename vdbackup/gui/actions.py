@@ -20,6 +20,7 @@ from vdbackup.gui.needs import (
     OfOneOrSeveral,
     OfPinned,
     OfPoint,
+    OfPointAlone,
     OfPointOfFiles,
     OfSource,
     OfState,
@@ -193,6 +194,13 @@ ACTIONS = (
         icon="boot-test",
         keys="Ctrl+T",
         place=Place.CARE,
+    ),
+    Action(
+        "actionRehearse",
+        tr("Rehearse a restore…"),
+        tr("Restore the point to a virtual disk and start it: how long would you be away?"),
+        OfPointAlone(lambda desk, entry, point: desk.dialogs.rehearse(entry, point)),
+        keys="Ctrl+Shift+B",
     ),
     Action(
         "actionMerge",

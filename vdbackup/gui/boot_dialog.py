@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from PySide6.QtWidgets import QCheckBox, QFormLayout, QWidget
 
-from vdbackup.guest.hardware import Controller, HardwareRequest
-from vdbackup.guest.model import Firmware
+from vdbackup.guest.hardware import HardwareRequest
 from vdbackup.gui import parts, words
+from vdbackup.gui.hardware_fields import ControllerBox, FirmwareBox
 from vdbackup.repository.model import RecoveryPoint
 from vdbackup.repository.written import WrittenPoint
 from vdbackup.translation import tr
@@ -29,14 +29,8 @@ class BootDialog(parts.Dialog):
             "For this machine alone. What is “automatic” is chosen by what its system needs."
         )
         self.column.addWidget(parts.label(about, "muted"))
-        self.controller = parts.ComboBox("bootController", tr("What the disk is attached to"))
-        self.controller.addItem(tr("automatic"), None)
-        for controller in Controller:
-            self.controller.addItem(controller.value, controller)
-        self.firmware = parts.ComboBox("bootFirmware", tr("Firmware"))
-        self.firmware.addItem(tr("automatic"), None)
-        for firmware in Firmware:
-            self.firmware.addItem(firmware.upper(), firmware)
+        self.controller = ControllerBox("bootController")
+        self.firmware = FirmwareBox("bootFirmware")
         self.memory = parts.SpinBox("bootMemory", tr("Memory of the virtual machine"))
         self.memory.setRange(0, 1 << 20)
         self.memory.setSuffix(tr(" MiB"))
@@ -69,10 +63,9 @@ class BootDialog(parts.Dialog):
     @property
     def request(self) -> HardwareRequest:
         """What the user wants."""
-        controller, firmware = self.controller.currentData(), self.firmware.currentData()
-        return HardwareRequest(  # of an enumeration Qt keeps no more than its text
-            controller=Controller(controller) if controller else None,
-            firmware=Firmware(firmware) if firmware else None,
+        return HardwareRequest(
+            controller=self.controller.chosen,
+            firmware=self.firmware.chosen,
             memory_mib=self.memory.value() or None,
             network=self.network.isChecked(),
         )

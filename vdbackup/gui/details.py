@@ -22,7 +22,6 @@ from vdbackup.gui import parts, words
 from vdbackup.gui.catalogue import Entry
 from vdbackup.gui.machines.boot_picture import BootPicture
 from vdbackup.gui.timeline.points_table import check_in_words
-from vdbackup.jobs import duration
 from vdbackup.repository import long_chains
 from vdbackup.repository.model import (
     ChangesFrom,
@@ -31,7 +30,6 @@ from vdbackup.repository.model import (
     Promotion,
     Reading,
     RecoveryPoint,
-    Rehearsal,
 )
 from vdbackup.repository.written import WrittenPoint
 from vdbackup.translation import tr, trn
@@ -239,7 +237,7 @@ class PointDetails(QFrame):
             "read": _read_in_words(point.reading) if point.reading else "",
             "verified": check_in_words(point.verified),
             "booted": check_in_words(point.boot_tested),
-            "rehearsed": _rehearsal_in_words(point.rehearsed),
+            "rehearsed": words.rehearsal(point.rehearsed) if point.rehearsed else "",
             "proven": _proof_in_words(point),
             "chain": _chain_in_words(entry.chain(point)),
             "machine": _machine_in_words(entry, point),
@@ -421,16 +419,4 @@ def _promotion_in_words(promotion: Promotion | None) -> str:
         "a virtual machine on {title}, ended {ended}",
         title=title,
         ended=words.when_exactly(promotion.ended),
-    )
-
-
-def _rehearsal_in_words(found: Rehearsal | None) -> str:
-    """How long the machine would be away: "back in 14 minutes, rehearsed yesterday 09:12"."""
-    if found is None:
-        return ""
-    when = tr("rehearsed {at}", at=words.when(found.at))
-    return (
-        tr("back in {seconds}, {when}", seconds=duration(found.seconds), when=when)
-        if found.ok
-        else tr("failed, {when}", when=when)
     )

@@ -29,6 +29,7 @@ from vdbackup.gui.pin_dialog import PinDialog
 from vdbackup.gui.plan_dialog import PlanDialog
 from vdbackup.gui.policy_dialog import PolicyDialog
 from vdbackup.gui.protect_dialog import Kind, ProtectDialog
+from vdbackup.gui.rehearse_dialog import RehearseDialog
 from vdbackup.gui.retarget_dialog import RetargetDialog
 from vdbackup.gui.runner import Runner
 from vdbackup.gui.schedule_dialog import ScheduleDialog
@@ -295,6 +296,14 @@ class Dialogs(QObject):
         dialog = RetargetDialog(point, self._window)
         dialog.accepted.connect(
             lambda: self._operations.retarget(entry, point, dialog.wish, dialog.drivers)
+        )
+        dialog.open()
+
+    def rehearse(self, entry: Entry, point: RecoveryPoint) -> None:
+        """Let the user say what a point would be restored to, and do that beforehand."""
+        dialog = RehearseDialog(point, self._workers.reader(None), self._window)
+        dialog.accepted.connect(
+            lambda: self._operations.rehearse(entry, point, dialog.wanted, dialog.folder)
         )
         dialog.open()
 

@@ -40,6 +40,7 @@ POINT = (
     "",
     "actionVerify",
     "actionBootTest",
+    "actionRehearse",
     "actionRetarget",
     "",
     "actionMerge",

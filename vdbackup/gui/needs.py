@@ -220,6 +220,15 @@ class OfPoint(OfState):
 
 
 @dataclass(frozen=True)
+class OfPointAlone(OfPoint):
+    """What is done to a point whose disk is all of its computer."""
+
+    def ready(self, chosen: Chosen) -> bool:
+        """Where such a one is chosen; of a machine of several disks it is no moment."""
+        return super().ready(chosen) and bool(chosen.entry and chosen.entry.machine is None)
+
+
+@dataclass(frozen=True)
 class OfPointOfFiles(OfPoint):
     """What is done to a point of chosen files."""
 

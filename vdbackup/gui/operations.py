@@ -17,6 +17,7 @@ from vdbackup.gui.jobs import (
     changes,
     keeping,
     making,
+    rehearsing,
     repositories,
     restoring,
     sessions,
@@ -45,6 +46,7 @@ from vdbackup.operations import (
     several,
     thinning,
 )
+from vdbackup.operations.rehearse import RehearsalPlan, Twin
 from vdbackup.operations.restore_files import FilesPlan
 from vdbackup.operations.schedules.arrange import SchedulePlan
 from vdbackup.operations.written_logs import ReadLog
@@ -368,6 +370,31 @@ class Operations(QObject):
         doing = partial(changes.bisect, entry.repository, entry.name, check, between)
         job = Job(tr("Find when {entry} stopped working", entry=entry.title), doing)
         self._runner.submit(self._runner.workers.tester(entry.repository), entry.repository, job)
+
+    def rehearse(
+        self, entry: Entry, point: RecoveryPoint, wanted: Path | Twin, folder: Path | None
+    ) -> None:
+        """Do all of a restore beforehand; waits for nothing but the test before."""
+        title = tr(
+            "Rehearse a restore of #{point} of {entry}", point=point.sequence, entry=entry.title
+        )
+        machines = self._runner.store.machines
+
+        def start(plan: RehearsalPlan) -> None:
+            job = Job(title, partial(rehearsing.rehearse_restore, plan, machines.boot_test()))
+            tester = self._runner.workers.tester(entry.repository)
+            self._runner.submit(tester, entry.repository, job)
+
+        make = partial(
+            rehearsing.plan,
+            entry.repository,
+            entry.name,
+            point.id,
+            wanted,
+            machines.memory_mib,
+            folder,
+        )
+        self._runner.plan(entry.repository, title, tr("Rehearse"), make, start)
 
     def keep_moment(self, entry: Entry, moment: WrittenPoint) -> None:
         """Make a recovery point of a moment behind a point."""

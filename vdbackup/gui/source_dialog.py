@@ -110,6 +110,8 @@ def facts(entry: Entry, logs: Sequence[ReadLog] = ()) -> dict[str, str]:
         said[tr("Verified")] = words.when(health.verified)
     if health and health.boot_tested:
         said[tr("Booted")] = words.when(health.boot_tested)
+    if health and health.rehearsed:
+        said[tr("Restore")] = words.rehearsal(health.rehearsed)
     return said
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 from datetime import UTC, datetime, timedelta
 
-from vdbackup.jobs import readable_size
-from vdbackup.repository.model import RecoveryPoint
+from vdbackup.jobs import duration, readable_size
+from vdbackup.repository.model import RecoveryPoint, Rehearsal
 from vdbackup.repository.written import WrittenPoint
 from vdbackup.text import printable
 from vdbackup.translation import grouped, marked, tr, trn
@@ -140,3 +140,11 @@ def point_title(point: RecoveryPoint) -> str:
     if isinstance(point, WrittenPoint):
         return f"{point_name(point)}, {clock_of(point)}, {state_of(point)}"
     return f"#{point.sequence}, {tr(point.type)}, {when(point.created)}"
+
+
+def rehearsal(found: Rehearsal) -> str:
+    """How long the machine would be away: "back in 14 minutes, rehearsed yesterday 09:12"."""
+    then = tr("rehearsed {at}", at=when(found.at))
+    if not found.ok:
+        return tr("failed, {when}", when=then)
+    return tr("back in {seconds}, {when}", seconds=duration(found.seconds), when=then)

@@ -66,16 +66,15 @@ class RehearsalPlan(Plan):
 
 def like(disk: Path) -> Twin:
     """A twin of a disk of this computer; raises UsageError, OSError."""
-    from vdbackup.disks.device_reads import sector_size_of
+    from vdbackup.agent.block_devices import Place
     from vdbackup.guest.hardware import HardwareRequest
     from vdbackup.recovery.bootable import computer
 
     if not disk.is_block_device():
         raise UsageError(tr("{disk} is no disk.", disk=disk), tr("Name a device, or a size."))
-    here = computer.of(disk)
-    with disk.open("rb") as device:
-        size, sector = device.seek(0, os.SEEK_END), sector_size_of(device.fileno())
-    return Twin(size, HardwareRequest(here.controller, here.firmware), sector)
+    here, place = computer.of(disk), Place.of(disk)  # which needs no right to read it
+    wish = HardwareRequest(here.controller, here.firmware)
+    return Twin(place.size, wish, place.disk.sector_size)
 
 
 def plan(
