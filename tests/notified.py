@@ -17,8 +17,9 @@ from jeepney import (
     new_error,
     new_method_call,
     new_method_return,
+    new_signal,
 )
-from jeepney.io.blocking import open_dbus_connection
+from jeepney.io.blocking import DBusConnection, open_dbus_connection
 
 BUS = DBusAddress("/org/freedesktop/DBus", "org.freedesktop.DBus", "org.freedesktop.DBus")
 
@@ -32,11 +33,19 @@ class Shown:
         answers: of properties and of other methods, by their names: type and value.
     """
 
+    bus: DBusConnection
     told: list[tuple[int, str, str]] = field(default_factory=list)
     answers: dict[str, tuple[str, object]] = field(default_factory=dict)
 
     def texts(self) -> list[str]:
         return [text for _, _, text in self.told]
+
+    def changes(self, of: DBusAddress, name: str, kind: str, value: object) -> None:
+        """Have a property another value, and say so to whoever listens."""
+        self.answers[name] = (kind, value)
+        said = (of.interface, {name: (kind, value)}, [])
+        everywhere = DBusAddress(of.object_path, of.bus_name, "org.freedesktop.DBus.Properties")
+        self.bus.send(new_signal(everywhere, "PropertiesChanged", "sa{sv}as", said))
 
 
 @contextmanager
@@ -53,8 +62,8 @@ def desktop(folder: Path, *names: str) -> Iterator[tuple[str, Shown]]:
     ) as running:
         assert running.stdout
         address = running.stdout.readline().strip()
-        shown = Shown()
         with open_dbus_connection(address) as bus:
+            shown = Shown(bus)
             for name in names or ("org.freedesktop.Notifications",):
                 bus.send_and_get_reply(new_method_call(BUS, "RequestName", "su", (name, 0)))
             served = threading.Thread(target=_serve, args=(bus, shown))

@@ -376,6 +376,7 @@ SETTINGS = Settings(
     ask_before_backup=False,
     all_blocks=True,
     limit_mib=30,
+    rests_on_battery=True,
     remind_after_days=3,
     animations=False,
     window=WindowState(
@@ -408,6 +409,7 @@ SETTINGS_TEXT = """\
   "ask_before_backup": false,
   "all_blocks": true,
   "limit_mib": 30,
+  "rests_on_battery": true,
   "remind_after_days": 3,
   "animations": false,
   "window": {
@@ -451,6 +453,7 @@ DEFAULT_SETTINGS_TEXT = """\
   "ask_before_backup": true,
   "all_blocks": false,
   "limit_mib": 0,
+  "rests_on_battery": false,
   "remind_after_days": 7,
   "animations": true,
   "window": {

@@ -110,9 +110,14 @@ def silent(_: Progress) -> None:
 
 
 class CancelToken:
-    """A flag that one thread raises and the working threads look at once per chunk."""
+    """A flag that one thread raises and the working threads look at once per chunk.
+
+    Attributes:
+        why_paused: why the work is to rest, a sentence; "" where somebody just wants it so.
+    """
 
     def __init__(self) -> None:
+        self.why_paused = ""
         self._event = threading.Event()
         self._goes_on = threading.Event()
         self._goes_on.set()
@@ -123,9 +128,10 @@ class CancelToken:
         self._event.set()
         self._goes_on.set()
 
-    def pause(self) -> None:
+    def pause(self, why: str = "") -> None:
         """Ask the work to rest as soon as it can; returns at once."""
         if not self.cancelled:
+            self.why_paused = why
             self._goes_on.clear()
 
     def resume(self) -> None:

@@ -114,6 +114,7 @@ class Settings:
         ask_before_backup: show what a backup will do before it is made.
         all_blocks: the window's backups keep what file systems call free, and swap space, too.
         limit_mib: MiB a second that the window's backups take at most; 0 for no limit.
+        rests_on_battery: the window's jobs pause while the computer runs on its battery.
         remind_after_days: a source whose last backup is older is marked.
         animations: a merge is seen happening.
         window: how it was left.
@@ -132,6 +133,7 @@ class Settings:
     ask_before_backup: bool = True
     all_blocks: bool = False
     limit_mib: int = 0
+    rests_on_battery: bool = False
     remind_after_days: int = 7
     animations: bool = True
     window: WindowState = field(default=WindowState(), metadata=records.LENIENT)

@@ -55,6 +55,7 @@ FULL = Settings(
     ask_before_backup=False,
     all_blocks=True,
     limit_mib=30,
+    rests_on_battery=True,
     remind_after_days=3,
     animations=False,
 )

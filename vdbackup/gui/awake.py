@@ -10,7 +10,7 @@ from PySide6.QtDBus import QDBusMessage
 
 from vdbackup.gui import buses
 from vdbackup.gui.buses import Address
-from vdbackup.jobs import Job
+from vdbackup.jobs import Job, Paused, Progress
 from vdbackup.translation import tr
 
 LOGIND = Address(
@@ -39,6 +39,13 @@ class Awake:
         if not job.stays:
             self._jobs.add(job.id)
             self.stay(True)
+
+    def follow(self, job: Job[object], progress: Progress) -> None:
+        """While a job rests, the computer may sleep."""
+        if isinstance(progress, Paused):
+            self.end(job)
+        elif job.id not in self._jobs:
+            self.begin(job)
 
     def end(self, job: Job[object]) -> None:
         """A job has ended."""

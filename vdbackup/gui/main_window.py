@@ -24,6 +24,7 @@ from vdbackup.gui.actions import ACTIONS, Actions
 from vdbackup.gui.alerts import Alerts
 from vdbackup.gui.awake import Awake
 from vdbackup.gui.backups import Backups
+from vdbackup.gui.battery import Battery, Resting
 from vdbackup.gui.catalogue import Catalogue, Entry
 from vdbackup.gui.details import PointDetails
 from vdbackup.gui.dialogs import Dialogs
@@ -89,6 +90,8 @@ class MainWindow(QMainWindow):
         menus: the menu bar, with all of them.
         alerts: tells the user of failures who looks elsewhere.
         awake: keeps the computer from falling asleep.
+        battery: what the computer runs on.
+        resting: has jobs rest meanwhile, if the settings say so.
         history: what was done, in this window and before.
         launcher: how far it is, at the program's icon.
         tray: the icon by which it can be reached once the window is closed.
@@ -117,6 +120,7 @@ class MainWindow(QMainWindow):
         self.ending = Ending(self, self.workers, self.sessions)
         self.alerts = Alerts(desktop.notify, self._is_looked_at)
         self.awake = Awake()
+        self.battery, self.resting = Battery(self), Resting()
         self.history = History(store.locations.data, self.workers, self)
         self.launcher = Launcher()
         self.tray = Tray(self)
@@ -227,7 +231,11 @@ class MainWindow(QMainWindow):
         self.workers.job_ended.connect(self.jobs.end)
         self.workers.job_ended.connect(self.alerts.job_ended)
         self.workers.job_queued.connect(self.awake.begin)
+        self.workers.progressed.connect(self.awake.follow)
         self.workers.job_ended.connect(self.awake.end)
+        self.workers.job_queued.connect(self.resting.begin)
+        self.workers.job_ended.connect(self.resting.end)
+        self.battery.changed.connect(self._on_battery_changed)
         self.workers.job_queued.connect(self.launcher.begin)
         self.workers.progressed.connect(self.launcher.follow)
         self.workers.job_ended.connect(self.launcher.end)
@@ -412,7 +420,11 @@ class MainWindow(QMainWindow):
         self.tray.want(settings.tray, self._theme)
         self.sources.remind_after_days = settings.remind_after_days
         self.panel.animated = settings.animations
+        self._on_battery_changed()
         self._on_catalogue_changed()
+
+    def _on_battery_changed(self) -> None:
+        self.resting.want(self.battery.in_use and self.store.value.rests_on_battery)
 
     @Slot()
     def _take_theme(self) -> None:

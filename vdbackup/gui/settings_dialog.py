@@ -38,7 +38,7 @@ class SettingsDialog(parts.Dialog):
     """Shows settings; `changes()` and `policies()` say what the user made of them.
 
     Attributes:
-        theme, sessions, memory, headless, ask, limit, remind, animations: the fields.
+        theme, sessions, memory, headless, ask, limit, battery, remind, animations: the fields.
         told: those that say how the user is told of trouble.
         keep: for each source that has been backed up, how many points to keep.
         boot_test: for each such source, whether new points are boot-tested.
@@ -95,6 +95,7 @@ class SettingsDialog(parts.Dialog):
             "ask_before_backup": self.ask.isChecked(),
             "all_blocks": not self.used_only.isChecked(),
             "limit_mib": self.limit.value(),
+            "rests_on_battery": self.battery.isChecked(),
             "remind_after_days": self.remind.value(),
             "animations": self.animations.isChecked(),
             "tray": self.tray.isChecked(),
@@ -152,6 +153,13 @@ class SettingsDialog(parts.Dialog):
         self.limit.setSingleStep(10)
         self.limit.setValue(self._settings.limit_mib)
         form.addRow(_name(tr("Speed")), self.limit)
+        self.battery = QCheckBox(tr("Pause jobs while the computer runs on its battery"))
+        self.battery.setObjectName("restsOnBattery")
+        self.battery.setChecked(self._settings.rests_on_battery)
+        self.battery.setToolTip(
+            tr("Those of this window. They go on with mains. A schedule says for itself.")
+        )
+        form.addRow(_name(""), self.battery)
         self.remind = parts.SpinBox("remindAfter", tr("Remind after so many days without a backup"))
         self.remind.setRange(1, 365)
         self.remind.setSuffix(tr(" days without a backup"))

@@ -22,7 +22,7 @@ from vdbackup.errors import VdbackupError
 from vdbackup.gui import parts, remedies, words
 from vdbackup.gui.jobs.outcome import Told
 from vdbackup.gui.jobs.pace import Pace
-from vdbackup.gui.jobs.pause_button import RESTS, PauseButton
+from vdbackup.gui.jobs.pause_button import PauseButton
 from vdbackup.jobs import Job, JobState, Paused, Progress, Waiting
 from vdbackup.text import printable
 from vdbackup.translation import tr
@@ -129,6 +129,7 @@ class JobRow(QFrame):
             return
         self._show_bar(True)
         self._pause.setVisible(bool(progress.total) and self._cancel.isEnabled())
+        self._pause.show_state()
         if not progress.total:  # nobody knows how long it takes
             if self._goes_on:
                 self._say(printable(progress.phase), "muted")
@@ -164,7 +165,9 @@ class JobRow(QFrame):
         self._show_bar(False)
         self._pace_label.setText("")
         if self._cancel.isEnabled() and self._pause.paused:
-            self._say(RESTS, "muted")
+            self._pause.show_state()
+            self._pause.show()
+            self._say(self._pause.rests, "muted")
 
     def _wait(self, sentence: str) -> None:
         """Say for whom the job waits; there is nothing to rest from meanwhile."""

@@ -27,7 +27,7 @@ class PauseButton(QPushButton):
         self.setObjectName("pauseButton")
         self.setToolTip(tr("Let it rest; what it holds, it keeps, and nobody else can write"))
         self._title, self._job = title, job
-        self._name()
+        self.show_state()
         self.clicked.connect(self._on_clicked)
         self.hide()
 
@@ -36,7 +36,14 @@ class PauseButton(QPushButton):
         """Whether the job is to rest."""
         return self._job is not None and self._job.cancel.paused
 
-    def _name(self) -> None:
+    @property
+    def rests(self) -> str:
+        """What is said of the job while it rests."""
+        why = self._job.cancel.why_paused if self._job else ""
+        return f"{why} {RESTS}".strip()
+
+    def show_state(self) -> None:
+        """Offer what the job does not do now: others may have asked it to rest, or to go on."""
         self.setText(RESUME if self.paused else PAUSE)
         self.setAccessibleName(f"{self.text()}: {self._title}")
 
@@ -47,5 +54,5 @@ class PauseButton(QPushButton):
             self._job.cancel.resume()
         else:
             self._job.cancel.pause()
-        self._name()
+        self.show_state()
         self.asked.emit(tr("Pausing") if self.paused else tr("Going on"))
