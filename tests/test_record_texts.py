@@ -33,7 +33,7 @@ from vdbackup.repository.model import (
 )
 from vdbackup.repository.policy import READ_ALL_EVERY, BootTests, Policy
 from vdbackup.repository.repository import Repository
-from vdbackup.settings import KnownSource, Settings, ThemeChoice, WindowState
+from vdbackup.settings import HiddenSet, KnownSource, Settings, ThemeChoice, WindowState
 from vdbackup.sources.reference import SourceRef
 
 SOURCE = SourceIdentity(
@@ -383,6 +383,7 @@ SETTINGS = Settings(
         (1200, 800), True, (200, 700, 300), (600, 200), True, (3, False), ("/mnt/usb", "/a", "b")
     ),
     tray=True,
+    hidden=(HiddenSet(Path("/mnt/usb"), "old"),),
 )
 SETTINGS_TEXT = """\
 {
@@ -440,7 +441,13 @@ SETTINGS_TEXT = """\
   },
   "tray": true,
   "mail_to": "",
-  "trouble_command": ""
+  "trouble_command": "",
+  "hidden": [
+    {
+      "repository": "/mnt/usb",
+      "set": "old"
+    }
+  ]
 }"""
 DEFAULT_SETTINGS_TEXT = """\
 {
@@ -470,7 +477,8 @@ DEFAULT_SETTINGS_TEXT = """\
   },
   "tray": false,
   "mail_to": "",
-  "trouble_command": ""
+  "trouble_command": "",
+  "hidden": []
 }"""
 
 

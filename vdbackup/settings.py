@@ -10,7 +10,7 @@ import enum
 import fcntl
 import json
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any
@@ -61,6 +61,19 @@ class KnownSource:
     set_name: str | None = field(default=None, metadata=records.written_as("set"))
 
 
+@dataclass(frozen=True)
+class HiddenSet:
+    """A backup set that the user has let leave the list; its points stay.
+
+    Attributes:
+        repository: the folder that it is in.
+        set_name: its own.
+    """
+
+    repository: Path
+    set_name: str = field(metadata=records.written_as("set"))
+
+
 def _pixels(sizes: tuple[int, ...]) -> tuple[int, ...]:
     if not all(size < 1 << 16 for size in sizes):
         raise ValueError(tr("{sizes} fit no screen", sizes=sizes))
@@ -107,6 +120,7 @@ class Settings:
     Attributes:
         repositories: folders that hold backups, in the order they were added.
         sources: what the user has added, in that order.
+        hidden: what of the repositories the user does not want in the list.
         theme: light, dark, or as the desktop says.
         sessions_folder: where running VMs write, None for a folder in `Locations.data`.
         memory_mib: memory of a VM, in MiB; 0 gives what its system needs.
@@ -140,6 +154,7 @@ class Settings:
     tray: bool = False
     mail_to: str = ""
     trouble_command: str = ""
+    hidden: tuple[HiddenSet, ...] = ()
 
     @classmethod
     def load(cls, file: Path) -> Settings:
@@ -221,6 +236,24 @@ class Settings:
         others = (k for k in self.sources if (k.source, k.repository) != (source, repository))
         return replace(self, sources=tuple(others))
 
+    def hides(self, repository: Path, set_name: str) -> bool:
+        """Whether a set is not to be in the list."""
+        return HiddenSet(repository, set_name) in self.hidden
+
+    def hiding(self, repository: Path, names: Iterable[str]) -> Settings:
+        """These settings, with sets that leave the list."""
+        more = [HiddenSet(repository, name) for name in names if not self.hides(repository, name)]
+        return replace(self, hidden=(*self.hidden, *more))
+
+    def showing(self, repository: Path, names: Collection[str] | None = None) -> Settings:
+        """These settings, with these sets in the list again, or all of the repository."""
+        hidden = (
+            each
+            for each in self.hidden
+            if each.repository != repository or (names is not None and each.set_name not in names)
+        )
+        return replace(self, hidden=tuple(hidden))
+
     def with_sets(self, repository: Path, sets: Mapping[SourceRef, str]) -> Settings:
         """These settings, knowing which sets the sources have in `repository`, by source."""
         return replace(
@@ -242,7 +275,7 @@ class Settings:
     def without_repository(self, repository: Path) -> Settings:
         """These settings, without a repository and the sources that are backed up to it."""
         return replace(
-            self,
+            self.showing(repository),
             sources=tuple(known for known in self.sources if known.repository != repository),
             repositories=tuple(known for known in self.repositories if known != repository),
         )

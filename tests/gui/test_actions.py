@@ -24,6 +24,7 @@ from vdbackup.gui.needs import (
     OfOneOrSeveral,
     OfPinned,
     OfPoint,
+    OfPointAlone,
     OfSource,
     OfState,
     OfUnpinned,
@@ -62,7 +63,7 @@ PINNED = replace(
 )
 NEW = Entry(SDX, Path("/backups"))
 WHERE = ("copySource", "showRepository")
-OF_ANY = {OfState, OfComparable, OfPoint, OfOneOfSeveral}
+OF_ANY = {OfState, OfComparable, OfPoint, OfPointAlone, OfOneOfSeveral}
 LOG = ReadLog(
     KeptLog.of(
         Path("/backups/disk"), Protection("20260101-000000-abcdef", "2", "disk #2", "", 1 << 30)
@@ -177,6 +178,7 @@ def test_each_action_is_done_to_what_is_chosen_when_it_is_asked_for(desk: Desk) 
         ("bisect", (MADE, CHILD)),
         ("verify", (MADE, (CHILD,))),
         ("prove_boots", (MADE, CHILD)),
+        ("rehearse", (MADE, CHILD)),
         ("merge", (MADE, CHILD)),
         ("delete", (MADE, CHILD)),
         ("pin", (MADE, CHILD)),
@@ -265,6 +267,7 @@ def test_the_menus_ask_for_the_same_in_other_ways(desk: Desk) -> None:
                 "protectSource",
                 "convertSet",
                 *WHERE,
+                "forgetSource",
                 "repairRepository",
                 "leaveRepository",
             ],

@@ -197,6 +197,7 @@ class Backups(QObject):
 
         def start(plan: backup.CapturePlan) -> None:
             named = plan.source.ref if entry.source.is_files else entry.source  # links are followed
+            self._runner.show_again(entry.repository, (plan.set_name,))
             added = self.add_source(named, entry.repository)
             self._back_up(added, replace(request, source=named), ask=False)
             self.begun.emit(added)

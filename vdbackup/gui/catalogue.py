@@ -79,6 +79,11 @@ class Entry:
         return self.backup_set.name if self.backup_set else self.source.name
 
     @property
+    def set_names(self) -> tuple[str, ...]:
+        """The sets that it stands for; of one that cannot be read, what it is called."""
+        return self.machine.sets if self.machine else (self.name,)
+
+    @property
     def points(self) -> tuple[RecoveryPoint, ...]:
         """Its recovery points, by sequence."""
         return self.backup_set.points if self.backup_set else ()
@@ -270,8 +275,13 @@ class Catalogue(QObject):
     @property
     def entries(self) -> list[Entry]:
         """What has been read so far, in the order in which the user added it."""
-        known = self._store.value.repositories
-        entries = [entry for repository in known for entry in self._read.get(repository, ())]
+        settings = self._store.value
+        entries = [
+            entry
+            for repository in settings.repositories
+            for entry in self._read.get(repository, ())
+            if not any(settings.hides(repository, name) for name in entry.set_names)
+        ]
         called = [entry.machine.name if entry.machine else entry.name for entry in entries]
         names = Counter(called)
         return [

@@ -10,7 +10,7 @@ from pathlib import Path
 from PySide6.QtCore import QObject, Qt, Signal
 from PySide6.QtWidgets import QFileDialog
 
-from vdbackup.gui import theme
+from vdbackup.gui import leaving, theme
 from vdbackup.gui.add_source import AddSourceDialog, AddSourceForm
 from vdbackup.gui.adopt_dialog import AdoptDialog
 from vdbackup.gui.backups import Backups
@@ -44,7 +44,6 @@ from vdbackup.recovery.checks import Check, CommandCheck, GuestCheck, TextCheck
 from vdbackup.recovery.file_sets.choices import choice_now
 from vdbackup.recovery.sessions.saved import SavedSession
 from vdbackup.repository.model import RecoveryPoint
-from vdbackup.settings import Settings
 from vdbackup.sources.reference import SourceRef
 from vdbackup.translation import tr
 from vdbackup.volumes.keys import Keys
@@ -190,7 +189,9 @@ class Dialogs(QObject):
             if job.error:
                 self.failed.emit(title, job.error)
             elif (repository := job.result) is not None:
-                self._store.update(lambda settings: settings.with_repository(repository))
+                self._store.update(
+                    lambda settings: settings.with_repository(repository).showing(repository)
+                )
                 self._catalogue.refresh(repository)
 
         job = Job(title, partial(repositories.open_backups, folder))
@@ -206,7 +207,7 @@ class Dialogs(QObject):
         if len(names) < 2:
             leave()
             return
-        plan = repositories.plan_leaving(repository, names)
+        plan = leaving.plan_repository(repository, names)
         dialog = PlanDialog(
             tr("Remove from the list?"), tr("Remove from the list"), plan, self._window
         )
@@ -269,17 +270,27 @@ class Dialogs(QObject):
         dialog.open()
 
     def forget(self, entry: Entry) -> None:
-        """Let a source without backups leave the list."""
-        folder = entry.repository
-        others = [each for each in self._catalogue.entries if each.repository == folder]
+        """Let a source leave the list; where it has backups, once the user has seen what stays."""
 
-        def forget(settings: Settings) -> Settings:
-            if len(others) < 2:  # a repository that nothing is backed up to is of no use here
-                return settings.without_repository(folder)
-            return settings.without_source(entry.source, folder)
+        def forget() -> None:
+            alone = self._is_alone(entry)
+            self._store.update(lambda settings: leaving.without(entry, settings, alone=alone))
+            self._catalogue.refresh(entry.repository)
 
-        self._store.update(forget)
-        self._catalogue.refresh(folder)
+        if entry.backup_set is None:
+            forget()
+            return
+        schedules = self._store.schedules
+        is_scheduled = any(schedules.find(entry.repository, name) for name in entry.set_names)
+        plan = leaving.plan_source(entry, is_scheduled=is_scheduled)
+        title = tr("Remove {entry} from this list?", entry=entry.title)
+        dialog = PlanDialog(title, tr("Remove from the list"), plan, self._window)
+        dialog.accepted.connect(forget)
+        dialog.open()
+
+    def _is_alone(self, entry: Entry) -> bool:
+        """Whether nothing else of its repository is in the list."""
+        return [each.repository for each in self._catalogue.entries].count(entry.repository) < 2
 
     def boot_with(self, entry: Entry, point: RecoveryPoint) -> None:
         """Let the user choose the hardware of a machine, then start it."""

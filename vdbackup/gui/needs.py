@@ -183,15 +183,13 @@ class OfAlone(OfBackedUp):
 
 
 @dataclass(frozen=True)
-class OfNew(OfSource):
-    """What is done to a source that has not been backed up."""
+class OfOneSource(OfListed):
+    """What is done to a source alone, and not to all that is in its repository."""
 
     def ready(self, chosen: Chosen) -> bool:
-        """Where the chosen one has no backups, and does not stand for a whole repository."""
+        """Where the chosen one does not stand for a whole repository."""
         entry = chosen.entry
-        if entry is None or entry.backup_set is not None:
-            return False
-        return str(entry.source) != str(entry.repository)
+        return entry is not None and str(entry.source) != str(entry.repository)
 
 
 @dataclass(frozen=True)

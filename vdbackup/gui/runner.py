@@ -6,7 +6,7 @@ for its turn, and the engine checks the plan again then.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import TypeVar
 
@@ -118,7 +118,14 @@ class Runner(QObject):
         """Queue a job; when it has ended, what it changed is read again: all where it failed."""
 
         def ended(job: Job[Outcome[T]]) -> None:
-            self.catalogue.refresh(repository, job.result.changed if job.result else ANY)
+            changed = job.result.changed if job.result else ANY
+            self.show_again(repository, changed.sets or ())
+            self.catalogue.refresh(repository, changed)
             then(job)
 
         worker.submit(job, ended)
+
+    def show_again(self, repository: Path, names: Collection[str]) -> None:
+        """Let sets be in the list that somebody works with here, though they had left it."""
+        if any(self.store.value.hides(repository, name) for name in names):
+            self.store.update(lambda settings: settings.showing(repository, names))

@@ -12,7 +12,7 @@ from vdbackup.gui.needs import (
     OfDevice,
     OfFiles,
     OfListed,
-    OfNew,
+    OfOneSource,
     OfSource,
 )
 from vdbackup.sources.reference import SourceRef
@@ -159,8 +159,8 @@ OF_LISTED = (
     Action(
         "forgetSource",
         tr("Remove this source from this list"),
-        tr("Let a source that has not been backed up leave the list"),
-        OfNew(lambda desk, entry: desk.dialogs.forget(entry)),
+        tr("Let a source leave the list; its backups stay"),
+        OfOneSource(lambda desk, entry: desk.dialogs.forget(entry)),
         text_of=_forget_text,
     ),
     Action(

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vdbackup.gui.jobs.outcome import Outcome, said_of
-from vdbackup.jobs import Plan, Task
+from vdbackup.jobs import Task
 from vdbackup.operations import (
     opening,
     repair,
@@ -24,18 +23,6 @@ if TYPE_CHECKING:  # late at run time: what reads file systems takes long to imp
 def open_backups(folder: Path, _task: Task) -> Path:
     """The folder, if it holds backups."""
     return Repository.open(folder).path
-
-
-def plan_leaving(folder: Path, names: Sequence[str]) -> Plan:
-    """What taking a repository out of the window means: nothing of it is changed."""
-    return Plan(
-        tr(
-            "These leave the list, and nothing is deleted: {names}. Their backups stay in "
-            "{folder}; “Open backups…” shows them again.",
-            names=", ".join(names),
-            folder=folder,
-        )
-    )
 
 
 def finish_merges(folder: Path, sessions_folder: Path, task: Task) -> Outcome[Finished]:
