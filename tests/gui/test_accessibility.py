@@ -3,44 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 from PySide6.QtCore import Qt
 from PySide6.QtGui import QAccessible, QAccessibleInterface
-from PySide6.QtWidgets import QApplication, QDialog, QScrollArea, QWidget
+from PySide6.QtWidgets import QApplication, QScrollArea, QWidget
 from pytestqt.qtbot import QtBot
 
+from tests.gui.every_dialog import each_dialog, kinds
 from tests.gui.user import User
 
 ROLE = QAccessible.Role
 FOR_LAYOUT = {ROLE.Client, ROLE.Pane, ROLE.Window, ROLE.Splitter, ROLE.LayeredPane, ROLE.Grouping}
 FOR_LAYOUT |= {ROLE.Separator, ROLE.Grip, ROLE.ScrollBar, ROLE.Border, ROLE.Whitespace}
 FOR_LAYOUT |= {ROLE.Cell, ROLE.Row, ROLE.Column, ROLE.Indicator}
-VIEWS = {
-    "actionBackUp": "planDialog",
-    "actionBootWith": "bootDialog",
-    "actionBrowse": "browseDialog",
-    "actionRestore": "restoreDialog",
-    "actionExplainSize": "sizeDialog",
-    "actionRetarget": "retargetDialog",
-    "actionRehearse": "rehearseDialog",
-    "actionPin": "pinDialog",
-    "actionAddSource": "addSourceDialog",
-    "actionAdopt": "adoptDialog",
-    "actionSettings": "settingsDialog",
-    "actionManual": "manualDialog",
-    "actionShortcuts": "shortcutsDialog",
-    "actionAbout": "aboutDialog",
-    "chooseSchedule": "scheduleDialog",
-    "choosePolicy": "policyDialog",
-    "findFile": "findDialog",
-    "convertSet": "convertDialog",
-    "aboutSource": "sourceDialog",
-    "protectSource": "protectDialog",
-    "actionHistory": "historyDialog",
-}
-"""Every dialog of ours by the action that opens it."""
 
 
 def heard(widget: QWidget) -> Iterator[tuple[QAccessibleInterface, QWidget]]:
@@ -95,11 +71,6 @@ def out_of_reach(window: QWidget, bot: QtBot) -> set[str]:
     return {f"{each.metaObject().className()} {each.objectName()!r}" for each in wanted}
 
 
-def opened(user: User, action: str, name: str) -> QDialog:
-    user.asks_for(action)
-    return user.sees(QDialog, name)
-
-
 def test_the_first_page_says_what_everything_is(user: User) -> None:
     assert "; ".join(nameless(user.window)) == ""
     assert "; ".join(without_role(user.window)) == ""
@@ -112,29 +83,31 @@ def test_the_window_says_what_everything_is(with_source: User, table: bool) -> N
     assert "; ".join(without_role(with_source.window)) == ""
 
 
+@pytest.fixture
+def of_two_points(with_source: User) -> User:
+    with_source.backs_up(2)
+    return with_source
+
+
 def test_every_dialog_says_what_everything_is_and_lets_the_keyboard_reach_it(
-    with_source: User, qtbot: QtBot
+    of_two_points: User, qtbot: QtBot
 ) -> None:
-    wrong = {}
-    for action, name in VIEWS.items():
-        dialog = opened(with_source, action, name)
+    wrong, walked = {}, set()
+    for name, dialog in each_dialog(of_two_points):
         QApplication.processEvents()
+        walked.add(type(dialog))
         found = (nameless(dialog), without_role(dialog), out_of_reach(dialog, qtbot))
         if any(found):
             wrong[name] = found
-        dialog.close()
-        with_source.waits_until(lambda dialog=dialog: not dialog.isVisible())  # type: ignore[misc]
     assert wrong == {}
+    assert walked >= kinds(), "each dialog of ours is one of them"
 
 
-def test_every_dialog_fits_on_a_small_screen(with_source: User, repository: Path) -> None:
+def test_every_dialog_fits_on_a_small_screen(of_two_points: User) -> None:
     """Of 800 by 600 pixels, with a title above it."""
     large = {}
-    for action, name in VIEWS.items():
-        dialog = opened(with_source, action, name)
+    for name, dialog in each_dialog(of_two_points):
         least = dialog.minimumSizeHint().expandedTo(dialog.minimumSize())
         if least.width() > 800 or least.height() > 560:
             large[name] = least
-        dialog.close()
-        with_source.waits_until(lambda dialog=dialog: not dialog.isVisible())  # type: ignore[misc]
     assert large == {}

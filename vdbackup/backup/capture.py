@@ -273,7 +273,7 @@ def run(plan: CapturePlan, task: Task) -> CaptureResult:
         begun = begin(plan, task)
         with (
             rounds_of(plan, begun, task) as rounds,
-            copying(plan, begun, rounds, "Capture", task) as copy,
+            copying(plan, begun, rounds, tr("Capture"), task) as copy,
         ):
             copy.read()
             for changed in rounds:

@@ -117,7 +117,7 @@ def _kept(backup_set: BackupSet, moment: WrittenPoint, task: Task) -> RecoveryPo
     with backup_set.open_chain(moment) as disk:
         ranges = _written(backup_set, moment, disk)
         check_space(backup_set.folder, total(ranges) + RESERVE, tr("Making a point of a moment"))
-        with draft_above(backup_set, below, ranges, disk.read, "Keep", task) as draft:
+        with draft_above(backup_set, below, ranges, disk.read, tr("Keep"), task) as draft:
             task.check()
             title = kept_log(backup_set.folder, moment.log).protection.title
             draft.complete(

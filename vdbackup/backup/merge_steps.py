@@ -153,7 +153,7 @@ def check_before_going_on(merging: Merging) -> None:
     path = new if os.path.lexists(new) else old
     if not os.path.lexists(path):
         raise _missing(merging)
-    check_held(backup_set, path.name, merging.child, "Check", merging.task)
+    check_held(backup_set, path.name, merging.child, tr("Check"), merging.task)
 
 
 # -------------------------------------------------------------------------------------------- copy

@@ -84,7 +84,7 @@ def make_new_layer(
             raise CannotShare from error
         raise
     try:
-        check_held(backup_set, path.name, child, "Check", task)
+        check_held(backup_set, path.name, child, tr("Check"), task)
     except Damaged:
         check_held(backup_set, child.disk, child, tr("Check child"), task)
         raise
@@ -182,7 +182,7 @@ def copy_into_parent(
     ):
         _roll_in(digests, chain.read, layer, task)
         layer.flush()
-    check_held(backup_set, parent.disk, child, "Check", task)
+    check_held(backup_set, parent.disk, child, tr("Check"), task)
 
 
 # ------------------------------------------------------------------------------------------- both

@@ -221,7 +221,7 @@ def _promoted(
             total(ranges) + RESERVE,
             tr("Promoting {session}", session=session.title),
         )
-        with draft_above(backup_set, point, ranges, disk.read, "Promote", task) as draft:
+        with draft_above(backup_set, point, ranges, disk.read, tr("Promote"), task) as draft:
             task.check()
             ended = datetime.fromtimestamp(session.disks[-1].stat().st_mtime, UTC)
             draft.complete(

@@ -109,7 +109,7 @@ def lines(job: EndedJob) -> list[str]:
         for step in job.steps
     ]
     return [
-        f"{words.when_exactly(job.began)}: {job.end.value}",
+        f"{words.when_exactly(job.began)}: {tr(job.end.value)}",
         printable(job.sentence),
         *steps,
         *map(printable, job.details),

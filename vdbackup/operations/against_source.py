@@ -186,7 +186,7 @@ def _compared(
         unmarked = Unmarked(point, then, rounds)
         unheld = not_held(point)
         first = without(to_read(source, state.held()), unheld)
-        differences.look(first, read, unmarked.look, "Compare", task)
+        differences.look(first, read, unmarked.look, tr("Compare"), task)
         read_bytes = total(first)
         for changed in rounds:
             salvage.forget(changed)

@@ -101,7 +101,7 @@ def write_over(
     resumed = overlap(wanted, journal.done)
     todo, unproven, compared = without(wanted, resumed), wanted, 0
     if delta:
-        stale, compared = _differing(placed, captured, todo, "Compare", task)
+        stale, compared = _differing(placed, captured, todo, tr("Compare"), task)
         alike = without(todo, stale)
         journal.right(alike)
         todo, unproven = stale, without(wanted, alike)
@@ -157,7 +157,7 @@ def copy(
 def _read_back(placed: Placed, captured: Captured, ranges: Ranges, task: Task) -> Ranges:
     """Where the storage does not hold what the point does; what that has lost is not asked for."""
     placed.read_past_cache()
-    wrong, _ = _differing(placed, captured, ranges, "Verify", task)
+    wrong, _ = _differing(placed, captured, ranges, tr("Verify"), task)
     if len(damaged := captured.damaged()):
         flags = np.zeros(int(damaged[-1]) + 1, np.bool_)
         flags[damaged] = True

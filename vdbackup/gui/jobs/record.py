@@ -16,7 +16,7 @@ from typing import Annotated, TypeVar
 from vdbackup import durable, records
 from vdbackup.errors import VdbackupError
 from vdbackup.text import printable
-from vdbackup.translation import tr
+from vdbackup.translation import marked, tr
 
 MAX_JOBS = 500
 """That are kept: a year and more of one a day."""
@@ -36,10 +36,10 @@ class DamagedHistory(VdbackupError):
 class End(enum.StrEnum):
     """How a job ended."""
 
-    DONE = "done"
-    WARNED = "done, with warnings"
-    FAILED = "failed"
-    CANCELLED = "cancelled"
+    DONE = marked("done")
+    WARNED = marked("done, with warnings")
+    FAILED = marked("failed")
+    CANCELLED = marked("cancelled")
 
 
 @dataclass(frozen=True)

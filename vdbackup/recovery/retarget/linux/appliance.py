@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
 TIME_LIMIT = 600.0
 """Seconds that it may take: KVM takes 3, translation 20 to 60, on a busy computer a few minutes."""
-_PHASE = "Retarget"
+_PHASE = tr("Retarget")
 _QUIT_LIMIT = 60.0
 _MEMORY_MIB = 1024
 """A whole initramfs of Ubuntu takes 300 MiB when it is unpacked."""
