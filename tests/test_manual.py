@@ -88,9 +88,10 @@ def test_the_four_commands_of_the_readme_do_what_they_say(
 SHOWN_ONLY = {
     "restore -r /mnt/backups latest disk-again.img --delta --overwrite": "needs an older state: "
     "tests/cli/test_restore.py",
-    "boot -r /mnt/backups latest": "opens a window of QEMU's, and so do the next two",
+    "boot -r /mnt/backups latest": "opens a window of QEMU's, and so do the next three",
     "boot -r /mnt/backups latest --hardware virtio --firmware uefi --memory 4096 --network": "",
     "boot -r /mnt/backups latest --keep": "",
+    "boot -r /mnt/backups latest --set web --attach photos": "",
     "restore --files -r /mnt/backups --set etc latest back": (
         "needs a set of chosen files: tests/recovery/test_restore_files.py"
     ),

@@ -156,6 +156,41 @@ def test_a_disk_without_a_system_is_refused(vdbackup: Vdbackup, tmp_path: Path):
     assert "There is nothing on this disk that could be started" in said.err
 
 
+def test_a_machine_gets_the_disk_of_chosen_files_behind_its_own(
+    vdbackup: Vdbackup, disk: Path, tmp_path: Path
+):
+    repository, chosen = tmp_path / "backups", tmp_path / "chosen"
+    chosen.mkdir()
+    (chosen / "file").write_text("one")
+    assert vdbackup("backup", disk, "-r", repository, "--set", "web").status == 0
+    assert vdbackup("backup", "--files", chosen, "-r", repository).status == 0
+    asked = ("boot", "latest", "--set", "web", "-r", repository, "--headless", "--keep")
+    says = ("--until", "the first state", "--timeout", LIMIT)
+    assert vdbackup(*asked, *says, "--attach", "chosen/1").status == 0
+    (session,) = vdbackup("sessions", "list", "--json").json
+    assert [each["set"] for each in session["attached"]] == ["chosen"]
+    assert vdbackup("sessions", "discard", session["id"]).status == 0
+
+
+@pytest.mark.parametrize(
+    ("attach", "status", "why"),
+    [
+        ("nothing", 1, "no backup set 'nothing'"),
+        ("web/latest", 1, "The machine has a disk of web already."),
+        ("web/2/3", 2, "neither a set nor one with a point"),
+        ("/3", 2, "neither a set nor one with a point"),
+    ],
+)
+def test_what_cannot_be_attached_is_refused_before_anything_starts(
+    vdbackup: Vdbackup, disk: Path, tmp_path: Path, attach: str, status: int, why: str
+):
+    repository = tmp_path / "backups"
+    assert vdbackup("backup", disk, "-r", repository, "--set", "web").status == 0
+    said = vdbackup("boot", "latest", "-r", repository, "--headless", "--attach", attach)
+    assert (said.status, why in said.err) == (status, True), said.err
+    assert vdbackup("sessions", "list", "--json").json == []
+
+
 @pytest.fixture
 def web(vdbackup: Vdbackup, tmp_path: Path) -> Path:
     """A repository with a moment of a machine that starts from the first of its two disks."""

@@ -1,4 +1,4 @@
-"""Convert, adopt, retarget, hardware for one machine, and reading everything, with the engine."""
+"""Convert, adopt, retarget, hardware and a second disk for a machine, and reading everything."""
 
 from __future__ import annotations
 
@@ -11,12 +11,16 @@ from vdbackup.gui.adopt_dialog import AdoptDialog
 from vdbackup.gui.boot_dialog import BootDialog
 from vdbackup.gui.convert_dialog import ConvertDialog
 from vdbackup.gui.retarget_dialog import RetargetDialog
+from vdbackup.jobs import Task
+from vdbackup.operations import backup
+from vdbackup.operations.machines import Machines
 from vdbackup.recovery.retarget import report
 from vdbackup.recovery.retarget.retarget import WISHES
 from vdbackup.recovery.retarget.virt_v2v import VIRT_V2V
 from vdbackup.repository.repository import Repository
 from vdbackup.sources import demo_disk
-from vdbackup.sources.reference import SourceRef
+from vdbackup.sources.file_sets.choice import Choice
+from vdbackup.sources.reference import Scheme, SourceRef
 
 
 def test_a_set_is_converted(with_source: User, repository: Path) -> None:
@@ -87,6 +91,40 @@ def test_a_machine_gets_the_hardware_that_was_chosen_for_it(with_source: User) -
     assert session is not None
     assert session.hardware.controller is Controller.IDE
     assert session.hardware.memory_mib == 128
+
+
+def test_a_machine_gets_the_disk_of_chosen_files_behind_its_own(
+    with_source: User, repository: Path, tmp_path: Path
+) -> None:
+    chosen = tmp_path / "chosen"
+    for text in ("one", "two"):
+        chosen.mkdir(exist_ok=True)
+        (chosen / "file").write_text(text)
+        ref = SourceRef(Scheme.FILES, str(Choice.of([str(chosen)])))
+        backup.back_up(backup.BackupRequest(ref, repository), Machines(tmp_path), Task())
+    window = with_source.window
+    window.catalogue.refresh(repository)
+    with_source.waits_until(lambda: len(window.catalogue.entries) == 2)
+    with_source.asks_for("actionBootWith")
+    dialog = with_source.sees(BootDialog, "bootDialog")
+    assert dialog.attach == ()
+    assert not dialog.second_point.isVisible()
+    assert [dialog.second_disk.itemText(row) for row in range(dialog.second_disk.count())] == [
+        "none", "chosen",
+    ]  # fmt: skip
+    dialog.second_disk.setCurrentIndex(1)
+    assert dialog.second_point.isVisible()
+    assert dialog.second_point.currentText().startswith("#2, incremental")
+    dialog.second_point.setCurrentIndex(1)
+    with_source.agrees("bootDialog", "bootAccept")
+    with_source.waits_until(lambda: window.sessions.running and window.sessions.running[0].session)
+    (thread,) = window.sessions.running
+    assert thread.session is not None
+    (attached,) = thread.session.files.read_record().attached
+    first = Repository.open(repository).set("chosen").points[0]
+    assert (attached.set_name, attached.point) == ("chosen", first.id)
+    nodes = [each["inserted"]["node-name"] for each in thread.session.execute("query-block")]
+    assert nodes == ["disk", "disk2"]
 
 
 def test_everything_is_read_where_that_is_asked_for(with_source: User, disk: Path) -> None:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import gzip
 import hashlib
 import subprocess
 from pathlib import Path
 
+from tests.guests.other_init import packed
 from tests.guests.tiny_linux import BOOT_START, SECTOR
 from tests.recovery.chosen import again
 from vdbackup.qemu import concatenation
@@ -63,15 +63,8 @@ def seen_by_linux(disk: str, folder: Path, linux: Path, where: Path) -> str:
     boot = f"{linux}@@{BOOT_START * SECTOR}"
     for name in ("vmlinuz", "initrd.gz"):
         subprocess.run(["mcopy", "-i", boot, f"::{name}", where / name], check=True)
-    init = where / "init"
-    init.write_text(_INIT.format(folder=folder))
-    init.chmod(0o755)
-    own = subprocess.run(
-        ["cpio", "--create", "--format=newc", "--quiet"],
-        input=b"init", cwd=where, capture_output=True, check=True,
-    ).stdout  # fmt: skip
     with (where / "initrd.gz").open("ab") as file:
-        file.write(gzip.compress(own))
+        file.write(packed(_INIT.format(folder=folder), where))
     done = subprocess.run(
         ["qemu-system-x86_64", "-accel", "tcg", "-m", "256", "-display", "none", "-serial", "stdio",
          "-monitor", "none", "-no-reboot", "-nodefaults", "-snapshot",

@@ -29,6 +29,7 @@ from vdbackup.cli.options import (
     state_options,
     watching_options,
 )
+from vdbackup.cli.values import set_and_point
 from vdbackup.translation import tr, trn
 
 if TYPE_CHECKING:
@@ -63,6 +64,13 @@ def add_boot(subparsers: Subparsers) -> None:
         "--protect", action="store_true",
         help=tr("keep each of its writes beside the point: any moment of it can be had later"),
     )  # fmt: skip
+    parser.add_argument(
+        "--attach", type=set_and_point, action="append", default=[], metavar="SET[/POINT]",
+        help=tr(
+            "also give it the disk of that point, such as one of chosen files, behind its own; "
+            "the point stays as it is; repeatable"
+        ),
+    )  # fmt: skip
     parser.add_argument("--keep", action="store_true", help=tr("keep what it writes, as a session"))
     watching_options(parser)
     hardware_options(parser)
@@ -75,6 +83,7 @@ def boot(options: argparse.Namespace) -> int:
     from vdbackup.records import to_json
     from vdbackup.recovery.boot_test import boot_test
     from vdbackup.recovery.retarget.report import machines_hardware, wish_for
+    from vdbackup.recovery.sessions.attached import Attachment
     from vdbackup.recovery.sessions.protection import LIMIT
     from vdbackup.recovery.sessions.vm import start_from_points
     from vdbackup.repository.machine import points_together, usable_together
@@ -94,6 +103,7 @@ def boot(options: argparse.Namespace) -> int:
         lambda: start_from_points(
             repository,
             points,
+            attach=[Attachment(repository.path, *each) for each in options.attach],
             sessions_folder=sessions_folder(),
             # a report speaks of all disks: what boots without some is found out anew
             hardware=None if missing else machines_hardware(repository, backup_set, point, wanted),

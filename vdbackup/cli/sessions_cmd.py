@@ -149,6 +149,10 @@ def _session_json(session: SavedSession, state: str) -> dict[str, Any]:
         "repository": str(origin.repository) if origin else None,
         "set": origin.set_name if origin else None,
         "point": origin.point if origin else None,
+        "attached": [
+            {"repository": str(each.repository), "set": each.set_name, "point": each.point}
+            for each in session.record.attached
+        ],
         "program": session.record.machine.get("program"),
     }
 

@@ -26,6 +26,16 @@ def positive(text: str) -> int:
     return number
 
 
+def set_and_point(text: str) -> tuple[str, str]:
+    """Of "photos/3", or "photos", which means its newest point; raises ArgumentTypeError."""
+    name, slash, point = text.partition("/")
+    if not name or (slash and not point) or "/" in point:
+        raise argparse.ArgumentTypeError(
+            tr("{text} is neither a set nor one with a point, such as photos/3", text=text)
+        )
+    return name, point or "latest"
+
+
 def partition_numbers(text: str) -> tuple[int, ...]:
     """Of "2" or "1,3"; raises ArgumentTypeError."""
     try:

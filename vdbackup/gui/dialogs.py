@@ -293,11 +293,16 @@ class Dialogs(QObject):
         return [each.repository for each in self._catalogue.entries].count(entry.repository) < 2
 
     def boot_with(self, entry: Entry, point: RecoveryPoint) -> None:
-        """Let the user choose the hardware of a machine, then start it."""
-        dialog = BootDialog(point, self._store.value.memory_mib, self._window)
+        """Let the user choose the hardware and the second disk of a machine, then start it."""
+        others = [each for each in self._catalogue.entries if each.points and each != entry]
+        dialog = BootDialog(point, self._store.value.memory_mib, others, self._window)
         dialog.accepted.connect(
             lambda: self._sessions.boot(
-                entry, point, dialog.request, keeps_writes=dialog.every_write.isChecked()
+                entry,
+                point,
+                dialog.request,
+                keeps_writes=dialog.every_write.isChecked(),
+                attach=dialog.attach,
             )
         )
         dialog.open()

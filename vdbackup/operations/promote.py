@@ -106,6 +106,11 @@ def plan(
         summary += tr(
             " Its machine must be shut down in {program}.", program=name_of(saved.program)
         )
+    if saved.record.attached:
+        summary += tr(
+            " What it wrote to the disks that were attached to it goes: {names}.",
+            names=", ".join(each.set_name for each in saved.record.attached),
+        )
     kept = kept_log(backup_set.folder, saved.id) if forget_writes else None
     said = _of_its_writes(repository, backup_set.name, saved.id, goes=kept is not None)
     gone = tuple(each.name for each in (kept.record, kept.path, kept.index)) if kept else ()

@@ -16,6 +16,7 @@ from vdbackup.errors import RecoveryError, VdbackupError, from_os
 from vdbackup.guest.hardware import ANYTHING, HardwareRequest
 from vdbackup.recovery.retarget.report import machines_hardware, wish_for
 from vdbackup.recovery.sessions import vm
+from vdbackup.recovery.sessions.attached import Attachment
 from vdbackup.recovery.sessions.saved import SavedSession
 from vdbackup.recovery.sessions.session import GRACE, Session
 from vdbackup.repository.kept_logs import Protection, kept_protection
@@ -56,6 +57,7 @@ class Boot:
         hardware: what the user wants of it.
         again: a session whose machine is started again, instead of a new one.
         keep_writes: bytes that all its writes may take, which are kept; None: they are not.
+        attach: the points whose disks it gets behind its own.
     """
 
     title: str
@@ -67,6 +69,7 @@ class Boot:
     hardware: HardwareRequest = ANYTHING
     again: SavedSession | None = None
     keep_writes: int | None = None
+    attach: tuple[Attachment, ...] = ()
 
 
 class SessionThread(QThread):
@@ -157,6 +160,7 @@ class SessionThread(QThread):
             hardware=machines_hardware(repository, backup_set, point, boot.hardware),
             request=wish_for(backup_set, point, boot.hardware),
             keep_writes=boot.keep_writes,
+            attach=boot.attach,
         )
 
     def _follow(self, session: Session) -> None:

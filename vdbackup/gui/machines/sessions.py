@@ -19,6 +19,7 @@ from vdbackup.gui.store import Store
 from vdbackup.jobs import Job
 from vdbackup.recovery.other_programs.machine import WrittenMachine, write_machine
 from vdbackup.recovery.sessions import sessions
+from vdbackup.recovery.sessions.attached import Attachment
 from vdbackup.recovery.sessions.elsewhere import Program
 from vdbackup.recovery.sessions.protection import LIMIT
 from vdbackup.recovery.sessions.saved import SavedSession, saved_session, saved_sessions
@@ -72,10 +73,12 @@ class Sessions(QObject):
         hardware: HardwareRequest | None = None,
         *,
         keeps_writes: bool = False,
+        attach: tuple[Attachment, ...] = (),
     ) -> SessionThread:
         """Start a machine from a point, or a moment, on hardware as the user has said.
 
-        Returns at once. Every write of it is kept beside the point, where that is wanted.
+        Returns at once. Every write of it is kept beside the point, where that is wanted. What is
+        attached it gets behind its own disks.
         """
         settings = self._store.value
         usual = HardwareRequest(memory_mib=settings.memory_mib or None)
@@ -89,6 +92,7 @@ class Sessions(QObject):
                 display=settings.display(),
                 hardware=hardware or usual,
                 keep_writes=LIMIT if keeps_writes else None,
+                attach=attach,
             )
         )
 

@@ -45,6 +45,7 @@ _MAX_RECORD = 1 << 20
 _MADE_ANEW = ("map.*", "moment.*", "layer*", "tables.bin", "console.log")
 _OF_OTHERS = (DiskFormat.VMDK, DiskFormat.VHD)
 """What the disk of another program's machine may be in; libvirt's is ours."""
+_OTHER_DISK = re.compile(r"disk\d+/session\.qcow2")
 _NO_DISKS = re.compile(
     r"(?:map|moment)\..*|layer\d+|tables\.bin|.*\.log|.*\.fd|session\.json.*|.*\.(?:xml|vbox.*|vmx)"
 )
@@ -133,9 +134,15 @@ class SessionFiles:
         )
 
     def may_be_disks(self) -> Iterator[Path]:
-        """All files but what is known to be none, in the folders that programs make there, too."""
+        """All files that may be what it wrote to the disk that it starts from, or lie above that.
+
+        In the folders that programs make there, too.
+        """
         for path in sorted(self.folder.rglob("*")):
-            if not path.is_symlink() and path.is_file() and not _NO_DISKS.fullmatch(path.name):
+            name = path.relative_to(self.folder).as_posix()
+            if _OTHER_DISK.fullmatch(name) or _NO_DISKS.fullmatch(path.name):
+                continue
+            if not path.is_symlink() and path.is_file():
                 yield path
 
     def but_logs(self) -> Iterator[Path]:

@@ -52,6 +52,7 @@ class SessionFolder:
         origin: Origin | None = None,
         machine: dict[str, Any] | None = None,
         others: tuple[Origin, ...] = (),
+        attached: tuple[Origin, ...] = (),
     ) -> Self:
         """Make a session's folder, and hold the points that it lies on.
 
@@ -62,7 +63,7 @@ class SessionFolder:
         name = f"{started:%Y%m%d-%H%M%S}-{secrets.token_hex(3)}"
         path = sessions_folder.absolute() / name
         record = SessionRecord(
-            title, started, overlay.absolute(), None, False, origin, machine or {}, others
+            title, started, overlay.absolute(), None, False, origin, machine or {}, others, attached
         )
         with _writing(path):
             path.mkdir(mode=0o700, parents=True)

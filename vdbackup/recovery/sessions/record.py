@@ -148,6 +148,7 @@ class SessionRecord:
         origin: the recovery point; None for a disk that belongs to none.
         machine: how the virtual machine was put together, for opening it again.
         others: the points of the machine's other disks.
+        attached: those of the disks that it has beside its own.
     """
 
     title: str
@@ -158,11 +159,12 @@ class SessionRecord:
     origin: Origin | None = None
     machine: dict[str, Any] = field(default_factory=dict)
     others: tuple[Origin, ...] = ()
+    attached: tuple[Origin, ...] = ()
 
     @property
     def origins(self) -> tuple[Origin, ...]:
         """The points of all its disks."""
-        return (*([self.origin] if self.origin else []), *self.others)
+        return (*([self.origin] if self.origin else []), *self.others, *self.attached)
 
     @property
     def program(self) -> str:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -21,6 +20,7 @@ from vdbackup.errors import PointUnreadable
 from vdbackup.guest.hardware import ANYTHING, Hardware, HardwareRequest
 from vdbackup.qemu import accelerator, devices, launch, qemu
 from vdbackup.records import from_json, to_json
+from vdbackup.recovery.sessions.attached import Attachment, OtherDisk, check_apart, check_sets
 from vdbackup.recovery.sessions.files import SessionFiles
 from vdbackup.recovery.sessions.folder import SessionFolder
 from vdbackup.recovery.sessions.record import Origin
@@ -33,22 +33,6 @@ from vdbackup.repository.model import RecoveryPoint
 from vdbackup.repository.repository import Repository
 from vdbackup.repository.written import WrittenPoint
 from vdbackup.translation import tr
-
-
-@dataclass(frozen=True)
-class OtherDisk:
-    """A disk of a machine beside that which it starts from.
-
-    Attributes:
-        overlay: the tip of its chain.
-        disk_format: of that.
-        origin: the recovery point that the overlay belongs to.
-    """
-
-    overlay: Path
-    disk_format: DiskFormat
-    origin: Origin
-
 
 Opener = Callable[[], Chain]
 
@@ -66,6 +50,7 @@ def start_session(  # noqa: PLR0913 - nobody needs more than a few of them
     kernel: qemu.Kernel | None = None,
     on: Origin | SavedSession | None = None,
     others: Sequence[OtherDisk] = (),
+    attached: Sequence[OtherDisk] = (),
     background: qemu.Background | None = None,
     open_disk: Opener | None = None,
     keep_writes: int | None = None,
@@ -89,26 +74,29 @@ def start_session(  # noqa: PLR0913 - nobody needs more than a few of them
         on: the recovery point that the overlay belongs to, which is then held; or a session whose
             disk is used in place of a new one (`reopen_session`).
         others: the machine's other disks.
+        attached: disks that it gets beside its own: no part of its system is looked for on them.
         background: for a machine that gives way to all other work.
         keep_writes: bytes that every write of the machine may take, which is kept beside the point
             (protection.py); None: none are.
         open_disk: opens what the machine is given, where that is more than the overlay's chain.
 
     Raises:
-        RecoveryError: QEMU is not installed, has no window here, or does not start.
+        RecoveryError: QEMU is not installed, has no window here, or does not start; or what is
+            attached would be taken for a disk of the machine's own.
         ParentError, DiskFormatError: the chain is not what it should be.
     """
     choice = accelerator.choose()
     window = qemu.window() if display else "none"
     with _reading(overlay):
         chain = open_disk() if open_disk else Chain.open(overlay, disk_format)
-    with chain, opened(others) as beside, ExitStack() as undo:
+    with chain, opened(others) as beside, opened(attached) as more, ExitStack() as undo:
+        check_apart([chain, *beside], attached, more)
         if hardware is None:
             with _reading(overlay):
                 hardware = launch.hardware_for(chain, request, sector_size, beside)
             if request.controller is None:
                 launch.refuse_what_cannot_boot(hardware)
-        sector_sizes = [launch.sector_size_for(each) for each in beside]
+        sector_sizes = [launch.sector_size_for(each) for each in (*beside, *more)]
         devices.check(hardware, [sector_size, *sector_sizes])
         again = isinstance(on, SavedSession)
         if isinstance(on, SavedSession):
@@ -117,18 +105,25 @@ def start_session(  # noqa: PLR0913 - nobody needs more than a few of them
             folder.clear()
         else:
             options = {"hardware": to_json(hardware), "network": request.network}
-            origins = tuple(each.origin for each in others) if on else ()
-            folder = SessionFolder.create(sessions_folder, title, overlay, on, options, origins)
+            folder = SessionFolder.create(
+                sessions_folder,
+                title,
+                overlay,
+                on,
+                options,
+                tuple(each.origin for each in others) if on else (),
+                tuple(each.origin for each in attached),
+            )
             undo.callback(folder.remove)
         prepared = launch.prepare(folder.path, chain, disk_format, hardware, beside)
         if again:
             qemu.name_backing(folder.disk, prepared.backing)
         else:
             qemu.create_session_disk(folder.disk, prepared.backing, prepared.size)
-        more = [
+        second = [
             _other_disk(folder, number, disk, its, sector, again=again)
             for number, (disk, its, sector) in enumerate(
-                zip(others, beside, sector_sizes, strict=True), start=2
+                zip((*others, *attached), (*beside, *more), sector_sizes, strict=True), start=2
             )
         ]
         machine = qemu.Machine(
@@ -145,7 +140,7 @@ def start_session(  # noqa: PLR0913 - nobody needs more than a few of them
             display=window,
             console=folder.console,
             background=background,
-            others=more,
+            others=second,
             boot_disk=launch.boot_disk(chain, beside, hardware),
         )
         session = Session(folder, choice, machine, keep_writes)
@@ -190,9 +185,9 @@ def _other_disk(
 def start_from_point(
     repository: Repository, backup_set: BackupSet, point: RecoveryPoint, **options: Any
 ) -> Session:
-    """Boot a recovery point and hold it; `options` and errors are those of `start_session`.
+    """Boot a recovery point and hold it; `options` and errors as `start_from_points` has.
 
-    Of a moment of a machine all disks are attached, and it starts from the first of them.
+    Of a moment of a machine it gets all disks, and it starts from the first of them.
 
     Raises NotWhole where the moment lacks the point of a disk.
     """
@@ -200,12 +195,31 @@ def start_from_point(
 
 
 def start_from_points(
-    repository: Repository, points: Mapping[str, RecoveryPoint], **options: Any
+    repository: Repository,
+    points: Mapping[str, RecoveryPoint],
+    *,
+    attach: Sequence[Attachment] = (),
+    **options: Any,
 ) -> Session:
-    """The same of one point for each of the machine's disks, by set; of the first it starts."""
+    """The same of one point for each of the machine's disks, by set; of the first it starts.
+
+    Args:
+        repository: where they are.
+        points: of which it is started.
+        attach: points whose disks it gets beside its own; they are held as those are.
+        options: those of `start_session`, whose errors it raises, too.
+
+    Raises RepositoryError where one that is to be attached is not there.
+    """
+    check_sets(repository, points, attach)
     with ExitStack() as claim:
         claimed = [
             claim.enter_context(_claimed(repository, name, each)) for name, each in points.items()
+        ]
+        found = [each.find() for each in attach]
+        more = [
+            (where, *claim.enter_context(_claimed(where, name, each)))
+            for where, name, each in found
         ]
         (now, point), *others = claimed
         with now.open_chain(point) as chain:
@@ -217,6 +231,7 @@ def start_from_points(
             disk_format=now.settings.format,
             on=Origin.of(repository, now, point),
             others=[other_disk(repository, *each) for each in others],
+            attached=[other_disk(*each) for each in more],
             open_disk=partial(now.open_machine_disk, point),
             **options,
         )
@@ -266,13 +281,14 @@ def reopen_session(saved: SavedSession, *, display: bool = False) -> Session:
     hardware = from_json(Hardware, machine.get("hardware"))
     with ExitStack() as claim:
         found = []
-        for each in (origin, *saved.record.others):
+        for each in (origin, *saved.record.others, *saved.record.attached):
             repository, backup_set, point = each.find()
             now, point = claim.enter_context(_claimed(repository, backup_set.name, point))
             each.check_unchanged(now, point)
             each.hold(saved.id, saved.title, saved.folder, saved.record.program)
             found.append((repository, now, point))
-        (_, now, point), *others = found
+        (_, now, point), *beside = found
+        own = len(saved.record.others)
         with now.open_chain(point) as chain:
             sector_size = launch.sector_size_for(chain)
         session = start_session(
@@ -285,7 +301,8 @@ def reopen_session(saved: SavedSession, *, display: bool = False) -> Session:
             display=display,
             disk_format=now.settings.format,
             on=saved,
-            others=[other_disk(*each) for each in others],
+            others=[other_disk(*each) for each in beside[:own]],
+            attached=[other_disk(*each) for each in beside[own:]],
             open_disk=partial(now.open_machine_disk, point),
         )
         session.hold_claim(claim.pop_all())
