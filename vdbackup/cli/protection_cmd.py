@@ -27,7 +27,7 @@ from vdbackup.cli.options import (
     repository_options,
 )
 from vdbackup.cli.values import number_of_bytes
-from vdbackup.cli.volume_cmd import protect_volume, unprotect_volume
+from vdbackup.cli.volume_cmd import protect_guest, protect_volume, unprotect_volume
 from vdbackup.errors import NotProtected, UsageError
 from vdbackup.jobs import readable_size as size
 from vdbackup.sources.reference import SourceRef
@@ -60,6 +60,13 @@ def add_protect(subparsers: Subparsers) -> None:
     near_options(parser)
     parser.add_argument("--session", metavar="ID", help=tr("of the session, its start or its end"))
     parser.add_argument(
+        "--guest", metavar="NAME",
+        help=tr(
+            "of a guest of libvirt's that is off: a point is made of its disk, then it is started, "
+            "and its writes are kept until it ends, or Ctrl-C"
+        ),
+    )  # fmt: skip
+    parser.add_argument(
         "--limit", type=number_of_bytes, metavar="SIZE",
         help=tr("what the writes may take, such as 20G (64G is usual): then no more are kept"),
     )  # fmt: skip
@@ -68,13 +75,17 @@ def add_protect(subparsers: Subparsers) -> None:
 
 def protect(options: argparse.Namespace) -> int:
     """Keep every write of a running machine or to a volume, or points of a disk every so often."""
-    if (options.source is None) == (options.session is None) or (
-        options.source is None and options.every is not None
-    ):
+    named = [each for each in (options.source, options.session, options.guest) if each is not None]
+    if len(named) != 1 or (options.source is None and options.every is not None):
         raise UsageError(
-            tr("Either a session is protected, or a volume or disk of this computer."),
-            tr("Name a session with --session ID, or a volume, or a disk with --every TIME."),
+            tr("Either a machine is protected, or a volume or disk of this computer."),
+            tr(
+                "Name a session with --session ID, a guest of libvirt's with --guest NAME, a "
+                "volume, or a disk with --every TIME."
+            ),
         )
+    if options.guest is not None:
+        return protect_guest(options)
     if options.every is not None:
         return protect_near(options)
     if options.source is not None:

@@ -1,4 +1,4 @@
-"""Every write to a volume of this computer: `protect SOURCE` and `unprotect SOURCE`."""
+"""Every write to a volume, or of a guest of libvirt's: `protect` and `unprotect`."""
 
 from __future__ import annotations
 
@@ -14,7 +14,10 @@ from vdbackup.pace import Pace
 from vdbackup.translation import tr
 
 if TYPE_CHECKING:
-    from vdbackup.operations.volume_protection import Told, VolumeResult
+    from collections.abc import Callable
+
+    from vdbackup.jobs import Task
+    from vdbackup.operations.volume_protection import Tell, Told, VolumeResult
     from vdbackup.repository.kept_logs import KeptLog
 
 
@@ -26,15 +29,40 @@ def protect_volume(options: argparse.Namespace) -> int:
     request = volume_protection.VolumeRequest(
         asked_backup(options), options.limit or LIMIT, options.lasts
     )
+    return _watched(
+        lambda task, tell: volume_protection.run(request, machines(), task, tell), options
+    )
+
+
+def protect_guest(options: argparse.Namespace) -> int:
+    """Start a guest of libvirt's, and keep its writes until it ends, or that is interrupted."""
+    from vdbackup.operations import guest_protection
+    from vdbackup.recovery.libvirt_guest import LibvirtGuest
+    from vdbackup.recovery.sessions.protection import LIMIT
+    from vdbackup.sources.reference import SourceRef
+
+    guest = LibvirtGuest.find(options.guest)
+    guest.check_off()
+    options.source = SourceRef.of_path(guest.disk())
+    request = guest_protection.GuestRequest(
+        guest, asked_backup(options), options.limit or LIMIT, options.lasts
+    )
+    return _watched(
+        lambda task, tell: guest_protection.run(request, machines(), task, tell), options
+    )
+
+
+def _watched(run: Callable[[Task, Tell], VolumeResult], options: argparse.Namespace) -> int:
+    """Have a log looked after, and say what comes of it."""
     trouble: list[str] = []
 
     def tell(told: Told) -> None:
         trouble.extend(_say(told, as_json=options.json))
 
-    allowed, pace = machines(), Pace(None, gives_way=True)
+    pace = Pace(None, gives_way=True)
     done: VolumeResult = work(
         tr("Writes to {source}", source=options.source),
-        lambda task: volume_protection.run(request, allowed, task.at(pace), tell),
+        lambda task: run(task.at(pace), tell),
         as_json=options.json,
     )
     record = done.kept.protection

@@ -44,6 +44,7 @@ from vdbackup.jobs import Task, readable_size
 from vdbackup.operations import backup, tracking
 from vdbackup.operations.backup import BackupRequest, BackupResult
 from vdbackup.operations.machines import Machines
+from vdbackup.recovery.libvirt_guest import LibvirtGuest
 from vdbackup.recovery.sessions.protection import LIMIT, end
 from vdbackup.recovery.sessions.writes_watch import LOOK, Keeper
 from vdbackup.repository.backup_set import BackupSet
@@ -132,7 +133,7 @@ def run(request: VolumeRequest, machines: Machines, task: Task, tell: Tell) -> V
     with logged.held():
         _check_not_kept(device)
         backup_set = _set_of(request, machines, task, tell)
-        _note_ended(backup_set, device)
+        note_ended(backup_set, device)
         with _logged(backup_set, device, request) as begun:
             kept, point = _captured(begun, backup_set, request, machines, task, tell)
             since = time.time_ns()
@@ -190,7 +191,7 @@ def _set_of(request: VolumeRequest, machines: Machines, task: Task, tell: Tell) 
     return made.repository.set(made.set_name)
 
 
-def _note_ended(backup_set: BackupSet, device: Path) -> None:
+def note_ended(backup_set: BackupSet, device: Path) -> None:
     """Note of logs that they have ended, of which nobody could note it then.
 
     That was a restart of the computer. Or their storage had failed, and is there again: that nobody
@@ -213,11 +214,11 @@ def _logged(backup_set: BackupSet, device: Path, request: VolumeRequest) -> Iter
     now = datetime.now(UTC)
     session = f"{now:%Y%m%d-%H%M%S}-{secrets.token_hex(3)}"
     place, here = Place.of(device), Lease.of_this_process("")
-    protection = Protection(
+    record = Protection(
         session, "", str(request.backup.source), now.isoformat(timespec="milliseconds"), place.size,
         limit=request.limit, boot=here.boot, source=str(device), machine=here.machine,
     )  # fmt: skip
-    kept = KeptLog.of(backup_set.folder, protection)
+    kept = KeptLog.of(backup_set.folder, record)
     kept.announce()
     try:
         begin_empty(kept.path, place.disk.sector_size, request.limit)
@@ -420,9 +421,20 @@ def unprotect(kept: KeptLog) -> KeptLog:
     elif kept.protection.machine != here.machine:
         end(kept, Cause.ASKED, tr("That was asked for."))
     else:
-        take_out(Path(kept.protection.source))
+        if kept.protection.guest:
+            _take_out_of_guest(kept.protection)
+        else:
+            take_out(Path(kept.protection.source))
         _finish(kept, Cause.ASKED, tr("That was asked for."))
     return kept_log(kept.folder, kept.session)
+
+
+def _take_out_of_guest(record: Protection) -> None:
+    """Take the log of a guest out, if that runs; raises RecoveryError."""
+    with suppress(NotProtected):  # libvirt has it no more
+        guest = LibvirtGuest.find(record.guest)
+        if not guest.is_off:
+            guest.take_out(Path(record.source))
 
 
 def end_of(repository: Repository, device: Path) -> KeptLog | None:

@@ -96,6 +96,7 @@ class Protection:
         source: path of the volume of a computer whose writes they are, where they are no machine's:
             they fit on the point as it was captured, without its overlay.
         machine: of that computer, as in Lease.
+        guest: name of the guest of libvirt's that writes to `source`; "" of a volume.
     """
 
     session: str
@@ -113,6 +114,7 @@ class Protection:
     boot: str = ""
     source: str = ""
     machine: str = ""
+    guest: str = ""
 
     @property
     def ended_early(self) -> bool:

@@ -37,7 +37,7 @@ LIMIT = 64 << 30
 """Bytes that a log may take where nobody says how many."""
 _MAX_BEFORE = 2 << 30
 """Bytes that are copied into a log at most while the machine waits: some seconds."""
-_DISK, _FILTER = "disk", "writes"
+_DISK, FILTER = "disk", "writes"
 """QEMU's names for the session's disk (qemu.py), and for the log above it."""
 
 
@@ -107,7 +107,7 @@ def protect(
         disk = folder / "session.qcow2"
         if isinstance(there, KeptLog):
             gone_on = going_on.go_on(there, backup_set, point, disk, limit, most)
-            _attach_log(tell, gone_on.kept)
+            attach_log(tell, gone_on.kept)
             return gone_on.kept, gone_on.sentence
         return _begin(tell, backup_set, session, record, disk, limit), ""
 
@@ -158,7 +158,7 @@ def _paused(tell: Tell) -> Iterator[bool]:
 
 def _check_not_kept(tell: Tell, record: SessionRecord) -> None:
     nodes = [each.get("inserted", {}).get("node-name") for each in tell("query-block")]
-    if _FILTER in nodes:
+    if FILTER in nodes:
         raise NotProtected(
             tr("The writes of {record} are kept already.", record=record.title),
             tr("They can be listed."),
@@ -204,33 +204,41 @@ def _begin(
                 give_to_owner_of_folder(each)
             now = datetime.now(UTC).isoformat(timespec="milliseconds")
             kept = replace(kept, protection=replace(protection, since=now, before=before))
-            _attach_log(tell, kept)
+            attach_log(tell, kept)
         except BaseException:
             kept.remove()
             raise
     return kept
 
 
-def _attach_log(tell: Tell, kept: KeptLog) -> None:
-    """Put a log below the disk of a machine that waits, and write its record."""
+def attach_log(tell: Tell, kept: KeptLog, disk: str = _DISK) -> None:
+    """Put a log below the disk of a machine that waits, and write its record.
+
+    Args:
+        tell: speaks with its QEMU.
+        kept: the log, which was begun.
+        disk: what its QEMU calls the disk.
+
+    Raises RecoveryError where QEMU refuses, OSError.
+    """
     place = {"driver": "file", "filename": str(kept.path.absolute()), "aio": "threads"}
     tell(
         "blockdev-add",
-        **{"driver": "blklogwrites", "node-name": _FILTER, "file": _DISK, "log": place,
+        **{"driver": "blklogwrites", "node-name": FILTER, "file": disk, "log": place,
            "log-append": True},
     )  # fmt: skip
     try:
-        _attach(tell, _DISK, _FILTER)
+        _attach(tell, disk, FILTER)
         kept.save()
     except BaseException:
-        take_out(tell)
+        take_out(tell, disk)
         raise
 
 
-def take_out(tell: Tell) -> None:
+def take_out(tell: Tell, disk: str = _DISK) -> None:
     """Keep no more writes; the machine goes on. Raises RecoveryError where QEMU refuses."""
-    _attach(tell, _FILTER, _DISK)
-    tell("blockdev-del", **{"node-name": _FILTER})
+    _attach(tell, FILTER, disk)
+    tell("blockdev-del", **{"node-name": FILTER})
 
 
 def _attach(tell: Tell, before: str, after: str) -> None:
