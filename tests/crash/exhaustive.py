@@ -48,6 +48,7 @@ from tests.crash.telling import Telling
 from tests.noise import noise
 from tests.sources.opened import open_path
 from vdbackup.backup import adopt, merge, repair
+from vdbackup.disks.disk import FINE_UNIT, UNIT
 from vdbackup.disks.formats import FORMATS
 from vdbackup.errors import VdbackupError
 from vdbackup.jobs import Task
@@ -456,14 +457,21 @@ class Earlier:
 
 
 def tell(
-    word: str, disk_format: str, folder: Path, earlier: Earlier | None = None, every: int = 1
+    word: str,
+    disk_format: str,
+    folder: Path,
+    earlier: Earlier | None = None,
+    every: int = 1,
+    unit: int = UNIT,
 ) -> tuple[Figures, list[str]]:
     """All states of a story (of every so many one): figures and what does not hold.
+
+    Its fulls are kept in units of so many bytes.
 
     Raises Impossible where there is nothing to do the word's operations with.
     """
     folder.mkdir()
-    telling = Exhaustive(story(word), folder / "told", disk_format)
+    telling = Exhaustive(story(word), folder / "told", disk_format, unit)
     faults = list(faults_of(telling.record))
     wrong = telling.try_all(faults[::every], earlier)
     figures = telling.figures
@@ -477,11 +485,11 @@ def tell(
     return figures, wrong
 
 
-def replay(text: str) -> list[str]:
+def replay(text: str, unit: int) -> list[str]:
     """One state again, as it was printed."""
     disk_format, word, kind, number = text.split()
     with tempfile.TemporaryDirectory() as folder:
-        telling = Exhaustive(story(word), Path(folder) / "told", disk_format)
+        telling = Exhaustive(story(word), Path(folder) / "told", disk_format, unit)
         return telling.try_all([(kind, int(number))], None)
 
 
@@ -496,10 +504,12 @@ def main() -> int:
     parser.add_argument("--every", type=int, default=1, help="try one fault in so many")
     parser.add_argument("--previous", metavar="REVISION", help="an earlier version, for git")
     parser.add_argument("--replay", metavar="STATE")
+    parser.add_argument("--fine", action="store_true", help="in units of 8 KiB")
     arguments = parser.parse_args()
+    unit = FINE_UNIT if arguments.fine else UNIT
     logging.disable()
     if arguments.replay:
-        wrong = replay(arguments.replay)
+        wrong = replay(arguments.replay, unit)
         print("\n".join(wrong) or "It holds.")
         return 1 if wrong else 0
     count = 0
@@ -511,7 +521,7 @@ def main() -> int:
             for word in words(arguments.length):
                 try:
                     figures, wrong = tell(
-                        word, disk_format, folder / word, earlier, arguments.every
+                        word, disk_format, folder / word, earlier, arguments.every, unit
                     )
                 except Impossible:
                     continue

@@ -27,6 +27,7 @@ from tests.crash.remains import Figures, Remains, Wrong, sets_of
 from tests.crash.watch import Watch
 from tests.noise import noise
 from tests.oracles import readers
+from vdbackup.disks.disk import FINE_UNIT, UNIT
 from vdbackup.disks.formats import FORMATS
 from vdbackup.repository.files import PARTIAL
 from vdbackup.repository.journal import JOURNAL_NAME
@@ -130,9 +131,9 @@ WORKS = [
 ]  # fmt: skip
 
 
-def five_points(folder: Path, disk_format: str) -> Lab:
-    """1 <- 2 <- 3 <- 4 and a full 5 of a disk that has changed since."""
-    lab = Lab(folder, SIZE, disk_format=disk_format)
+def five_points(folder: Path, disk_format: str, unit: int = UNIT) -> Lab:
+    """1 <- 2 <- 3 <- 4 and a full 5 of a disk that has changed since; fulls in units of `unit`."""
+    lab = Lab(folder, SIZE, disk_format=disk_format, unit=unit)
     lab.poke(0, noise(8 * MIB, 1))
     lab.backup()
     for sequence, place in enumerate((2, 9, 5), 2):
@@ -366,9 +367,9 @@ class Round:
 class Bench:
     """The repositories of one format that the rounds begin with."""
 
-    def __init__(self, folder: Path, disk_format: str) -> None:
+    def __init__(self, folder: Path, disk_format: str, unit: int) -> None:
         self._folder = folder
-        self._lab = five_points(folder, disk_format)
+        self._lab = five_points(folder, disk_format, unit)
         self._load = self._saved("start")
         self._ready: dict[str, tuple[Callable[[], None], Usual]] = {}
 
@@ -397,10 +398,10 @@ class Bench:
         return load, usual
 
 
-def tried(folder: Path, disk_format: str, numbers: range) -> Rounds:
-    """Those rounds."""
+def tried(folder: Path, disk_format: str, numbers: range, unit: int = UNIT) -> Rounds:
+    """Those rounds, of points whose fulls are kept in units of so many bytes."""
     rounds = Rounds()
-    bench = Bench(folder, disk_format)
+    bench = Bench(folder, disk_format, unit)
     for number in numbers:
         bench.round(number, rounds)
     return rounds
@@ -411,13 +412,15 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=200, help="of each format")
     parser.add_argument("--first", type=int, default=0, help="number of the first round")
     parser.add_argument("--format", choices=FORMATS, action="append")
+    parser.add_argument("--fine", action="store_true", help="in units of 8 KiB")
     arguments = parser.parse_args()
+    unit = FINE_UNIT if arguments.fine else UNIT
     wrong = 0
     for disk_format in arguments.format or FORMATS:
         start = time.monotonic()
         with tempfile.TemporaryDirectory() as folder:
             numbers = range(arguments.first, arguments.first + arguments.rounds)
-            rounds = tried(Path(folder), disk_format, numbers)
+            rounds = tried(Path(folder), disk_format, numbers, unit)
         print(f"{disk_format}: {rounds}, {time.monotonic() - start:.0f} s", flush=True)
         for fault in rounds.faults:
             print("   ", fault, flush=True)

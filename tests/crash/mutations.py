@@ -1,4 +1,4 @@
-"""Whether what is wrong is noticed: `python -m tests.crash.mutations [--states N] [--format F]`.
+"""Whether what is wrong is noticed: `python -m tests.crash.mutations [--states N] [--fine] ...`.
 
 Each mutation switches off one thing on which safety rests: an fsync (every place in the code that
 calls one, as the records have them), a phase of the journal, an order, a check. Then:
@@ -31,6 +31,7 @@ import pytest
 from tests.crash.stories import STORIES, Story
 from tests.crash.switched_off import MUTATIONS, NOT_NOTICED, Mutation, without_line
 from tests.crash.telling import Telling
+from vdbackup.disks.disk import FINE_UNIT, UNIT
 from vdbackup.disks.formats import FORMATS
 
 Apply = Callable[[pytest.MonkeyPatch], None]
@@ -41,14 +42,14 @@ UNNOTICED = "NOT NOTICED"
 # ------------------------------------------------------------------------------------ power cuts
 
 
-def by_power_cuts(mutation: Mutation, count: int, folder: Path) -> str | None:
+def by_power_cuts(mutation: Mutation, count: int, folder: Path, unit: int) -> str | None:
     """The first state that is wrong; None if no power cut shows it."""
     for number, story in enumerate(STORIES):
         if mutation.disk_format not in story.formats:
             continue
         with pytest.MonkeyPatch.context() as patch:
             try:
-                telling = _told(story, folder / str(number), mutation, patch)
+                telling = _told(story, folder / str(number), mutation, patch, unit)
                 faults = telling.try_states(count, until_wrong=True, sampled=20)
             except Exception as error:  # noqa: BLE001 - it shows without any power cut
                 return f"{story.name}: {type(error).__name__}: {error}"
@@ -57,12 +58,14 @@ def by_power_cuts(mutation: Mutation, count: int, folder: Path) -> str | None:
     return None
 
 
-def _told(story: Story, folder: Path, mutation: Mutation, patch: pytest.MonkeyPatch) -> Telling:
+def _told(
+    story: Story, folder: Path, mutation: Mutation, patch: pytest.MonkeyPatch, unit: int
+) -> Telling:
     def act(lab: Any) -> None:
         mutation.apply(patch)
         story.act(lab)
 
-    return Telling(replace(story, act=act), folder, mutation.disk_format)
+    return Telling(replace(story, act=act), folder, mutation.disk_format, unit)
 
 
 def barriers(disk_format: str, tellings: list[Telling]) -> list[str]:
@@ -124,11 +127,13 @@ def of_format(disk_format: str) -> list[str]:
 # --------------------------------------------------------------------------------------- command
 
 
-def noticed_barriers(disk_format: str, count: int, match: str) -> Iterator[tuple[str, str]]:
+def noticed_barriers(
+    disk_format: str, count: int, match: str, unit: int
+) -> Iterator[tuple[str, str]]:
     """Each barrier, and who noticed that it was not there."""
     with tempfile.TemporaryDirectory() as folder:
         tellings = [
-            Telling(story, Path(folder) / str(number), disk_format)
+            Telling(story, Path(folder) / str(number), disk_format, unit)
             for number, story in enumerate(STORIES)
             if disk_format in story.formats
         ]
@@ -146,10 +151,10 @@ def noticed_barriers(disk_format: str, count: int, match: str) -> Iterator[tuple
             yield f"no fsync at {site} ({disk_format})", _said(by, folder, why_not)
 
 
-def noticed(mutation: Mutation, count: int) -> str:
+def noticed(mutation: Mutation, count: int, unit: int) -> str:
     """Who noticed it."""
     with tempfile.TemporaryDirectory() as folder:
-        by = None if mutation.tests else by_power_cuts(mutation, count, Path(folder))
+        by = None if mutation.tests else by_power_cuts(mutation, count, Path(folder), unit)
         if mutation.tests:
             by = by_tests(mutation.apply, mutation.tests)
         return _said(by, folder, mutation.why_not)
@@ -166,16 +171,18 @@ def main() -> int:
     parser.add_argument("--states", type=int, default=200, help="of each story")
     parser.add_argument("--format", choices=FORMATS, action="append")
     parser.add_argument("--match", default="", help="only mutations whose name has this in it")
+    parser.add_argument("--fine", action="store_true", help="in units of 8 KiB")
     arguments = parser.parse_args()
+    unit = FINE_UNIT if arguments.fine else UNIT
     logging.disable()  # each state has a lease to take over, which is no news
     found = []
     for disk_format in arguments.format or FORMATS:
-        for name, by in noticed_barriers(disk_format, arguments.states, arguments.match):
+        for name, by in noticed_barriers(disk_format, arguments.states, arguments.match, unit):
             print(f"{name}: {by}", flush=True)
             found.append(by)
         for mutation in MUTATIONS:
             if mutation.disk_format == disk_format and arguments.match in mutation.name:
-                by = noticed(mutation, arguments.states)
+                by = noticed(mutation, arguments.states, unit)
                 print(f"{mutation.name} ({disk_format}): {by}", flush=True)
                 found.append(by)
     unnoticed = found.count(UNNOTICED)
