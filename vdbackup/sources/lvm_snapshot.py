@@ -73,6 +73,7 @@ class Snapshot:
 
     Attributes:
         at: what was on the disk at that moment (UTC) is in it; it may be some moments younger.
+        node: the block device that it is.
     """
 
     def __init__(self, path: Path) -> None:
@@ -91,8 +92,9 @@ class Snapshot:
             _lvm("lvcreate", "--snapshot", *_room(volume), "--permission", "r", "--name",
                  self._volume.partition("/")[2], f"{volume.group}/{volume.name}")  # fmt: skip
             stack.callback(_remove, self._volume)
+            self.node = _node(self._volume)
             try:
-                self._reads = DeviceReads(_node(self._volume))
+                self._reads = DeviceReads(self.node)
             except OSError as error:
                 raise NotFrozen(
                     tr("The snapshot cannot be read: {reason}.", reason=error.strerror)

@@ -173,6 +173,7 @@ class FileSetSource:
             )
             sync.run()
             files.finish()
+        self.moment.check()
         self._trouble = (*sync.found.sentences, *self._tree.left_out.warnings)
         self._delta = delta
 

@@ -91,6 +91,10 @@ class Subvolume:
             path=printable(os.fsdecode(self.path)),
         )
 
+    def snapshot(self) -> Snapshot:
+        """Make one; raises NotFrozen."""
+        return Snapshot(self)
+
 
 class Snapshot:
     """One that is there until it is closed. A context manager.
@@ -124,6 +128,9 @@ class Snapshot:
                     reason=error.strerror or str(error),
                 )
             ) from error
+
+    def check(self) -> None:
+        """It is what it was for as long as it is there."""
 
     def close(self) -> None:
         """Remove it."""

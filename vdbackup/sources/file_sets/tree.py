@@ -187,7 +187,7 @@ class Tree:
             self.left_out.apart.append(path)
             return True
         is_hidden = path in self.instead.foreign or (
-            found.st_ino == EMPTY_INODE and found.st_dev in self.instead.devices
+            found.st_ino == EMPTY_INODE and found.st_dev in self.instead.subvolumes
         )
         if is_hidden or (found.st_dev != device and not self._choice.crosses):
             self.left_out.mounted.append(path)
