@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.sources.file_sets.kept import Kept
-from tests.sources.file_sets.trees import odd, same
+from tests.sources.file_sets.trees import odd, same, settled
 
 pytestmark = pytest.mark.usefixtures("as_root")
 
@@ -66,6 +66,7 @@ def test_a_folder_under_another_name_is_moved_and_its_files_are_not_copied(
     (folder / "before" / "inner").mkdir(parents=True)
     for number in range(30):
         (folder / f"before/inner/{number}").write_bytes(os.urandom(200_000))
+    settled(folder)
     kept.keep()
     (folder / "else").mkdir()
     os.rename(folder / "before", folder / "else" / "after")

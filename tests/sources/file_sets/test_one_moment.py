@@ -14,6 +14,7 @@ import pytest
 
 from tests.recovery.chosen import as_restored, restore
 from tests.sources.file_sets.kept import Kept
+from tests.sources.file_sets.trees import settled
 from tests.sources.loops import loop, mounted, run
 from vdbackup.consistency import How
 from vdbackup.errors import NotFrozen
@@ -116,7 +117,7 @@ def test_as_is_makes_no_snapshot(home: Path, tmp_path: Path, monkeypatch: pytest
 def test_what_has_not_changed_is_not_read_again_from_the_next_snapshot(
     home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    subprocess.run(["sleep", "0.1"], check=True)  # so that what is there is settled
+    settled(home)
     back_up(home, to=tmp_path / "backups")
     read: list[int] = []
     real = sync.Content

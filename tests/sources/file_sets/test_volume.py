@@ -15,6 +15,7 @@ import pytest
 
 from tests.recovery.chosen import as_restored, restore
 from tests.sources.file_sets.test_one_moment import back_up, how, writing
+from tests.sources.file_sets.trees import settled
 from tests.sources.loops import loop, mounted, run
 from vdbackup.consistency import How
 from vdbackup.errors import NotFrozen, SourceLost
@@ -102,7 +103,7 @@ def test_all_files_are_of_the_moment_of_the_snapshot_and_nothing_is_left_of_it(
 def test_what_has_not_changed_is_not_read_again(
     lvm: Lvm, home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    run("sleep", "0.1")  # so that what is there is settled
+    settled(home)
     back_up(home / "inner", home / "07", home / "08", to=tmp_path / "backups")
     read: list[int] = []
     real = sync.Content

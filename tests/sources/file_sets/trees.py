@@ -7,12 +7,27 @@ import os
 import socket
 import stat
 import struct
+import time
 from pathlib import Path
 from typing import Any
+
+from vdbackup.sources.file_sets.storages import Storages
 
 KEPT = ("user.", "trusted.", "security.", "system.posix_acl_")
 NOBODY = 0xFFFFFFFF
 SEVEN_GIB = 7 << 30
+
+
+def settled(folder: Path) -> None:
+    """Wait until whatever is written from now on leaves another time than all that is there has.
+
+    What has changed within a tick of the clock before it was read is not believed to be as it was
+    when it is met again: its content is read, and under another name copied.
+    """
+    storages = Storages()
+    for path in (folder, *folder.rglob("*")):
+        while not storages.is_settled(path.lstat()):
+            time.sleep(0.005)
 
 
 def acl(*entries: tuple[int, int, int]) -> bytes:
