@@ -159,6 +159,21 @@ def test_what_is_mounted_in_a_folder_is_left_out_and_what_it_hides_too(home: Pat
     assert os.listdir(back / "inner") == os.listdir(back / "nested") == []
 
 
+def test_what_another_folder_of_the_subvolume_is_mounted_over_is_read_as_it_is_seen(
+    home: Path, tmp_path: Path
+):
+    """Its snapshot has at that path what the mount hides."""
+    shown, over = home / "inner", home.parent / "over"
+    (shown / "shown").write_bytes(b"shown")
+    over.mkdir()
+    (over / "hidden").write_bytes(b"hidden")
+    with mounted(shown, over, "--bind"):
+        made = back_up(over, to=tmp_path / "backups")
+        assert how(made) is How.AS_IS
+        assert restore(made.repository, tmp_path / "back") == ()
+    assert os.listdir(Path(f"{tmp_path}/back{over}")) == ["shown"]
+
+
 def test_of_several_subvolumes_or_other_file_systems_it_is_no_single_moment(
     home: Path, btrfs: Path, tmp_path: Path
 ):

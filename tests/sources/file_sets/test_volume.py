@@ -141,8 +141,13 @@ def test_where_it_cannot_be_mounted_files_are_read_as_they_are_and_it_is_said(
 def test_a_part_of_a_volume_that_is_mounted_elsewhere_is_read_as_it_is(
     lvm: Lvm, home: Path, tmp_path: Path
 ):
-    """What lies above it is not to be seen there, so nobody knows its path in the snapshot."""
+    """Its path in the snapshot is another one, or what the mount hides there."""
     (home / "inner" / "file").write_bytes(b"file")
-    with mounted(home / "inner", tmp_path / "elsewhere", "--bind") as bound:
-        assert how(back_up(bound, to=tmp_path / "backups")) is How.AS_IS
+    (home / "over").mkdir()
+    for number, place in enumerate((tmp_path / "elsewhere", home / "over")):
+        with mounted(home / "inner", place, "--bind") as bound:
+            made = back_up(bound, to=tmp_path / f"backups {number}")
+            assert how(made) is How.AS_IS
+            assert restore(made.repository, tmp_path / f"back {number}") == ()
+        assert os.listdir(f"{tmp_path}/back {number}{place}") == ["file"]
     assert lvm.made == []

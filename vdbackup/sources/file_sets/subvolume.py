@@ -65,16 +65,16 @@ class Subvolume:
     def of(cls, path: bytes) -> Subvolume | None:
         """That on which a file or folder lies; None where it is another file system.
 
-        None, too, where its root is not to be seen on the way to it, as in a bind mount. Raises
-        OSError.
+        None, too, where its root is not to be seen on the way to it, as in a bind mount, or where
+        another part of it is: in a snapshot lies there what that hides. Raises OSError.
         """
-        device = os.lstat(path).st_dev
+        device, chosen = os.lstat(path).st_dev, path
         while True:
             found = os.lstat(path)
             if found.st_dev != device:
                 return None
             if found.st_ino == ROOT_INODE and _is_btrfs(path):
-                return cls(path, device)
+                return None if mounted_between(path, chosen) else cls(path, device)
             if path == b"/":
                 return None
             path = os.path.dirname(path)
@@ -157,12 +157,31 @@ class Snapshot:
 
 def mounted_below(paths: tuple[bytes, ...]) -> frozenset[bytes]:
     """Where something is mounted in these folders; in a snapshot lies there what that hides."""
-    found = set()
-    for line in _MOUNTS.read_bytes().splitlines():
-        place = re.sub(rb"\\(\d{3})", lambda octal: bytes([int(octal[1], 8)]), line.split()[4])
-        if any(place.startswith(path.rstrip(b"/") + b"/") for path in paths):
-            found.add(place)
-    return frozenset(found)
+    return frozenset(
+        place
+        for place in _mounted()
+        if any(place != path and _is_at_or_in(place, path) for path in paths)
+    )
+
+
+def mounted_between(above: bytes, path: bytes) -> bool:
+    """Whether something is mounted on the way from a folder to a path in it, or there."""
+    return any(
+        place != above and _is_at_or_in(place, above) and _is_at_or_in(path, place)
+        for place in _mounted()
+    )
+
+
+def _is_at_or_in(path: bytes, folder: bytes) -> bool:
+    return path == folder or path.startswith(folder.rstrip(b"/") + b"/")
+
+
+def _mounted() -> list[bytes]:
+    """Where anything is mounted."""
+    places = (line.split()[4] for line in _MOUNTS.read_bytes().splitlines())
+    return [
+        re.sub(rb"\\(\d{3})", lambda octal: bytes([int(octal[1], 8)]), place) for place in places
+    ]
 
 
 def _is_btrfs(path: bytes) -> bool:

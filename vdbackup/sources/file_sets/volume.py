@@ -16,6 +16,7 @@ from typing import Self
 from vdbackup.errors import NotFrozen, SourceError
 from vdbackup.sources import lvm_snapshot
 from vdbackup.sources.file_sets.detached import mounted
+from vdbackup.sources.file_sets.subvolume import mounted_between
 from vdbackup.text import printable
 from vdbackup.translation import tr
 
@@ -41,12 +42,15 @@ class Volume:
     def of(cls, path: bytes) -> Volume | None:
         """That on which a file or folder lies; None where that is none of which this user has one.
 
-        None, too, where not all of it is to be seen there, as in a bind mount. Raises OSError.
+        None, too, where not all of it is to be seen there, as in a bind mount, or a part of it is
+        mounted on the way. Raises OSError.
         """
-        device = os.lstat(path).st_dev
+        device, chosen = os.lstat(path).st_dev, path
         while path != b"/" and os.lstat(os.path.dirname(path)).st_dev == device:
             path = os.path.dirname(path)
         kind = _kind_of_whole(path, device)
+        if mounted_between(path, chosen):
+            return None
         try:
             if kind not in _KINDS or not lvm_snapshot.can_be_of(_node_of(device)):
                 return None
