@@ -182,6 +182,37 @@ def test_what_is_left_of_one_that_was_killed_is_taken_out_by_unprotect(
 
 
 @pytest.mark.long
+def test_a_log_that_a_guest_still_writes_to_is_not_noted_as_ended(
+    vdbackup: Vdbackup, libvirt: Libvirt, waits: Path, tmp_path: Path, monkeypatch: Any
+):
+    """It is another user's, say, whom libvirt tells nothing of it."""
+
+    def killed(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    repository = tmp_path / "backups"
+    with monkeypatch.context() as patch:
+        patch.setattr(guest_protection, "_look_after", killed)
+        assert protect(vdbackup, repository).status == 130
+    silent = tmp_path / "silent"
+    silent.mkdir()
+    (silent / "virsh").write_text("#!/bin/sh\nexit 1\n")
+    (silent / "virsh").chmod(0o755)
+    with monkeypatch.context() as patch:
+        patch.setenv("PATH", str(silent), prepend=":")
+        said = vdbackup("unprotect", waits, "-r", repository)
+        assert said.status == 1
+        assert "libvirt has no guest 'web' that you may use, or does not answer." in said.err
+        (log,) = kept_logs(repository / "waits")
+        assert log.protection.ended is None
+    assert nodes(libvirt) == ["writes"]
+    libvirt.virsh("destroy", "web")
+    with monkeypatch.context() as patch:
+        patch.setenv("PATH", str(silent), prepend=":")
+        assert vdbackup("unprotect", waits, "-r", repository).status == 0
+
+
+@pytest.mark.long
 def test_a_guest_whose_log_cannot_be_put_in_does_not_run_and_leaves_no_log(
     vdbackup: Vdbackup, libvirt: Libvirt, waits: Path, tmp_path: Path, monkeypatch: Any
 ):

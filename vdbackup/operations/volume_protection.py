@@ -28,6 +28,7 @@ from pathlib import Path
 from vdbackup.agent import logged, write_log
 from vdbackup.agent.block_devices import Place
 from vdbackup.agent.write_log import Logged
+from vdbackup.disks import qemu_locks
 from vdbackup.disks.write_log.begin import begin_empty
 from vdbackup.disks.write_log.index import IndexWriter
 from vdbackup.disks.write_log.log import WriteLog
@@ -422,19 +423,27 @@ def unprotect(kept: KeptLog) -> KeptLog:
         end(kept, Cause.ASKED, tr("That was asked for."))
     else:
         if kept.protection.guest:
-            _take_out_of_guest(kept.protection)
+            _take_out_of_guest(kept)
         else:
             take_out(Path(kept.protection.source))
         _finish(kept, Cause.ASKED, tr("That was asked for."))
     return kept_log(kept.folder, kept.session)
 
 
-def _take_out_of_guest(record: Protection) -> None:
-    """Take the log of a guest out, if that runs; raises RecoveryError."""
-    with suppress(NotProtected):  # libvirt has it no more
-        guest = LibvirtGuest.find(record.guest)
-        if not guest.is_off:
-            guest.take_out(Path(record.source))
+def _take_out_of_guest(kept: KeptLog) -> None:
+    """Take the log of a guest out, if that runs.
+
+    Raises RecoveryError, also where libvirt tells this user of no such guest and yet a QEMU writes
+    to the log; OSError.
+    """
+    try:
+        guest = LibvirtGuest.find(kept.protection.guest)
+    except NotProtected:
+        if qemu_locks.is_open(kept.path):
+            raise
+        return
+    if not guest.is_off:
+        guest.take_out(Path(kept.protection.source))
 
 
 def end_of(repository: Repository, device: Path) -> KeptLog | None:
