@@ -1,13 +1,15 @@
 """From a moment to a machine that runs: `python -m tests.benchmarks.moments FOLDER`.
 
 The log is made up: writes of 4 KiB, all over a disk, with a flush behind each tenth of them;
-their data are a hole, for nobody reads them before the machine runs. The times are this process's
+their data are holes, for nobody reads them before the machine runs. The log takes 4 KiB of the
+storage for each entry, as each has a block of its own. The times are this process's
 processor time, and by the clock until QEMU has begun to run the guest.
 """
 
 from __future__ import annotations
 
 import argparse
+import os
 import time
 from contextlib import closing
 from datetime import UTC, datetime
@@ -17,6 +19,7 @@ import numpy as np
 
 from tests.backup.lab import Lab
 from tests.guests import boot_sector
+from vdbackup.disks.write_log.entries import Entries
 from vdbackup.disks.write_log.index import IndexWriter
 from vdbackup.disks.write_log.structs import ENTRY, SuperBlock
 from vdbackup.guest.hardware import Controller, HardwareRequest
@@ -41,15 +44,22 @@ def make_up(lab: Lab, writes: int) -> KeptLog:
     choose = np.random.default_rng(1)
     headers = np.zeros(writes + writes // 10, ENTRY)
     headers["flags"][::11] = 1
-    places = choose.integers(2048 // WRITE, size // 512 // WRITE, len(headers))
-    headers["sector"] = np.where(headers["flags"] == 1, 0, places * WRITE)
+    targets = choose.integers(2048 // WRITE, size // 512 // WRITE, len(headers))
+    headers["sector"] = np.where(headers["flags"] == 1, 0, targets * WRITE)
     headers["sectors"] = np.where(headers["flags"] == 1, 0, WRITE)
+    length = 512 * int(1 + len(headers) + headers["sectors"].sum())
+    noted = headers.tobytes()
+    places = Entries.of(noted, 512, length, size).places.tolist()
     with kept.path.open("xb") as file:
         file.write(SuperBlock(len(headers), 512).pack())
-        file.truncate(512 * int(1 + len(headers) + headers["sectors"].sum()))
+        file.truncate(length)
+        file.flush()
+        for number, place in enumerate(places):
+            at = number * ENTRY.itemsize
+            os.pwrite(file.fileno(), noted[at : at + ENTRY.itemsize], place)
     with closing(IndexWriter(kept.index)) as index:
         now = time.time_ns()
-        index.note(headers.tobytes(), now, now)
+        index.note(noted, now, now)
     kept.save()
     return kept
 
