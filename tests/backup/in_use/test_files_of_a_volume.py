@@ -44,7 +44,7 @@ def test_files_that_are_written_in_turn_are_of_one_turn(tmp_path: Path) -> None:
         guest.run("systemd-run --unit=in-turn python3 /run/in_turn.py")
         guest.wait_for("the first turn", "test -e /srv/files/zz")
         for number in (1, 2):
-            point = back_up(guest, "--files", "/srv")
+            point = back_up(guest, "--files /srv")
             assert point["consistency"]["how"] == "snapshot"
             at = f"/run/at{number}"
             guest.run(f"mkdir {at} && vdbackup extract -r /mnt/repository {number} /p1/srv {at}")
@@ -56,5 +56,5 @@ def test_files_that_are_written_in_turn_are_of_one_turn(tmp_path: Path) -> None:
             first, last = (each.pop() for each in turns)
             assert first - last in (0, 1), "the one is older than the other"
         assert guest.run("lvs --noheadings -o lv_name lvm").said.split() == ["data"]
-        assert "vdbackup" not in guest.run("cat /proc/self/mountinfo; dmsetup ls").said
+        assert "vdbackup_" not in guest.run("cat /proc/self/mountinfo; dmsetup ls").said
         guest.run("systemctl stop in-turn && umount /srv && e2fsck -fn /dev/lvm/data")
