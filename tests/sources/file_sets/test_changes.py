@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.sources.file_sets.kept import Kept
+from tests.sources.file_sets.trees import settled
 from tests.sources.ordinary_user import as_an_ordinary_user, open_folder
 from vdbackup.errors import Cancelled, SourceNotFound
 from vdbackup.jobs import CancelToken, Task
@@ -133,9 +134,9 @@ def test_only_what_is_old_enough_is_settled(tmp_path: Path, monkeypatch: pytest.
     path = tmp_path / "file"
     path.touch()
     changed = path.stat().st_ctime_ns
-    for later, settled in ((1, False), (storages._TICK + 1, True)):
+    for later, is_settled in ((1, False), (storages._TICK + 1, True)):
         monkeypatch.setattr(storages.time, "clock_gettime_ns", lambda _, t=changed + later: t)
-        assert IS_SETTLED(Storages(), path.stat()) is settled
+        assert IS_SETTLED(Storages(), path.stat()) is is_settled
 
 
 def test_a_file_that_changes_while_it_is_read_is_read_again(
@@ -344,6 +345,27 @@ def test_one_of_several_choices_that_is_away_stays_as_it_was_and_is_named(
     folder.rename(tmp_path / "away, too")
     with pytest.raises(SourceNotFound):
         kept.keep()
+
+
+def test_a_chosen_folder_on_which_its_drive_is_not_mounted_stays_as_it_was_and_is_named(
+    tmp_path: Path, kept: Kept, folder: Path
+):
+    settled(folder)
+    kept.keep()
+    drive = folder.rename(tmp_path / "drive")
+    folder.mkdir()
+    for _ in range(2):
+        kept.keep()
+        assert len(names_in(kept, folder)) == 20
+        assert kept.trouble[0].endswith(f"stay as the point before has them: {folder}.")
+    folder.rmdir()
+    drive.rename(folder)
+    kept.keep()
+    assert kept.trouble == ()
+    for each in folder.iterdir():
+        each.unlink()
+    kept.keep()
+    assert (names_in(kept, folder), kept.trouble) == (set(), ())
 
 
 def test_a_set_that_grows_beyond_its_disk_gets_a_larger_one():

@@ -15,6 +15,8 @@ class Found:
     Attributes:
         unreadable: what could not be read, and is not there, with the reason.
         kept: what could not be read, and is as the point before has it, with the reason.
+        away: chosen folders on which nothing is mounted any more, and which are as the point before
+            has them.
         restless: what changed each time while it was read.
         lost: what is zeros in part, because its medium fails.
         bare: what has lost extended attributes, for which there is no room.
@@ -23,6 +25,7 @@ class Found:
 
     unreadable: list[bytes] = field(default_factory=list)
     kept: list[bytes] = field(default_factory=list)
+    away: list[bytes] = field(default_factory=list)
     restless: list[bytes] = field(default_factory=list)
     lost: list[bytes] = field(default_factory=list)
     bare: list[bytes] = field(default_factory=list)
@@ -34,6 +37,8 @@ class Found:
         said = {
             "These could not be read, and are not in the point": self.unreadable,
             "These could not be read, and are as the point before has them": self.kept,
+            "These are empty, and other folders than before, as where a drive is not mounted, and "
+            "stay as the point before has them": self.away,
             "These changed each time while they were read, and may be of no one moment": (
                 self.restless
             ),

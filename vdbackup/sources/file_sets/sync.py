@@ -126,17 +126,27 @@ class Sync:
         except OSError as error:  # something else has taken its place
             self._tree.note_unreadable(visit.path, error)
             self._write(visit, folder)
-            for entry in there.values():
-                self._stays(entry)
+            self._all_stay(there)
             return
+        self._look_into(place, visit, folder, there)
+
+    def _look_into(
+        self, place: Place, visit: _Visit, folder: Folder, there: dict[bytes, Entry]
+    ) -> None:
+        """Compare a folder with what the disk has in it, and note what is to be made."""
         found, believed = place.found, self._storages.is_settled(place.found)
         device = found.st_dev if visit.device is None else visit.device
-        visit = replace(visit, device=device)
         names = self._tree.names(place, device)
+        is_chosen, visit = visit.device is None, replace(visit, device=device)
         if names is None:
             self._finish(place, visit, folder, found, believed=False)
-            for entry in there.values():
-                self._stays(entry)
+            self._all_stay(there)
+            return
+        if is_chosen and there and not names and self._is_another(place, visit.number):
+            self.found.away.append(visit.path)
+            if folder.changed:
+                self._write(visit, folder)
+            self._all_stay(there)
             return
         new = [
             name
@@ -149,6 +159,15 @@ class Sync:
             self._pending.append(_Pending(visit, folder, new, found, believed))
         else:
             self._finish(place, visit, folder, found, believed=believed)
+
+    def _is_another(self, place: Place, number: int) -> bool:
+        """Whether a folder is empty, and not the one that was kept: its drive is not mounted."""
+        before = self._image.read(number).known.number
+        now = self._storages.known(place.found).number
+        try:
+            return before not in (0, now) and not place.names()
+        except OSError:  # it has just gone
+            return False
 
     def _folder_of(self, visit: _Visit) -> Folder:
         """What the disk has of it."""
@@ -434,6 +453,10 @@ class Sync:
                 self._gone_by_number[known, stat.S_IFMT(inode.mode)] = each.inode
             if each.is_folder:
                 todo += self._image.folder(each.inode).entries.values()
+
+    def _all_stay(self, there: dict[bytes, Entry]) -> None:
+        for entry in there.values():
+            self._stays(entry)
 
     def _stays(self, entry: Entry) -> None:
         """Count the names of what stays as it is, though nobody can look at it now."""
