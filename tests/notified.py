@@ -43,7 +43,7 @@ class Shown:
     def changes(self, of: DBusAddress, name: str, kind: str, value: object) -> None:
         """Have a property another value, and say so to whoever listens."""
         self.answers[name] = (kind, value)
-        said = (of.interface, {name: (kind, value)}, [])
+        said: tuple[object, ...] = (of.interface, {name: (kind, value)}, [])
         everywhere = DBusAddress(of.object_path, of.bus_name, "org.freedesktop.DBus.Properties")
         self.bus.send(new_signal(everywhere, "PropertiesChanged", "sa{sv}as", said))
 

@@ -516,7 +516,8 @@ SESSION_TEXT = """\
     },
     "network": false
   },
-  "others": []
+  "others": [],
+  "attached": []
 }
 """
 NEW_SESSION_TEXT = """\
@@ -529,7 +530,8 @@ NEW_SESSION_TEXT = """\
   "ended": false,
   "origin": null,
   "machine": {},
-  "others": []
+  "others": [],
+  "attached": []
 }
 """
 

@@ -56,7 +56,7 @@ def test_what_is_chosen_is_what_is_rehearsed(with_source: User) -> None:
     wanted = dialog.wanted
     assert isinstance(wanted, Twin)
     assert (wanted.size, wanted.hardware.controller, dialog.folder) == (None, None, None)
-    dialog.size.setValue(500)
+    dialog.disk_size.setValue(500)
     dialog.controller.setCurrentText("nvme")
     dialog.firmware.setCurrentText("UEFI")
     wanted = dialog.wanted
@@ -86,7 +86,7 @@ def test_a_disk_of_this_computer_can_be_what_it_is_rehearsed_for(
         assert dialog.target.itemText(1) == said
         dialog.target.setCurrentIndex(1)
         assert dialog.wanted == device
-        assert not dialog.size.isEnabled(), "its size is known"
+        assert not dialog.disk_size.isEnabled(), "its size is known"
         with_source.agrees("rehearseDialog", "rehearseAccept")
         assert "a virtual disk of 24 MiB" in with_source.sees(PlanDialog, "planDialog").plan.summary
 

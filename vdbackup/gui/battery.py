@@ -38,8 +38,9 @@ class Battery(QObject):
         self.in_use = False
         bus = buses.system()
         if bus.isConnected():
-            slot = SLOT("ask()")
-            bus.connect(UPOWER.service, UPOWER.path, PROPERTIES, "PropertiesChanged", self, slot)
+            bus.connect(  # type: ignore[call-overload] # the stubs take a slot for bytes
+                UPOWER.service, UPOWER.path, PROPERTIES, "PropertiesChanged", self, SLOT("ask()")
+            )
         self.ask()
 
     @Slot()

@@ -31,7 +31,7 @@ class RehearseDialog(parts.Dialog):
 
     Attributes:
         target: what the twin is one of.
-        size, controller, firmware: of its disk and machine, where it is of no disk that is here.
+        disk_size, controller, firmware: of its disk and machine, where it is of no disk that is here.
         folder_edit: where the twin's disk lies meanwhile.
         before: how the last rehearsal of the point ended.
     """
@@ -63,10 +63,10 @@ class RehearseDialog(parts.Dialog):
     def _form(self) -> QFormLayout:
         self.target = parts.ComboBox("rehearseTarget", tr("What it would be restored to"))
         self.target.addItem(tr("a disk as said below"), None)
-        self.size = parts.SpinBox("rehearseSize", tr("Size of the disk"))
-        self.size.setRange(0, MOST)
-        self.size.setSuffix(tr(" GiB"))
-        self.size.setSpecialValueText(tr("as large as its own"))
+        self.disk_size = parts.SpinBox("rehearseSize", tr("Size of the disk"))
+        self.disk_size.setRange(0, MOST)
+        self.disk_size.setSuffix(tr(" GiB"))
+        self.disk_size.setSpecialValueText(tr("as large as its own"))
         self.controller = ControllerBox("rehearseController")
         self.firmware = FirmwareBox("rehearseFirmware")
         self.folder_edit = parts.field(
@@ -86,7 +86,7 @@ class RehearseDialog(parts.Dialog):
         form.setHorizontalSpacing(14)
         form.setVerticalSpacing(10)
         form.addRow(tr("Restored to"), self.target)
-        form.addRow(tr("Size"), self.size)
+        form.addRow(tr("Size"), self.disk_size)
         form.addRow(tr("Disk on"), self.controller)
         form.addRow(tr("Firmware"), self.firmware)
         form.addRow(tr("Meanwhile in"), row)
@@ -102,7 +102,7 @@ class RehearseDialog(parts.Dialog):
 
     def _on_target_changed(self) -> None:
         """Of a disk that is here all of that is known."""
-        for each in (self.size, self.controller, self.firmware):
+        for each in (self.disk_size, self.controller, self.firmware):
             each.setEnabled(self.target.currentData() is None)
 
     @property
@@ -112,7 +112,7 @@ class RehearseDialog(parts.Dialog):
         if disk is not None:
             return Path(disk)
         wish = HardwareRequest(self.controller.chosen, self.firmware.chosen)
-        return Twin(self.size.value() * GIB or None, wish)
+        return Twin(self.disk_size.value() * GIB or None, wish)
 
     @property
     def folder(self) -> Path | None:
