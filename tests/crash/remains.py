@@ -41,7 +41,7 @@ from vdbackup.repository.files import PARTIAL
 from vdbackup.repository.lease import LEASE_NAME
 from vdbackup.repository.marker import MARKER
 from vdbackup.repository.model import RecoveryPoint
-from vdbackup.repository.repository import LAYER_MODE, Repository
+from vdbackup.repository.repository import LAYER_MODE, Repository, settings_copy
 
 
 class Wrong(AssertionError):
@@ -110,6 +110,7 @@ class Remains:
         try:
             self.check_points(story.concerned)
             self.check_kept(kept)
+            self.check_copies()
             if returned:
                 self.check_finished()
             step = "recovered"
@@ -153,6 +154,14 @@ class Remains:
             raise Wrong("it had returned, and a journal is left")
         if left:
             raise Wrong(f"it had returned, and left {left[0].name}")
+
+    def check_copies(self) -> None:
+        """A copy of `set.json` that is there keeps what the set is to keep."""
+        for backup_set in sets_of(self._lab.repository):
+            copy = settings_copy(backup_set.folder)
+            said = backup_set.settings
+            if copy and (copy.policy, copy.pins) != (said.policy, said.pins):
+                raise Wrong("by the copy of set.json points go that are to stay")
 
     def check_listed(self) -> None:
         """Each layer is a point's."""

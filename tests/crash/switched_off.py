@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from tests.backup.merge_cut_off import instead_of, run_of
+from vdbackup import durable
 from vdbackup.backup import merge, merge_steps, merged_layer, repair
 from vdbackup.backup.merge_steps import Merging
 from vdbackup.disks import host_file
@@ -24,7 +25,7 @@ from vdbackup.disks.vhd.structs import SLOTS
 from vdbackup.records import from_json
 from vdbackup.recovery.retarget import overlay, report
 from vdbackup.recovery.retarget.report import RetargetReport
-from vdbackup.repository import files, journal, publication, repository
+from vdbackup.repository import files, journal, publication
 from vdbackup.repository.backup_set import BackupSet
 from vdbackup.repository.manifests import manifest_path
 from vdbackup.repository.model import RecoveryPoint
@@ -97,16 +98,16 @@ def _deleted_before_relinking(patch: pytest.MonkeyPatch) -> None:
 
 
 def _json_in_place(patch: pytest.MonkeyPatch) -> None:
-    def write(path: Path, data: dict[str, Any]) -> None:
-        real = os.rename
-        with pytest.MonkeyPatch.context() as inner:
-            inner.setattr(files, "PARTIAL", "")
-            inner.setattr(os, "rename", lambda a, b: None if a == b else real(a, b))
-            original(path, data)
+    def write(path: Path, data: bytes, check: Callable[[], None] = nothing) -> None:
+        check()
+        fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+        with open(fd, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(fd)
+        files.sync_folder(path.parent)
 
-    original = files.write_json
-    for module in (repository, journal):
-        patch.setattr(module, "write_json", write)
+    patch.setattr(durable, "replace", write)
 
 
 def _manifest_last(patch: pytest.MonkeyPatch) -> None:
@@ -219,7 +220,8 @@ MUTATIONS = [
     Mutation("what was copied is not checked", _not_read_back("Check"),
              tests=("tests/crash/test_interrupted_merge.py",)),
     Mutation("repair takes sets in the making for sets",
-             lambda p: p.setattr(repair, "PARTIAL", ".none")),
+             lambda p: p.setattr(repair, "PARTIAL", ".none"),
+             tests=("tests/backup/test_repair.py",)),
     Mutation("a new overlay is made in place", lambda p: p.setattr(overlay, "PARTIAL", "")),
     Mutation("a report is believed beside any overlay", _any_report),
     *(
@@ -258,6 +260,10 @@ NOT_NOTICED = {
     ),
     "repository.draft:sweep": (
         "what comes back is swept away again, or does not fit what has the same name since"
+    ),
+    "disks.host_file:HostFile.drop_cached": (
+        "it lets pages go from the cache, so that what is read back comes from the storage; nobody "
+        "goes by what it makes durable"
     ),
     "backup.quarantine:put_aside": (
         "a rename from folder to folder happens as a whole, and the fsync of the new one has made "

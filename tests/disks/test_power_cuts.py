@@ -65,6 +65,18 @@ def test_a_power_cut_while_writing_leaves_each_unit_old_or_new(tmp_path, disk_fo
     assert_everybody_reads(shelf)
 
 
+def test_nothing_that_a_flush_has_taken_waits_for_another(tmp_path, disk_format):
+    """Nor where no new block is named: then bitmaps are the last that is written."""
+    shelf = Shelf(tmp_path, BLOCK, disk_format)
+    shelf.layer((0, noise(MIB, 1)))
+    shelf.layer((UNIT, noise(UNIT, 2)))
+    with recorded(shelf.top) as recorder:
+        shelf.write((3 * UNIT, noise(UNIT, 3)))
+    assert any(recorder.batches)
+    assert recorder.batches[-1] == []
+    assert_everybody_reads(shelf)
+
+
 @pytest.mark.parametrize("is_child", [False, True], ids=["base", "child"])
 def test_a_power_cut_that_loses_any_sectors_harms_nothing_and_is_made_good_by_writing_again(
     tmp_path, disk_format, is_child

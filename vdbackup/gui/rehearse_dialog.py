@@ -31,7 +31,7 @@ class RehearseDialog(parts.Dialog):
 
     Attributes:
         target: what the twin is one of.
-        disk_size, controller, firmware: of its disk and machine, where it is of no disk that is here.
+        disk_size, controller, firmware: of a twin that is of no disk that is here.
         folder_edit: where the twin's disk lies meanwhile.
         before: how the last rehearsal of the point ended.
     """
