@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from vdbackup import translation
+from vdbackup.agent.permission import DOING, Action
 from vdbackup.records import Sentence, exact, to_json
 from vdbackup.translation import again, original, tr, trn
 
@@ -168,6 +169,15 @@ def test_what_is_kept_is_english_and_is_said_in_the_language_again():
     reason = tr("{path} is a folder.", path=tr("The machine"))
     assert original(reason) == "The machine is a folder."
     assert again(original(reason)) == reason
+
+
+@pytest.mark.usefixtures("german")
+@pytest.mark.parametrize("action", list(Action))
+def test_what_the_service_may_not_do_for_somebody_is_said_whole_in_the_language(action):
+    """It speaks English, and puts the doing into its sentences."""
+    said = again(f"You may not {DOING[action]}: polkit refuses it.")
+    assert again(DOING[action]) in said
+    assert DOING[action] not in said
 
 
 @pytest.mark.usefixtures("german")

@@ -28,7 +28,7 @@ from vdbackup.agent import stacking
 from vdbackup.agent.block_devices import SYS_BLOCK
 from vdbackup.errors import AgentFailed, Unauthorized
 from vdbackup.processes import start_of
-from vdbackup.translation import tr
+from vdbackup.translation import marked, tr
 
 log = logging.getLogger(__name__)
 
@@ -52,12 +52,13 @@ class Action(enum.StrEnum):
     LOG_WRITES = "org.vdbackup.vdbackup.log-writes"
 
 
-_WHAT = {
-    Action.USE_REMOVABLE: "use this disk for backups",
-    Action.USE_SYSTEM: "use this disk for backups",
-    Action.SEE_TRACKED: "see which disks are tracked",
-    Action.LOG_WRITES: "keep every write to this volume",
+DOING = {
+    Action.USE_REMOVABLE: marked("use this disk for backups"),
+    Action.USE_SYSTEM: marked("use this disk for backups"),
+    Action.SEE_TRACKED: marked("see which disks are tracked"),
+    Action.LOG_WRITES: marked("keep every write to this volume"),
 }
+"""What a client would do by it, as a part of a sentence."""
 RUN = "org.vdbackup.vdbackup.run-agent"
 """What pkexec asks about itself: to run this program, for all disks."""
 
@@ -160,7 +161,7 @@ class Asked:
             status = None
         log.info("polkit on %s of %s by %s: %s", action.value, device, client, status)
         if status != _AUTHORIZED:
-            raise _refused(status, _WHAT[action])
+            raise _refused(status, DOING[action])
 
 
 def _refused(status: int | None, what: str) -> Unauthorized:
