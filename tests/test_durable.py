@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.sources.ordinary_user import as_an_ordinary_user, open_folder
 from vdbackup import durable
 from vdbackup.errors import Obstructed
 
@@ -114,6 +115,14 @@ def test_folders_above_may_be_reached_by_links(tmp_path):
 def test_a_file_that_is_not_there_is_not_there(tmp_path):
     with pytest.raises(FileNotFoundError):
         durable.open_own(tmp_path / "ours.json")
+
+
+def test_where_no_file_may_be_made_that_is_said_and_not_that_it_is_gone():
+    """To their owner a read-only repository was storage that had been pulled out."""
+    with open_folder() as public:
+        public.chmod(0o555)
+        with as_an_ordinary_user(), pytest.raises(PermissionError):
+            durable.open_own(public / "new", os.O_WRONLY | os.O_CREAT | os.O_EXCL)
 
 
 def test_nothing_is_renamed_or_removed_once_somebody_objects(tmp_path):

@@ -17,7 +17,7 @@ import resource
 import shutil
 import stat
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from vdbackup.errors import Obstructed, Remedy
@@ -63,7 +63,8 @@ def open_own(path: Path | str, flags: int = os.O_RDONLY, mode: int = 0o600) -> i
     except OSError as error:
         # a device without a medium, or where devices may not be opened (mount(8), nodev)
         if error.errno in (errno.ELOOP, errno.ENXIO, errno.EISDIR, errno.EACCES, errno.ENODEV):
-            check_regular(path)
+            with suppress(FileNotFoundError):  # none may be made there, or looked into
+                check_regular(path)
         raise
     kind = os.fstat(fd).st_mode
     if not stat.S_ISREG(kind):
