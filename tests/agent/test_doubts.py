@@ -193,7 +193,7 @@ def test_a_partition_that_was_moved_is_noticed(bpffs, tmp_path, stack):
 
 FACTS: dict[str, tuple[dict[str, str], str]] = {
     "nothing": ({}, ""),
-    "array": ({"md/level": "raid1"}, "made of other disks"),
+    "array": ({"md/level": "raid1", "md/sync_action": "idle"}, "made of other disks"),
     "DAX": ({"queue/dax": "1"}, "DAX"),
     "zones": ({"queue/zoned": "host-managed"}, "zones"),
     "not counted": ({"queue/iostats": "0"}, "iostats"),
@@ -214,6 +214,15 @@ def test_disks_whose_changes_would_not_be_seen_are_refused(tmp_path, monkeypatch
     monkeypatch.setattr("vdbackup.agent.block_devices.SYS_BLOCK", tmp_path)
     assert words in Disk(8, 0).hindrance()
     assert bool(Disk(8, 0).hindrance()) == bool(words)
+    assert Disk(8, 0).hindrance_now() == ("" if what == "array" else Disk(8, 0).hindrance())
+
+
+def test_an_array_that_is_repaired_is_not_tracked_for_a_moment_either(tmp_path, monkeypatch):
+    for name, value in {"sync_action": "repair", "level": "raid1"}.items():
+        (tmp_path / "9:0/md").mkdir(parents=True, exist_ok=True)
+        (tmp_path / "9:0/md" / name).write_text(f"{value}\n")
+    monkeypatch.setattr("vdbackup.agent.block_devices.SYS_BLOCK", tmp_path)
+    assert Disk(9, 0).hindrance_now() == "it is an array that is being repaired"
 
 
 def test_what_somebody_else_has_found_is_a_doubt_that_stays(disk):

@@ -47,10 +47,10 @@ _GRUB_PACKAGES = ("grub2-common",)
 """Of a Debian that writes its boot loader's configuration itself."""
 _LAB_PACKAGES = (
     *("python3", "tzdata", "polkitd", "pkexec", "udisks2", "libpam-systemd"),
-    *("thin-provisioning-tools", "cryptsetup-bin"),
+    *("thin-provisioning-tools", "cryptsetup-bin", "mdadm", "nbd-client", "nbd-server"),
 )
 """Of a Debian in which vdbackup runs: what runs it, who may run it (a user has an own systemd by
-libpam-systemd), what makes volumes."""
+libpam-systemd), what makes volumes, arrays and disks that lie on a network."""
 _LEFT_OUT = ("doc", "man", "locale")
 _TOOLS = ("mmdebstrap", "sfdisk", "mke2fs", "mkfs.fat", "mcopy", "grub-mkimage", "modprobe")
 _GRUB = Path("/usr/lib/grub")
@@ -69,6 +69,8 @@ _MODULES = (
     *("bochs", "pvpanic_pci", "pvpanic_mmio", "configfs", "qemu_fw_cfg", "button"),
 )
 """What is kept of the kernel's three thousand modules, with what these need."""
+_LAB_MODULES = ("raid0", "raid1", "nbd")
+"""Of a Debian in which vdbackup runs."""
 
 # As `/etc/initramfs-tools/modules` and dracut's configuration would have it on a machine whose
 # disks hang on AHCI. The file systems are in both: a disk of the tests chooses one of them.
@@ -202,6 +204,13 @@ class Debian:
         return packages + (_LAB_PACKAGES if self.lab else ())
 
     @property
+    def customize(self) -> str:
+        """What is done to it once it is installed, in the shell."""
+        modules = " ".join(_MODULES)
+        more = " ".join((modules, *_LAB_MODULES)) if self.lab else modules
+        return _CUSTOMIZE.replace(modules, more)
+
+    @property
     def root_start(self) -> int:
         """Where the partition of the root begins, in sectors."""
         return BIOS_ROOT_START if self.boot == "grub-bios" else UEFI_ROOT_START
@@ -266,7 +275,7 @@ def _check_tools() -> None:
 
 def _place(debian: Debian) -> Path:
     """The folder of the installed Debian; what differs between disks is not in it yet."""
-    code = cache.recipe(_CUSTOMIZE.encode(), " ".join([_SUITE, *debian.packages]).encode())
+    code = cache.recipe(debian.customize.encode(), " ".join([_SUITE, *debian.packages]).encode())
     return cache.folder() / f"debian-{code}"
 
 
@@ -280,7 +289,7 @@ def _install(debian: Debian, system: Path) -> None:
                 "--variant=essential",
                 f"--include={','.join(debian.packages)}",
                 *(f"--dpkgopt=path-exclude=/usr/share/{name}/*" for name in _LEFT_OUT),
-                f"--customize-hook={_CUSTOMIZE}",
+                f"--customize-hook={debian.customize}",
                 _SUITE,
                 archive,
                 *(_sources(debian.kernel) if debian.kernel else ()),

@@ -102,9 +102,23 @@ class Disk:
         return self.says("inflight").split() == ["0", "0"]
 
     def hindrance(self) -> str:
-        """What keeps its changes from being seen, as a sentence without its end; "" if nothing."""
-        if (SYS_BLOCK / self.number / "md").exists():
+        """What keeps its changes from being seen from one backup to the next, as `hindrance_now`.
+
+        An array may read otherwise without a request of its own: a repair gives one of its disks
+        what another one has, and a disk that failed may be put in again with what it had held.
+        """
+        if self._is_array:
             return tr("it is made of other disks, and what it is made of may change below it")
+        return self.hindrance_now()
+
+    def hindrance_now(self) -> str:
+        """What keeps its changes from being seen for the length of a backup.
+
+        Returns:
+            A sentence without its end; "" if nothing does.
+        """
+        if self._is_array and self.says("md/sync_action") == "repair":
+            return tr("it is an array that is being repaired")
         if self.is_mapped and (found := self._hindrance_of_table()):
             return found
         if self.says("queue/dax") == "1":
@@ -116,6 +130,10 @@ class Disk:
         # device-mapper counts the requests of its own whatever that says
         is_counted = self.is_mapped or self.says("queue/iostats") == "1"
         return "" if is_counted else _NOT_COUNTED
+
+    @property
+    def _is_array(self) -> bool:
+        return (SYS_BLOCK / self.number / "md").exists()
 
     @property
     def is_mapped(self) -> bool:

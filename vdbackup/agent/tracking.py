@@ -76,7 +76,8 @@ def track(device: int | Path, *, lasting: bool = True) -> Tracked:
         TrackerBusy: another process is at work with trackers.
     """
     place = Place.of(device)
-    if hindrance := place.disk.hindrance():
+    hindrance = place.disk.hindrance() if lasting else place.disk.hindrance_now()
+    if hindrance:
         raise TrackingRefused(
             tr(
                 "Changes of {node} cannot be tracked: {hindrance}.",

@@ -58,7 +58,7 @@ class Trust:
             return tr("the disk has another size now")
         if slept() > self._begun.slept + _SLEPT:
             return tr("the computer has slept meanwhile, and the disk may have been elsewhere")
-        return self._disk.hindrance() or self._of_mapping()
+        return self._disk.hindrance_now() or self._of_mapping()
 
     def _of_mapping(self) -> str:
         try:
