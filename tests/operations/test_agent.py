@@ -8,6 +8,7 @@ import re
 import shutil
 import socket
 import subprocess
+import sys
 import xml.etree.ElementTree as ET
 from collections.abc import Iterator
 from pathlib import Path
@@ -197,6 +198,39 @@ def test_what_pkexec_refuses_is_said_in_a_sentence(
     monkeypatch.setattr(connection, "PROGRAM", program)
     with pytest.raises(kind, match=words):
         client.tracked()
+
+
+ASKS = """#!{python}
+import os, pathlib, signal, sys
+file = pathlib.Path("{folder}/arguments")
+signal.signal(signal.SIGTERM, lambda *_: sys.exit(file.open("a").write("ended")))
+file.write_text(" ".join(sys.argv[1:]) + os.linesep)
+os.close(int(sys.argv[-1]))  # who waits may go on
+signal.pause()
+"""
+
+
+@pytest.mark.parametrize(("screen", "option"), [("", ""), (":0", "--fallback ")])
+def test_on_a_terminal_polkits_own_program_asks_as_long_as_somebody_is_connected(
+    as_root, tmp_path, monkeypatch, screen, option
+):
+    """systemd's service has no terminal, and asks polkit about the client."""
+    asks = tmp_path / "pkttyagent"
+    asks.write_text(ASKS.format(folder=tmp_path, python=sys.executable))
+    asks.chmod(0o755)
+    monkeypatch.setattr(connection, "PKTTYAGENT", str(asks))
+    monkeypatch.setattr(connection, "SOCKET", tmp_path / "socket")
+    monkeypatch.setenv("DISPLAY", screen)
+    monkeypatch.delenv("WAYLAND_DISPLAY", raising=False)
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
+    monkeypatch.setattr(os, "isatty", lambda fd: fd == 0)
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as listening:
+        listening.bind(str(tmp_path / "socket"))
+        listening.listen()
+        connection.connected().close()
+    said = (tmp_path / "arguments").read_text().splitlines()
+    assert said[0].startswith(f"{option}--notify-fd ")
+    assert said[1:] == ["ended"]
 
 
 # ------------------------------------------------------------------------- policy and units

@@ -31,9 +31,13 @@ SOCKET = Path("/run/vdbackup-agent.socket")
 PROGRAM = Path("/usr/libexec/vdbackup/vdbackup-agent")
 """As it is installed, and as the policy names it."""
 PKEXEC = "pkexec"
+PKTTYAGENT = "pkttyagent"
 PATIENCE = 900.0
 """Seconds: a person has to answer a dialogue meanwhile, or 16 freezes are rested from."""
+_DESKTOP = ("WAYLAND_DISPLAY", "DISPLAY")
 _CONNECTS_WITHIN = 10.0
+_LISTENS_WITHIN = 10.0
+"""Seconds in which polkit has heard that somebody can be asked."""
 _ENDS_WITHIN = 60.0
 """Seconds: its InUse may have a tracker to end."""
 _CLOSED, _REFUSED = 126, 127
@@ -50,9 +54,21 @@ class Connection:
         uses: whether one of them uses a device.
     """
 
-    def __init__(self, end: socket.socket, program: subprocess.Popen[bytes] | None = None) -> None:
+    def __init__(
+        self,
+        end: socket.socket,
+        program: subprocess.Popen[bytes] | None = None,
+        asks: subprocess.Popen[bytes] | None = None,
+    ) -> None:
+        """A connection.
+
+        Args:
+            end: of a socket, the agent's being the other one.
+            program: the agent, where it is this process's child.
+            asks: whoever asks the user for a password as long as there is the connection.
+        """
         self.users, self.uses = 0, False
-        self._end, self._program = end, program
+        self._end, self._program, self._asks = end, program, asks
         self._lock = threading.Lock()
         end.settimeout(PATIENCE)
 
@@ -123,6 +139,9 @@ class Connection:
     def close(self) -> None:
         """What is held by it ends."""
         self._end_program()
+        if self._asks is not None:
+            self._asks.terminate()
+            self._asks.wait()
 
     def _end_program(self) -> int | None:
         """How it has ended; None where it is not ours."""
@@ -152,7 +171,7 @@ def connected() -> Connection:
     """A new connection; raises AgentFailed where there is no agent."""
     end = _by_systemd()
     if end is not None:
-        return Connection(end)
+        return Connection(end, asks=_asked_on_terminal())
     if not PROGRAM.exists() or shutil.which(PKEXEC) is None:
         raise AgentFailed(
             tr("The service that does what only root may do is not installed."),
@@ -175,6 +194,32 @@ def _by_systemd() -> socket.socket | None:
         end.close()
         return None
     return end
+
+
+def _asked_on_terminal() -> subprocess.Popen[bytes] | None:
+    """A program that asks for a password on this process's terminal, where no desktop does.
+
+    polkit's own: pkexec brings one with it, and whoever is asked about by a service has to have one
+    (pkttyagent(1)). None where there is no terminal, or no such program.
+
+    Before a desktop's own it gives way there alone: with --fallback polkit 122 asks nobody at all
+    about a process that belongs to no session, such as one that runuser(1) started.
+    """
+    if os.geteuid() == 0 or not os.isatty(0) or shutil.which(PKTTYAGENT) is None:
+        return None
+    listens, heard = os.pipe()
+    try:
+        gives_way = ["--fallback"] if any(map(os.environ.get, _DESKTOP)) else []
+        command = [PKTTYAGENT, *gives_way, "--notify-fd", str(heard)]
+        agent = subprocess.Popen(command, pass_fds=(heard,))  # asks about its parent: this process
+    except OSError as error:
+        log.info("nobody can be asked on the terminal: %s", error)
+        agent = None
+    finally:
+        os.close(heard)
+    select.select([listens], [], [], _LISTENS_WITHIN)  # it is closed then
+    os.close(listens)
+    return agent
 
 
 def _by_pkexec() -> Connection:
