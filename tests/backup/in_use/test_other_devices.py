@@ -1,6 +1,6 @@
-"""What a kernel has as a disk and is none: arrays.
+"""What a kernel has as a disk and is none: arrays, and disks that lie on a network.
 
-In a Debian (tests/guests/lab.py): the tests' own kernel has none.
+In a Debian (tests/guests/lab.py): the tests' own kernel has neither.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from tests.backup.in_use.running_system import (
     back_up,
     built,
     last_record_in,
+    missed,
     restored,
 )
 from tests.backup.in_use.test_running_system import assert_clean, moment_of
@@ -67,4 +68,51 @@ def test_an_array_is_frozen_while_it_is_written_to_and_put_in_sync_and_known_by_
     raw = restored(tmp_path, again["set"])
     assert_clean(raw)
     with mounted(raw, tmp_path / "array", "-o", "loop") as folder:
+        assert last_record_in(folder, "records") >= safe
+
+
+SERVED = "[generic]\n[disk]\nexportname = /run/served.img\nreadonly = false\n"
+SERVER = "systemd-run -q --unit=server -p Type=forking nbd-server -C /run/served.conf"
+UUID = "0a0b0c0d-0000-4000-8000-000000000001"
+DISK = f"/dev/disk/by-uuid/{UUID}"
+
+
+def test_a_disk_on_a_network_is_tracked_not_taken_for_itself_by_another_number_and_fails_if_gone(
+    tmp_path,
+):
+    """What it is known by lies on it, and a copy has it, too: so whose it is, its user says."""
+    with at_work(tmp_path, built(RUNNING)) as guest:
+        guest.write("/run/served.conf", SERVED)
+        guest.run("truncate -s 64M /run/served.img && modprobe nbd")
+        guest.run(f"mkfs.ext4 -q -U {UUID} /run/served.img && {SERVER}")
+        connect = "nbd-client -N disk 127.0.0.1 {} && udevadm settle"
+        guest.wait_for("the server", connect.format("/dev/nbd0"))
+        guest.run(f"mount -w {DISK} /srv && vdbackup track {DISK}")
+        records = Records(guest, "/srv/records")
+        with records.written():
+            first, second = (back_up(guest, DISK) for _ in range(2))
+            assert missed(guest, first["set"]) == 0
+        assert (first["changes_from"], second["changes_from"]) == ("scan", "tracker")
+        assert second["read_bytes"] < first["read_bytes"]
+        safe = records.safe_at(moment_of(second))
+
+        guest.run("umount /srv && nbd-client -d /dev/nbd0")
+        guest.run(connect.format("/dev/nbd3"))
+        guest.run(f"mount {DISK} /srv")
+        apart = guest.run(f"vdbackup backup {DISK} -r /mnt/repository --json", status=3)
+        assert apart.json["set"] != first["set"]
+        assert apart.json["sequence"] == 1
+        same = f"--set '{first['set']}' --same-source"
+        assert f"If it is the same, go on there with {same}." in apart.complained
+        assert "is not sure" in apart.complained
+        anew = back_up(guest, DISK, same)
+        assert (anew["set"], anew["sequence"]) == (first["set"], 3)
+        assert anew["changes_from"] == "scan"
+
+        guest.run("umount /srv && systemctl stop server && nbd-client -d /dev/nbd3")
+        gone = guest.run(f"vdbackup backup {DISK} -r /mnt/repository --json", status=1).json
+        assert gone["event"] == "error"
+    raw = restored(tmp_path, first["set"])
+    assert_clean(raw)
+    with mounted(raw, tmp_path / "network", "-o", "loop") as folder:
         assert last_record_in(folder, "records") >= safe
