@@ -49,7 +49,7 @@ def note(repository: Repository, set_names: Iterable[str], left: Sequence[str]) 
 
     Costs nothing that was done: what cannot be noted stands in the log.
     """
-    said = tuple(original(each)[:MAX_SENTENCE] for each in left[:MAX_NOTED])
+    said = sentences(left)
     for name in set_names:
         try:
             settings = repository.settings(name)
@@ -57,6 +57,11 @@ def note(repository: Repository, set_names: Iterable[str], left: Sequence[str]) 
                 repository.save_settings(name, replace(settings, unmerged=said or None))
         except (VdbackupError, OSError):
             log.warning("what was not merged in %s is not noted", name, exc_info=True)
+
+
+def sentences(left: Sequence[str]) -> tuple[str, ...]:
+    """As they are noted: not too many, and in no language but the records'."""
+    return tuple(original(each)[:MAX_SENTENCE] for each in left[:MAX_NOTED])
 
 
 def not_merged(error: VdbackupError | OSError) -> str:

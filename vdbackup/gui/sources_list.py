@@ -36,6 +36,7 @@ NEEDED = {
     Concern.NOT_BOOTING: tr("does not boot"),
     Concern.SOON_FULL: tr("storage soon full"),
     Concern.NOT_MERGED: tr("not merged"),
+    Concern.NOT_FOLLOWED_UP: tr("not all done"),
     Concern.WRITES_ENDED: tr("writes not kept"),
 }
 """What needs somebody, behind the age of the last point."""

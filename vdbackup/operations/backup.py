@@ -21,10 +21,10 @@ from vdbackup.backup.capture import CapturePlan
 from vdbackup.backup.kind import AUTO
 from vdbackup.errors import NotOneMachine, Remedy, VdbackupError
 from vdbackup.jobs import Task
-from vdbackup.operations import placement, policy, writes_policy
+from vdbackup.operations import placement, policy
 from vdbackup.operations.changed import Changed
+from vdbackup.operations.following_up import follow_up
 from vdbackup.operations.machines import Machines
-from vdbackup.operations.relinking import relink
 from vdbackup.operations.request import Request
 from vdbackup.repository.machine import KnownMachines
 from vdbackup.repository.model import RecoveryPoint
@@ -183,18 +183,18 @@ def run(plan: CapturePlan, machines: Machines, task: Task) -> BackupResult:
     folder = machines.sessions_folder
     unready = for_new_point(repository, name, made.point.id, folder, task)
     # where the source may be another one, nothing goes
-    names = [name] if plan.merges and not plan.confirmed else []
-    thinned = writes_policy.after_backup(repository, names, folder, datetime.now(UTC), task)
+    thins = plan.merges and not plan.confirmed
+    followed = follow_up(repository, [name], folder, task, thins=thins)
     return BackupResult(
         repository,
         name,
         made.point,
-        (*made.notes, *thinned.done),
+        (*made.notes, *followed.done),
         made.warnings,
         made.policy.boot_test is BootTests.EACH and not task.cancel.cancelled,
         (name,) if made.policy.index and not task.cancel.cancelled else (),
         Changed.only(name),
-        (*unready, *thinned.trouble, *relink(repository.path, folder)),
+        (*unready, *followed.trouble),
     )
 
 

@@ -49,6 +49,7 @@ class Concern(enum.StrEnum):
     NOT_BOOTING = "not-booting"
     SOON_FULL = "soon-full"
     NOT_MERGED = "not-merged"
+    NOT_FOLLOWED_UP = "not-followed-up"
     WRITES_ENDED = "writes-ended"
     UNPROVEN = "unproven"
     LONG_CHAIN = "long-chain"
@@ -193,6 +194,7 @@ def of_set(backup_set: BackupSet, store: Store, free: int | None, moment: Moment
         *_unread(captured),
         *_checks(backup_set),
         *_merge(backup_set, schedule, store),
+        *_not_followed_up(backup_set),
         *_space(full_in, free),
         *_unproven(backup_set, moment.now),
         *_long(backup_set),
@@ -377,6 +379,15 @@ def _left(backup_set: BackupSet) -> list[Finding]:
         return []
     said = tr("Not all that its policy lets go went: {left}", left=" ".join(left))
     return [Finding(Concern.NOT_MERGED, said)]
+
+
+def _not_followed_up(backup_set: BackupSet) -> list[Finding]:
+    """What went wrong after the last backup, and costs no point."""
+    trouble = backup_set.settings.unfollowed
+    if not trouble:
+        return []
+    said = tr("Not all could be done after the last backup: {trouble}", trouble=" ".join(trouble))
+    return [Finding(Concern.NOT_FOLLOWED_UP, said)]
 
 
 def _unread(captured: Sequence[RecoveryPoint]) -> list[Finding]:

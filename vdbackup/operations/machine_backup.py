@@ -18,10 +18,10 @@ from vdbackup.backup.capture import CaptureResult
 from vdbackup.backup.machine_capture import MachinePlan
 from vdbackup.errors import NotOneMachine, SourceError, VdbackupError
 from vdbackup.jobs import Task
-from vdbackup.operations import placement, policy, writes_policy
+from vdbackup.operations import placement, policy
 from vdbackup.operations.changed import Changed
+from vdbackup.operations.following_up import follow_up
 from vdbackup.operations.machines import Machines
-from vdbackup.operations.relinking import relink
 from vdbackup.operations.request import Request
 from vdbackup.repository.machine import KnownMachines, Machine, MomentPoints, record_name
 from vdbackup.repository.model import RecoveryPoint
@@ -173,16 +173,15 @@ def run(plan: MachinePlan, machines: Machines, task: Task) -> MachineResult:
     repository, folder = plan.repository, machines.sessions_folder
     first = made.disks[0]  # with which the others are made ready
     unready = for_new_point(repository, first.set_name, first.point.id, folder, task)
-    at = datetime.now(UTC)
     doubt = any(each.confirmed for each in plan.disks)
-    names = made.machine.sets if plan.merges and not doubt else ()
-    thinned = writes_policy.after_backup(repository, names, folder, at, task)
+    thins = plan.merges and not doubt
+    followed = follow_up(repository, made.machine.sets, folder, task, thins=thins)
     return MachineResult(
         repository,
         made.machine,
         made.moment,
         made.disks,
-        (*made.notes, *thinned.done),
+        (*made.notes, *followed.done),
         (
             *(f"{disk.set_name}: {each}" for disk in made.disks for each in disk.warnings),
             *made.warnings,
@@ -190,7 +189,7 @@ def run(plan: MachinePlan, machines: Machines, task: Task) -> MachineResult:
         made.disks[0].policy.boot_test is BootTests.EACH and not task.cancel.cancelled,
         made.machine.sets if made.disks[0].policy.index and not task.cancel.cancelled else (),
         Changed.only(*made.machine.sets),
-        (*unready, *thinned.trouble, *relink(repository.path, folder)),
+        (*unready, *followed.trouble),
     )
 
 

@@ -79,6 +79,9 @@ def _over(about: str) -> str:
     words = {
         Concern.FAILED: tr("It is backed up again: the trouble is over."),
         Concern.NOT_MERGED: tr("Older points are merged again: the trouble is over."),
+        Concern.NOT_FOLLOWED_UP: tr(
+            "What follows a backup could be done again: the trouble is over."
+        ),
         Concern.LATE: tr("There is a new backup: the trouble is over."),
         Concern.UNREAD: tr("All of the source can be read again: the trouble is over."),
         Concern.WRITES_ENDED: tr("There is a newer point, or writes are kept again."),

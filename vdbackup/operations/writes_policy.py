@@ -298,4 +298,6 @@ def _check_not_wanted(repository: Repository, fate: LogFate) -> None:
 def _trouble(error: VdbackupError | OSError) -> NotThinned:
     why = from_os(error) if isinstance(error, OSError) else error
     title = tr("The point is safe, but kept writes were not thinned: {why}", why=why.title)
-    return NotThinned(title, why.advice, remedy=why.remedy, about=why.about)
+    trouble = NotThinned(title, why.advice, remedy=why.remedy, about=why.about)
+    trouble.__cause__ = why  # who notes it asks whether that passes by itself
+    return trouble

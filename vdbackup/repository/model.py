@@ -429,6 +429,7 @@ class SetSettings:
         near: points are made every so many seconds; None where that never was.
         unmerged: what the policy had to leave when it was applied last, a sentence each; None where
             it could do all.
+        unfollowed: what went wrong after the last backup beside that, the same way.
     """
 
     source: SourceIdentity
@@ -442,6 +443,7 @@ class SetSettings:
     pins: Annotated[tuple[Pin, ...], _not_too_many] = ()
     near: NearContinuous | None = field(default=None, metadata=records.SELDOM)
     unmerged: tuple[records.Sentence, ...] | None = field(default=None, metadata=records.SELDOM)
+    unfollowed: tuple[records.Sentence, ...] | None = field(default=None, metadata=records.SELDOM)
 
     def to_json(self) -> dict[str, Any]:
         """The JSON object of `set.json`."""

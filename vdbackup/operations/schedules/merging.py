@@ -11,7 +11,7 @@ from vdbackup.backup import machine_retention, merge, retention, unmerged
 from vdbackup.backup.retention import Applied
 from vdbackup.errors import RepositoryLocked, VdbackupError, from_os
 from vdbackup.jobs import Task, retry_when_cleared
-from vdbackup.operations import writes_policy
+from vdbackup.operations import following_up, writes_policy
 from vdbackup.operations.relinking import relink
 from vdbackup.operations.schedules.run import PATIENCE, failed, noted
 from vdbackup.operations.schedules.store import Outcome, Run, Schedule, Store
@@ -53,7 +53,14 @@ def run(store: Store, schedule: Schedule, sessions_folder: Path, task: Task) -> 
     trouble = (*thinned.trouble, *relink(schedule.repository, sessions_folder))
     merged = Merged((*applied.done, *thinned.done), applied.damaged, trouble)
     store.note_merge(schedule.id, _ended(began, merged))
+    _forget_trouble(schedule)
     return merged
+
+
+def _forget_trouble(schedule: Schedule) -> None:
+    """What went wrong after a backup was tried again now: how that ended the run says itself."""
+    repository = Repository.open(schedule.repository)
+    following_up.note(repository, [schedule.set_name], ())
 
 
 def _ended(began: datetime, merged: Merged) -> Run:
