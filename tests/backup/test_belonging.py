@@ -435,6 +435,14 @@ def test_a_set_that_cannot_be_read_is_said_where_a_new_one_is_begun(lab):
     assert "whether disk holds its backups cannot be told" in result.warnings[0]
 
 
+def test_a_set_that_was_renamed_as_no_set_can_be_called_is_named_before_it_is_begun_anew(lab):
+    lab.backup()
+    lab.set_folder.rename(lab.set_folder.with_name("disk (alt)"))
+    result = back_up(lab, lab.image)
+    assert result.set_name == "disk"
+    assert "whether disk (alt) holds its backups cannot be told" in " ".join(result.notes)
+
+
 def test_a_set_whose_source_changed_after_the_plan_is_not_written_to(lab):
     lab.backup()
     with open_path(lab.image) as source:

@@ -227,6 +227,21 @@ def test_a_copy_of_a_set_under_an_odd_name_does_not_hide_the_others(lab):
     assert "other" in [each.name for each in lab.repository.sets()]
 
 
+@pytest.mark.parametrize("name", ["disk (copy)", "disk (1)", "disk~", "#disk"])
+def test_a_set_that_was_renamed_as_no_set_can_be_called_is_named(lab, name):
+    os.rename(lab.set.folder, lab.repository.path / name)
+    assert lab.repository.names() == []
+    sets, damaged = lab.repository.survey()
+    assert (sets, [each.name for each in damaged]) == ([], [name])
+    assert "Rename the folder" in damaged[0].problem.advice
+
+
+@pytest.mark.parametrize("name", [".disk.x1y2z3", "disk (copy).partial"])
+def test_a_set_that_a_program_is_just_copying_is_not_named(lab, name):
+    os.rename(lab.set.folder, lab.repository.path / name)
+    assert lab.repository.survey() == ([], [])
+
+
 def test_the_only_set_needs_no_name(lab):
     assert lab.repository.set().name == "disk"
     lab.repository.create_set("other", settings())

@@ -102,7 +102,19 @@ def belonging(
             unreadable=", ".join(unreadable),
         )
         return replace(fresh, similar=unreadable[0], note=note)
-    return fresh
+    return replace(fresh, note=_misnamed(repository, source))
+
+
+def _misnamed(repository: Repository, source: Source) -> str:
+    """What is said of folders that nobody looked into for the source's set; nothing if none."""
+    if not (names := repository.misnamed()):
+        return ""
+    return tr(
+        "{source} gets a set of its own; whether {misnamed} holds its backups cannot be told: no "
+        "set can be called so. If it does, rename that folder.",
+        source=source.title,
+        misnamed=", ".join(names),
+    )
 
 
 def set_of(repository: Repository, source: Source) -> str | None:

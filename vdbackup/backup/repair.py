@@ -53,7 +53,12 @@ from vdbackup.repository.lease import LEASE_NAME
 from vdbackup.repository.lock import LOCK_NAME
 from vdbackup.repository.marker import LAYOUT, MARKER, Marker, is_newer
 from vdbackup.repository.model import RecoveryPoint
-from vdbackup.repository.repository import LOST_AND_FOUND, SETTINGS, Repository
+from vdbackup.repository.repository import (
+    LOST_AND_FOUND,
+    SETTINGS,
+    Repository,
+    check_folder_name,
+)
 from vdbackup.translation import tr
 
 log = logging.getLogger(__name__)
@@ -148,6 +153,8 @@ def _put_obstacle_aside(path: Path, name: str, done: list[str]) -> None:
 
 
 def _repair_set(repository: Repository, folder: Path, repaired: Repaired, task: Task) -> None:
+    if folder.name in repository.misnamed():
+        check_folder_name(folder.name)
     done = repaired.done
     layers, broken = _read_layers(folder, done)
     if not repair_settings.are_valid(folder):

@@ -157,7 +157,7 @@ class Shelf:
         if repository.id != self._id:  # another drive
             self._id, self._sets = repository.id, {}
         before = {} if changed.sets is None else self._sets
-        names = repository.names()
+        names = [*repository.names(), *repository.misnamed()]
         moments = {name: repository.changed_at(name) for name in names}
         kept = {
             name: backup_set

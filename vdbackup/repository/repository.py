@@ -134,13 +134,22 @@ class Repository:
         return writer_lock(self.path, purpose, cancel)
 
     def names(self) -> list[str]:
-        """The names of all backup sets; a folder that somebody named otherwise is passed over.
+        """The names of all backup sets; `misnamed` says which folders cannot be called as they are.
 
         A folder with layers and without settings is one, too: they were lost.
         """
         # isdir: of a link that leads in a circle, or where we may not look, is_dir raises OSError
         names = [n for n in sorted(os.listdir(self.path)) if os.path.isdir(self.path / n)]
         return [n for n in names if _can_be_set(n) and _holds_a_set(self.path / n)]
+
+    def misnamed(self) -> list[str]:
+        """Names of folders that hold a set and that no set can have: somebody renamed or copied it.
+
+        A hidden one is passed over: what programs that copy folders have in flight is called so.
+        """
+        names = (name for name in sorted(os.listdir(self.path)) if not _can_be_set(name))
+        seen = (name for name in names if not name.startswith(".") and not name.endswith(PARTIAL))
+        return [name for name in seen if os.path.isfile(self.path / name / SETTINGS)]
 
     def in_the_making(self) -> list[str]:
         """Names of folders of sets that are just being made, or whose making was cut off.
@@ -157,11 +166,15 @@ class Repository:
     def survey(
         self, names: Iterable[str] | None = None
     ) -> tuple[list[BackupSet], list[DamagedSet]]:
-        """The backup sets that can be read and those that cannot, by name: all, or those named."""
+        """The backup sets that can be read and those that cannot, by name: all, or those named.
+
+        A folder that holds a set and cannot be called so is among those that cannot.
+        """
         sets: list[BackupSet] = []
         damaged: list[DamagedSet] = []
-        for name in self.names() if names is None else names:
+        for name in [*self.names(), *self.misnamed()] if names is None else names:
             try:
+                check_folder_name(name)
                 sets.append(self.set(name))
             except (VdbackupError, OSError) as error:
                 if not self.path.exists():  # not this set alone: the storage is gone
@@ -393,6 +406,18 @@ def check_set_name(name: str) -> str:
             tr("Use letters, digits, spaces and any of . _ + @ - , at most 100."),
         )
     return name
+
+
+def check_folder_name(name: str) -> None:
+    """Raise BadSetName where a folder that holds a set is called as no set can be."""
+    if not _can_be_set(name):
+        raise BadSetName(
+            tr("{name!r} holds a backup set, and none can have that name.", name=name),
+            tr(
+                "Rename the folder: letters, digits, spaces and any of . _ + @ - , at most 100. A "
+                "copy of another set belongs elsewhere."
+            ),
+        )
 
 
 def _can_be_set(name: str) -> bool:
