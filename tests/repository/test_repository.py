@@ -236,6 +236,12 @@ def test_a_set_that_was_renamed_as_no_set_can_be_called_is_named(lab, name):
     assert "Rename the folder" in damaged[0].problem.advice
 
 
+def test_a_set_whose_name_a_mac_has_taken_apart_is_read(lab):
+    """HFS+, and rsync --iconv, write what is one character as a letter and its accent."""
+    os.rename(lab.set.folder, lab.repository.path / "Bu\u0308ro")
+    assert [each.name for each in lab.repository.sets()] == ["Bu\u0308ro"]
+
+
 @pytest.mark.parametrize("name", [".disk.x1y2z3", "disk (copy).partial"])
 def test_a_set_that_a_program_is_just_copying_is_not_named(lab, name):
     os.rename(lab.set.folder, lab.repository.path / name)

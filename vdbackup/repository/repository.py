@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import re
+import unicodedata
 import uuid
 from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager
@@ -421,7 +422,8 @@ def check_folder_name(name: str) -> None:
 
 
 def _can_be_set(name: str) -> bool:
-    valid = re.fullmatch(r"\w[\w .+@-]{0,99}", name) is not None and name == name.strip()
+    one = unicodedata.normalize("NFC", name)  # a Mac takes accents apart, and they are no \w then
+    valid = re.fullmatch(r"\w[\w .+@-]{0,99}", one) is not None and name == name.strip()
     valid &= not name.endswith(PARTIAL)  # a set in the making
     return valid and len(os.fsencode(name)) <= _MAX_NAME
 
