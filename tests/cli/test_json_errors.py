@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import shlex
 import struct
 from collections.abc import Iterator
@@ -37,7 +38,10 @@ REFUSED = {
     "mount": (f"mount {NOTHING} latest there", "no-repository"),
     "umount": ("umount nowhere", "not-mounted"),
     "make-rescue": ("make-rescue nowhere/rescue.iso", "target-unfit"),
-    "make-bootable": ("make-bootable nowhere", "target-unfit"),
+    "make-bootable": (
+        "make-bootable nowhere",
+        "needs-root" if os.geteuid() else "target-unfit",
+    ),
     "verify": (f"verify {NOTHING}", "no-repository"),
     "merge": (f"merge {NOTHING} 2", "no-repository"),
     "delete": (f"delete {NOTHING} 2", "no-repository"),

@@ -20,7 +20,7 @@ __all__ = ["two_sets"]
 
 
 @pytest.fixture
-def ordinary(vdbackup: Vdbackup, two_sets: Path) -> Iterator[Path]:
+def ordinary(as_root: None, vdbackup: Vdbackup, two_sets: Path) -> Iterator[Path]:
     """Two sets that belong to an ordinary user, in a folder of that user's."""
     with open_folder() as folder:
         # what is imported late may lie where only root may read
@@ -97,6 +97,7 @@ def test_a_file_of_the_repository_that_may_not_be_read_is_named(
     assert everything(ordinary) == before
 
 
+@pytest.mark.usefixtures("as_root")
 @pytest.mark.parametrize("name", FILES)
 def test_a_device_is_none_of_our_files(
     vdbackup: Vdbackup, two_sets: Path, tmp_path: Path, name: str

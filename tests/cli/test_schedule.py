@@ -41,6 +41,12 @@ def systemctl(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     program.parent.mkdir()
     program.write_text(SYSTEMCTL)
     program.chmod(0o755)
+    loginctl = program.with_name("loginctl")  # which who is not root has asked, too
+    loginctl.write_text("#!/bin/sh\n")
+    loginctl.chmod(0o755)
+    (tmp_path / "run" / "systemd").mkdir(parents=True)
+    (tmp_path / "run" / "systemd" / "private").touch()
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path / "run"))
     monkeypatch.setenv("PATH", str(program.parent), prepend=":")
     monkeypatch.setattr(systemd, "_RUNS", tmp_path)
     monkeypatch.setattr(systemd, "folder", lambda: tmp_path / "units")
@@ -65,7 +71,7 @@ def test_the_units_are_shown_and_nothing_is_written(
     options = ("-r", repository, "--every", "daily", "--at", "02:30", "--on-mains", "--dry-run")
     said = vdbackup("schedule", "set", *options)
     assert said.status == 0
-    assert "laptop is backed up daily at 02:30, automatically." in said.out
+    assert "laptop is backed up daily at 02:30, automatically" in said.out
     assert "OnCalendar=*-*-* 02:30:00" in said.out
     assert "ConditionACPower=true" in said.out
     assert "\\n" not in said.out
@@ -362,10 +368,6 @@ def test_a_users_timers_run_whether_they_are_logged_in_or_not(
     """Also where who sets them has come by su(1), which says nothing of their systemd."""
     loginctl = systemctl.with_name("loginctl")
     loginctl.write_text(f'#!/bin/sh\necho "- $*" >> {systemctl}.asked\n')
-    loginctl.chmod(0o755)
-    (tmp_path / "run" / "systemd").mkdir(parents=True)
-    (tmp_path / "run" / "systemd" / "private").touch()
-    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path / "run"))
     monkeypatch.setattr("os.geteuid", lambda: 1234)
     where = ("-r", repository, "--set", "laptop")
     said = vdbackup("schedule", "set", *where, "--every", "15m")
@@ -406,6 +408,7 @@ def test_damage_that_a_scheduled_run_finds_is_said_and_costs_not_the_backup(
     last_as_old(vdbackup, repository)
     (listed,) = vdbackup("list", "-r", repository, "--json").json["sets"]
     layer = repository / listed["points"][0]["disk"]
+    layer.chmod(0o600)
     with layer.open("r+b") as file:
         file.seek(layer.stat().st_size // 2)
         file.write(b"damaged")

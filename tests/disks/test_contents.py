@@ -154,6 +154,7 @@ class TestOurFormats:
                 decide(path)
             assert refusal.value.choices == ("raw",)
 
+    @pytest.mark.usefixtures("as_root")
     def test_a_device_that_holds_one_is_asked_for(self, tmp_path, disk_format):
         """Virtual machines' disks lie on volumes as files would; a raw one's guest writes there."""
         path = self.made(tmp_path, disk_format, "device")

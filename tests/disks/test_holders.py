@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pwd
 import subprocess
 import threading
 from pathlib import Path
@@ -26,12 +27,14 @@ def file(tmp_path: Path) -> Path:
 
 @pytest.mark.parametrize(("mode", "writes"), [("<", False), (">>", True), ("<>", True)])
 def test_a_program_that_takes_no_lock_is_named_with_its_number_and_user(file, mode, writes):
+    user = pwd.getpwuid(os.geteuid()).pw_name
     with opened(file, mode) as process:
-        assert holders([file]) == [Holder(file, "cat", process.pid, "root", writes)]
-        assert str(holders([file])[0]) == f"cat (process {process.pid} of root)"
+        assert holders([file]) == [Holder(file, "cat", process.pid, user, writes)]
+        assert str(holders([file])[0]) == f"cat (process {process.pid} of {user})"
     assert holders([file]) == []
 
 
+@pytest.mark.usefixtures("as_root")
 def test_a_loop_device_is_seen_though_no_process_has_the_file_open(file):
     with on_loop(file) as device:
         assert holders([file]) == [Holder(file, device, None, "", False)]
@@ -85,6 +88,7 @@ def test_all_files_are_looked_for_in_one_pass_and_each_program_is_named_once(tmp
         assert " and cat (process" in named(found)
 
 
+@pytest.mark.usefixtures("as_root")
 def test_a_user_sees_their_own_programs_and_no_error_of_others():
     with open_folder() as folder:
         file = folder / "0001-full.vhd"

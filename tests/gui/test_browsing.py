@@ -23,7 +23,7 @@ from vdbackup.recovery.mount import mounting
 
 
 @pytest.fixture
-def disk(tmp_path: Path) -> Path:
+def disk(as_root: None, tmp_path: Path) -> Path:
     """Btrfs with something in its log, which is not applied."""
     return in_use(tmp_path, "btrfs", 128 * MIB)
 

@@ -32,6 +32,7 @@ def by_systemd(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr(systemd, "_RUNS", tmp_path)
     monkeypatch.setattr(systemd, "folder", lambda: tmp_path / "units")
     monkeypatch.setattr(systemd, "_control", lambda *_: "")
+    monkeypatch.setattr(systemd, "linger", lambda: "")
     return tmp_path / "units"
 
 
@@ -53,7 +54,7 @@ def test_a_schedule_is_shown_set_and_removed(with_source: User, by_systemd: Path
     dialog.at.setTime(QTime(2, 30))
     dialog.on_mains.setChecked(True)
     user.waits_until(lambda: dialog.plan and dialog.plan.schedule.at == "02:30")
-    assert dialog.said.text.startswith("laptop is backed up daily at 02:30, automatically.")
+    assert dialog.said.text.startswith("laptop is backed up daily at 02:30, automatically")
     text = dialog.findChild(QPlainTextEdit, "scheduleUnits").toPlainText()
     assert "OnCalendar=*-*-* 02:30:00" in text
     assert "ConditionACPower=true" in text

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +49,14 @@ def restore(
 ) -> tuple[str, ...]:
     """What there was to say of it."""
     return restored(repository, target, **options).warnings
+
+
+def not_ones_own(path: Path) -> tuple[str, ...]:
+    """What an ordinary user is told of the folders above that are somebody else's: /tmp."""
+    user = os.geteuid()
+    others = [each for each in path.parents[:-1] if user not in (0, each.stat().st_uid)]
+    said = "Owners or attributes of these could not be restored: "
+    return tuple(f"{said}{each}." for each in others)
 
 
 def as_restored(folder: Path) -> tuple[dict[bytes, Any], list[list[bytes]]]:

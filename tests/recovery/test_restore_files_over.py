@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from tests.recovery.chosen import as_restored, back_up, planned, restore, restored
+from tests.recovery.chosen import as_restored, back_up, not_ones_own, planned, restore, restored
 from tests.sources.loops import loop, run, unmount
 from tests.sources.ordinary_user import NOBODY, as_an_ordinary_user, open_folder
 from vdbackup.errors import Cancelled
@@ -241,7 +241,7 @@ def test_what_was_killed_is_swept_and_finished_by_the_next(folder: Path, tmp_pat
         restored(repository, tmp_path / "beside")  # nobody waits for another restore
         child.send_signal(signal.SIGKILL)
     (target / "somebody's own.partial").touch()
-    assert restore(repository, target) == ()
+    assert restore(repository, target) == not_ones_own(folder)
     assert partials(target) == ["somebody's own.partial"]
     assert as_restored(Path(f"{target}{folder}")) == before
 
@@ -253,7 +253,7 @@ def test_what_another_restore_is_writing_is_not_swept(folder: Path, tmp_path: Pa
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as child:
         assert child.stdout is not None
         assert child.stdout.readline() == b"written\n"
-        assert restore(repository, target) == ()
+        assert restore(repository, target) == not_ones_own(folder)
         assert len(partials(target)) == 1
         child.kill()
 

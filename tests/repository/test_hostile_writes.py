@@ -187,7 +187,8 @@ RECORD = """\
   "cause": "",
   "boot": "5d41402a-bc4b-4a76-b971-9d911017c592",
   "source": "",
-  "machine": ""
+  "machine": "",
+  "guest": ""
 }
 """
 

@@ -20,6 +20,7 @@ def luks2(plain: Path, image: Path, key: bytes, *options: str) -> None:
     with_key = _key_file(image, key)
     volumes.run(
         "cryptsetup", "reencrypt", "--encrypt", "--type", "luks2", "--batch-mode",
+        "--disable-locks",  # their folder is whose first started it
         "--force-offline-reencrypt", "--reduce-device-size", str(2 * _HEADER),
         "--key-file", with_key, *options, image,
     )  # fmt: skip
