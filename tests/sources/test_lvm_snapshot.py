@@ -148,7 +148,7 @@ def test_a_volume_whose_changes_nobody_sees_is_read_from_a_snapshot(
     node = stack.enter_context(loop(copy))
     monkeypatch.setattr(lvm_snapshot, "_node", lambda _: node)
     monkeypatch.setattr(lvm_snapshot, "can_be_of", lambda _: True)
-    monkeypatch.setattr(Disk, "hindrance", lambda _: "it lies on a RAID")
+    monkeypatch.setattr(Disk, "hindrance_now", lambda _: "it lies on a RAID")
     repository = Repository.create(tmp_path / "repository")
     with mounted(device, tmp_path / "mount") as folder:
         (folder / "later").write_bytes(noise(MIB, 2))
@@ -166,7 +166,7 @@ def test_a_volume_of_which_there_can_be_no_snapshot_either_is_copied_and_says_bo
     stack.enter_context(own_trackers(tmp_path / "bpf", longest=256 * MIB))
     device = stack.enter_context(loop(image(tmp_path / "disk.img", 64, "ext4")))
     monkeypatch.setattr(lvm_snapshot, "can_be_of", lambda _: True)
-    monkeypatch.setattr(Disk, "hindrance", lambda _: "it lies on a RAID")
+    monkeypatch.setattr(Disk, "hindrance_now", lambda _: "it lies on a RAID")
     lvm.facts["vg_free"] = "0"
     with mounted(device, tmp_path / "mount"):
         made = back_up_used(Repository.create(tmp_path / "repository"), device)

@@ -12,6 +12,7 @@ from pathlib import Path
 from tests.sources.opened import open_path
 from vdbackup.backup import capture
 from vdbackup.disks.names import DiskFormat
+from vdbackup.errors import NotMounted
 from vdbackup.jobs import Task
 from vdbackup.processes import start_of
 from vdbackup.recovery.mount import background, mounting, table
@@ -46,7 +47,8 @@ def shown(
         yield mounted
     finally:
         if table.shown_at(where) is not None:
-            mounting.unmount(where)
+            with suppress(NotMounted):  # libfuse's helper has cleared it meanwhile
+                mounting.unmount(where)
 
 
 def process_behind(where: Path) -> int:
