@@ -98,6 +98,20 @@ def test_a_merge_at_a_time_of_its_own_tries_again_and_says_itself_how_that_ended
     assert lab.set.settings.unfollowed is None
 
 
+def test_what_was_not_tried_is_not_over(lab, store, runs, fails, tmp_path):
+    patch = fails(FULL)
+    runs()
+    patch.undo()
+    cancelled = Task()
+    cancelled.cancel.cancel()
+    for task, thins in ((Task(), False), (cancelled, True)):
+        follow_up(lab.repository, ["disk"], tmp_path / "sessions", task, thins=thins)
+        assert lab.set.settings.unfollowed
+    fails(RepositoryLocked("Another program writes to it.", "Wait."))
+    follow_up(lab.repository, ["disk"], tmp_path / "sessions", Task(), thins=True)
+    assert lab.set.settings.unfollowed
+
+
 def test_where_nothing_went_wrong_nothing_is_written(lab, tmp_path):
     lab.backup()
     before = (lab.set.folder / "set.json").stat()
@@ -107,7 +121,7 @@ def test_where_nothing_went_wrong_nothing_is_written(lab, tmp_path):
     assert (before.st_ino, before.st_mtime_ns) == (after.st_ino, after.st_mtime_ns)
 
 
-def test_of_a_machine_each_set_knows_it(tmp_path, fails):
+def test_of_a_machine_each_set_knows_it_until_its_merge(tmp_path, store, monkeypatch, fails):
     disks = Disks(tmp_path)
     disks.back_up()
     names = disks.machine.sets
@@ -115,3 +129,7 @@ def test_of_a_machine_each_set_knows_it(tmp_path, fails):
     follow_up(disks.repository, names, tmp_path / "sessions", Task(), thins=False)
     said = [disks.repository.settings(name).unfollowed for name in names]
     assert said == [("There is too little space. Make room.",)] * len(names)
+    schedule = Schedule(disks.repository.path, names[0], "1m")
+    monkeypatch.undo()
+    merging.run(store, schedule, tmp_path / "sessions", Task())
+    assert [disks.repository.settings(name).unfollowed for name in names] == [None] * len(names)

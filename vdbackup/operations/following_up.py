@@ -52,7 +52,10 @@ def follow_up(
         repository, names, sessions_folder, datetime.now(UTC), task
     )
     trouble = (*thinned.trouble, *relink(repository.path, sessions_folder))
-    note(repository, set_names, trouble)
+    lasting = [each for each in trouble if not _passes(each)]
+    is_all = thins and not task.cancel.cancelled and len(lasting) == len(trouble)
+    if lasting or is_all:  # what was not tried may still be as it was noted
+        note(repository, set_names, lasting)
     return replace(thinned, trouble=trouble)
 
 
@@ -63,8 +66,7 @@ def note(
 
     Costs nothing that was done: what cannot be noted stands in the log.
     """
-    lasting = [each for each in trouble if not _passes(each)]
-    said = unmerged.sentences([f"{each.title} {each.advice}".strip() for each in lasting])
+    said = unmerged.sentences([f"{each.title} {each.advice}".strip() for each in trouble])
     for name in set_names:
         try:
             if _noted(repository, name) != said:

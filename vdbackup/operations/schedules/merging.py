@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -19,6 +20,8 @@ from vdbackup.operations.writes_policy import Thinned
 from vdbackup.repository.machine import KnownMachines
 from vdbackup.repository.repository import Repository
 from vdbackup.translation import tr
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -59,8 +62,17 @@ def run(store: Store, schedule: Schedule, sessions_folder: Path, task: Task) -> 
 
 def _forget_trouble(schedule: Schedule) -> None:
     """What went wrong after a backup was tried again now: how that ended the run says itself."""
-    repository = Repository.open(schedule.repository)
-    following_up.note(repository, [schedule.set_name], ())
+    try:
+        repository = Repository.open(schedule.repository)
+        following_up.note(repository, _sets(repository, schedule), ())
+    except (VdbackupError, OSError):  # the storage has just gone: what was done is noted
+        log.warning("what followed the last backup is not forgotten", exc_info=True)
+
+
+def _sets(repository: Repository, schedule: Schedule) -> Sequence[str]:
+    """The set, or those of its machine."""
+    machine = KnownMachines.of(repository).with_set(repository.set(schedule.set_name))
+    return machine.sets if machine else (schedule.set_name,)
 
 
 def _ended(began: datetime, merged: Merged) -> Run:
@@ -72,8 +84,7 @@ def _ended(began: datetime, merged: Merged) -> Run:
 def _thinned(schedule: Schedule, sessions_folder: Path, at: datetime, task: Task) -> Thinned:
     """Do with the kept writes of the sets what their policy says."""
     repository = Repository.open(schedule.repository)
-    machine = KnownMachines.of(repository).with_set(repository.set(schedule.set_name))
-    names = machine.sets if machine else (schedule.set_name,)
+    names = _sets(repository, schedule)
     return writes_policy.after_backup(repository, names, sessions_folder, at, task)
 
 
